@@ -1,0 +1,1 @@
+"""Talks to a person: Typer and rich live here and nowhere else. One file per command."""

@@ -1,0 +1,67 @@
+"""The command `dino`: its subcommands, and what a person sees when something goes wrong."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from dino_cli import __version__
+from dino_cli.errors import DinoError, Interrupted
+
+__all__ = ["app"]
+
+
+class Commands(TyperGroup):
+    """The error policy, here so that tests which run the app in process see it too.
+
+    Our errors print one sentence on stderr and set the exit code; Ctrl-C exits with 130; a closed
+    pipe (`dino … | head`) is silent. Anything else is a bug and keeps its traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DinoError as error:
+            _say(str(error) if isinstance(error, Interrupted) else f"error: {error}")
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            sys.stderr.close()
+            raise typer.Exit(141) from None
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"dino: {' '.join(sentence.split())}\n")
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="DINO self-supervised vision transformers: train, embed, classify, look at attention.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"dino {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def dino(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """DINO self-supervised vision transformers: train, embed, classify, look at attention."""
+
+
+# Each module registers its command on `app`; they import no torch until the command runs.
+from dino_cli.cli import attention, demo, embed, knn, train, weights  # noqa: E402, F401

@@ -1,0 +1,182 @@
+"""What a person sees while a task works: bars on a terminal, plain lines elsewhere."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from dino_cli.progress import Reporter
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+__all__ = ["Terminal"]
+
+PLAIN_SECONDS = 10.0  # without a terminal, a line about the current stage at most this often
+
+
+class Terminal(Reporter):
+    """Draws progress on stderr and the result on stdout. A context manager around the task.
+
+    json: the result will be printed as JSON, so print no tables. quiet: no progress, no remarks.
+    given: names of the options that the person typed.
+    """
+
+    def __init__(
+        self, *, json: bool = False, quiet: bool = False, given: set[str] | None = None
+    ) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.given = given or set()
+        self.live = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._name, self._unit, self._total = "", "images", None  # type: tuple[str, str, int | None]
+        self._done = 0
+        self._started = self._said = time.monotonic()
+        self._metrics: Mapping[str, float | int | str] = {}
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    # Reporter
+
+    def stage(self, name: str, total: int | None = None, unit: str = "images") -> None:
+        self._close()
+        self._name, self._total, self._unit, self._done = name, total, unit, 0
+        self._started = self._said = time.monotonic()
+        self._metrics = {}
+        if not self.live:
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", style="cyan"),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console(),
+            transient=True,
+        )
+        self._progress.start()
+        self._task = self._progress.add_task(name, total=total, rate="", metrics="")
+
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=count, rate=self._rate())
+        elif not self.quiet and time.monotonic() - self._said > PLAIN_SECONDS:
+            self._plain()
+
+    def metric(self, values: Mapping[str, float | int | str]) -> None:
+        self._metrics = values
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, metrics=_shown(values))
+
+    def remark(self, text: str) -> None:
+        if self.quiet:
+            return
+        if self._progress is not None:
+            self._progress.console.print(
+                f"[yellow]•[/] {_escaped(text)}", highlight=False, soft_wrap=True
+            )
+        else:
+            sys.stderr.write(f"dino: {text}\n")
+            sys.stderr.flush()
+
+    def finish(self) -> None:
+        if self._done and not self.quiet and not self.live:
+            self._plain()
+        self._close()
+
+    # Results
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """A result on stdout: a drawn table on a terminal, tab-separated lines elsewhere."""
+        if self.json:
+            return
+        if not sys.stdout.isatty():
+            for row in [columns, *rows]:
+                sys.stdout.write("\t".join(row) + "\n")
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title or None, title_justify="left")
+        for i, column in enumerate(columns):
+            numeric = all(_numeric(row[i]) for row in rows) and bool(rows)
+            table.add_column(column, justify="right" if numeric else "left")
+        for row in rows:
+            table.add_row(*[_escaped(cell) for cell in row])
+        Console().print(table)
+
+    def line(self, text: str) -> None:
+        """A line of the result on stdout; nothing with `--json`."""
+        if not self.json:
+            sys.stdout.write(text + "\n")
+
+    # Private
+
+    def _console(self) -> "Console":
+        from rich.console import Console
+
+        return Console(stderr=True)
+
+    def _rate(self) -> str:
+        seconds = time.monotonic() - self._started
+        return f"{self._done / seconds:.3g} {self._unit}/s" if seconds > 0.5 and self._done else ""
+
+    def _plain(self) -> None:
+        self._said = time.monotonic()
+        of = f"/{self._total}" if self._total else ""
+        parts = [f"{self._name} {self._done}{of} {self._unit}", self._rate(), _shown(self._metrics)]
+        sys.stderr.write("dino: " + ", ".join(part for part in parts if part) + "\n")
+        sys.stderr.flush()
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+            self._task = None
+
+
+def _shown(values: Mapping[str, float | int | str]) -> str:
+    return "  ".join(f"{key} {_number(value)}" for key, value in values.items())
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _numeric(text: str) -> bool:
+    return text.replace(".", "", 1).replace("-", "", 1).replace(",", "").rstrip("% ").isdigit()
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,14 @@
+"""`dino knn`."""
+
+from typing import Any
+
+from dino_cli.cli.app import app
+from dino_cli.cli.display import Terminal
+from dino_cli.cli.options import command
+from dino_cli.config import KnnConfig
+
+
+@command(app, "knn", KnnConfig)
+def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
+    """TODO"""
+    return None

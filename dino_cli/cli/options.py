@@ -1,0 +1,109 @@
+"""Turns a config dataclass into a Typer command: one option per field, defaults from the field."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from dino_cli.cli.display import Terminal
+from dino_cli.config import options
+
+__all__ = ["command"]
+
+JSON_HELP = "Print the result as JSON on stdout."
+QUIET_HELP = "No progress, only the result and errors."
+
+
+def command(
+    app: typer.Typer, name: str, config_type: type, *, hidden: bool = False
+) -> Callable[[Callable[[Any, Terminal], Any]], Callable[..., None]]:
+    """Register `run(config, terminal) -> result` as the command `name`.
+
+    The result is printed on stdout: with `--json` as JSON, else by `terminal` (the run function may
+    already have printed a table). Options that the person gave are in `terminal.given`. The help
+    text is the run function's docstring.
+    """
+
+    def register(run: Callable[[Any, Terminal], Any]) -> Callable[..., None]:
+        def callback(ctx: typer.Context, **values: Any) -> None:
+            as_json, quiet = bool(values.pop("json")), bool(values.pop("quiet"))
+            given = {
+                key
+                for key in values
+                if ctx.get_parameter_source(key).name == "COMMANDLINE"  # type: ignore[union-attr]
+            }
+            terminal = Terminal(json=as_json, quiet=quiet, given=given)
+            config = config_type(**{k: _frozen(v) for k, v in values.items()})
+            with terminal:
+                result = run(config, terminal)
+            if as_json and result is not None:
+                sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+        callback.__signature__ = _signature(config_type)  # type: ignore[attr-defined]
+        callback.__doc__ = run.__doc__
+        app.command(name, help=inspect.getdoc(run), hidden=hidden)(callback)
+        return callback
+
+    return register
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _signature(config_type: type) -> inspect.Signature:
+    hints = get_type_hints(config_type)
+    parameters = [
+        inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    ]
+    parameters += [
+        _parameter(f, hints[f.name]) for f in options(config_type) if "help" in f.metadata
+    ]
+    for name, flags, text in (
+        ("json", ["--json"], JSON_HELP),
+        ("quiet", ["--quiet", "-q"], QUIET_HELP),
+    ):
+        option = typer.Option(*flags, help=text, rich_help_panel="Output")
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False,
+                annotation=Annotated[bool, option],
+            )
+        )
+    return inspect.Signature(parameters)
+
+
+def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
+    meta: Mapping[str, Any] = f.metadata
+    default = f.default
+    if getattr(hint, "__origin__", None) is tuple and hint.__args__[-1] is Ellipsis:
+        hint = list[hint.__args__[0]]  # type: ignore[name-defined]
+        default = list(default) if isinstance(default, tuple) else default
+    if meta["argument"]:
+        info: Any = typer.Argument(help=meta["help"], metavar=meta["metavar"], show_default=False)
+    else:
+        dashed = "--" + f.name.replace("_", "-")
+        flags = meta["flag"].split(",") if meta["flag"] else [dashed]
+        if hint is bool:
+            flags = [dashed] if default is False else [f"{dashed}/--no-{f.name.replace('_', '-')}"]
+            flags = [meta["flag"]] if meta["flag"] else flags
+        shown = default is not None and default is not False
+        info = typer.Option(
+            *flags,
+            help=meta["help"],
+            metavar=meta["metavar"],
+            rich_help_panel=meta["panel"],
+            show_default=shown,
+        )
+    return inspect.Parameter(
+        f.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[hint, info],
+    )

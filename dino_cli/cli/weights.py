@@ -1,0 +1,1 @@
+"""`dino weights`."""

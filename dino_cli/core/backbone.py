@@ -1,0 +1,151 @@
+"""One way to ask any timm network for features, keys and CLS attention.
+
+`Architecture` says what to build, `build` makes it empty, `Backbone` asks it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from dino_cli.core import attention
+from dino_cli.core.vit import VitArchitecture, build_vit
+
+__all__ = [
+    "Architecture",
+    "Backbone",
+    "FeatureKind",
+    "TimmArchitecture",
+    "architecture_from_json",
+    "architecture_to_json",
+    "build",
+]
+
+FeatureKind = Literal["cls", "mean", "cls+mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmArchitecture:
+    """A model that timm builds by name, without its classifier."""
+
+    name: str
+    in_chans: int = 3
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+Architecture = VitArchitecture | TimmArchitecture
+
+
+def architecture_to_json(architecture: Architecture) -> dict[str, Any]:
+    """For `config.json`; `architecture_from_json` reads it back."""
+    kind = "vit" if isinstance(architecture, VitArchitecture) else "timm"
+    return {"kind": kind, **asdict(architecture)}
+
+
+def architecture_from_json(values: Mapping[str, Any]) -> Architecture:
+    """Raises `KeyError`, `TypeError` or `ValueError` for anything `architecture_to_json` never wrote."""
+    rest = {key: value for key, value in values.items() if key != "kind"}
+    if values["kind"] == "vit":
+        rows, columns = rest["grid"]
+        return VitArchitecture(**{**rest, "grid": (int(rows), int(columns))})
+    if values["kind"] == "timm":
+        return TimmArchitecture(**rest)
+    raise ValueError(f"unknown kind of architecture {values['kind']!r}")
+
+
+def build(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Module:
+    """A freshly initialised network whose `forward` gives one feature per image, (B, D)."""
+    if isinstance(architecture, VitArchitecture):
+        return build_vit(architecture, drop_path=drop_path)
+    arguments = dict(architecture.arguments)
+    if drop_path:
+        arguments["drop_path_rate"] = drop_path
+    net: nn.Module = timm.create_model(
+        architecture.name, num_classes=0, in_chans=architecture.in_chans, **arguments
+    )
+    return net
+
+
+class Backbone:
+    """A network in eval mode, asked for features, keys and CLS attention.
+
+    Wraps any timm model. Attention and keys need transformer blocks and a class token
+    (`has_attention`); features work for convnets too.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net.eval()
+        # What forwards run through: `compile` replaces it, the blocks stay reachable in `net`.
+        self._forward_features: Callable[[Tensor], Tensor] = net.forward_features  # type: ignore[assignment]
+
+    def compile(self) -> None:
+        """Compile the feature forward (first call takes tens of seconds)."""
+        self._forward_features = torch.compile(self._forward_features)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels; for convnets 32, the whole stride."""
+        embed = getattr(self.net, "patch_embed", None)
+        size = getattr(embed, "patch_size", 32)
+        return int(size[0]) if isinstance(size, tuple | list) else int(size)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens in front of the patches: CLS and registers."""
+        return int(getattr(self.net, "num_prefix_tokens", 0))
+
+    @property
+    def dim(self) -> int:
+        """Width D of a CLS feature."""
+        return int(self.net.num_features)  # type: ignore[arg-type]
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads H in the last block; 0 without attention."""
+        return int(self.net.blocks[-1].attn.num_heads) if self.has_attention else 0  # type: ignore[index,union-attr]
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether CLS attention exists: transformer blocks of a known kind and a class token."""
+        return attention.supports(self.net)
+
+    @torch.inference_mode()
+    def features(self, x: Tensor, kind: FeatureKind = "cls") -> Tensor:
+        """Features of normalised images (B, C, H, W) → float32 (B, D), or (B, 2D) for `cls+mean`.
+
+        `cls`: class token after the final norm (pooled features of a convnet); `mean`: mean of the
+        patch tokens after the final norm.
+        """
+        tokens = self._forward_features(x)
+        if tokens.ndim != 3:
+            if kind != "cls":
+                raise ValueError(f"a convnet has no patch tokens for features {kind!r}")
+            return self.net.forward_head(tokens, pre_logits=True).float()  # type: ignore[operator,no-any-return]
+        if self.prefix_tokens == 0 and kind == "cls":
+            return self.net.forward_head(tokens, pre_logits=True).float()  # type: ignore[operator,no-any-return]
+        parts = []
+        if kind in ("cls", "cls+mean"):
+            parts.append(tokens[:, 0].float())
+        if kind in ("mean", "cls+mean"):
+            parts.append(tokens[:, self.prefix_tokens :].float().mean(dim=1))
+        return torch.cat(parts, dim=1)
+
+    @torch.inference_mode()
+    def last_tokens(self, x: Tensor, n: int = 4) -> list[Tensor]:
+        """Tokens of the last n blocks, oldest first, each after the final norm: (B, P + N, D)."""
+        outputs = attention.block_outputs(self.net, x, n)
+        return [self.net.norm(tokens) for tokens in outputs]  # type: ignore[operator]
+
+    @torch.inference_mode()
+    def cls_attention(self, x: Tensor) -> Tensor:
+        """Last-block attention of CLS to the patches, float32 (B, H, h, w).
+
+        Softmax over all tokens, then the prefix columns are dropped, so a head's sum is below 1.
+        Costs one row of the last block's attention beyond the earlier blocks.
+        """
+        h, w = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+        rows = attention.last_cls_attention(self.net, x)
+        return rows[:, :, self.prefix_tokens :].unflatten(2, (h, w))

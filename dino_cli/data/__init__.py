@@ -1,0 +1,1 @@
+"""Pixels in: finding, decoding, preprocessing, random draws and the renderers of views."""
