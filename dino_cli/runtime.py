@@ -1,14 +1,25 @@
-"""Device, precision, threads and seeds: what the machine offers and how we use it."""
+"""Device, precision and ranks: what the machine offers and how we use it."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from dino_cli.errors import UsageError
 
-__all__ = ["Precision", "autocast", "available_cores", "choose_device", "choose_precision"]
+__all__ = [
+    "Precision",
+    "Ranks",
+    "autocast",
+    "available_cores",
+    "choose_device",
+    "choose_precision",
+    "rank_device",
+    "ranks_from_environment",
+]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -19,7 +30,7 @@ def available_cores() -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first of CUDA, MPS and CPU that is there. Raises `UsageError` for an absent one."""
+    """`auto` is the first of CUDA, MPS and CPU that is there; raises `UsageError` otherwise."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -83,3 +94,62 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
         return nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return torch.autocast(device.type, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among those that train together (launched by torchrun or SLURM through it)."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    def average(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mean of a tensor over all ranks; one collective."""
+        if self.count > 1:
+            torch.distributed.all_reduce(tensor)
+            tensor = tensor / self.count
+        return tensor
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether any rank says so; a collective, so all ranks must ask."""
+        if self.count == 1:
+            return flag
+        said = torch.tensor(float(flag), device=device)
+        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
+        return bool(said.item())
+
+    def barrier(self) -> None:
+        if self.count > 1:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def ranks_from_environment(device: torch.device) -> Iterator[Ranks]:
+    """The process group that torchrun's variables describe; a single process without them."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or "RANK" not in os.environ:
+        yield Ranks()
+        return
+    ranks = Ranks(
+        rank=int(os.environ["RANK"]),
+        count=count,
+        local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
+    )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl", device_id=device)
+    else:
+        torch.distributed.init_process_group("gloo")
+    try:
+        yield ranks
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def rank_device(name: str) -> torch.device:
+    """The device of this rank: under torchrun `auto` and `cuda` mean the local rank's GPU."""
+    local = os.environ.get("LOCAL_RANK")
+    if local is not None and name in ("auto", "cuda") and torch.cuda.is_available():
+        return choose_device(f"cuda:{local}")
+    return choose_device(name)

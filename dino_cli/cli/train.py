@@ -1,1 +1,38 @@
 """`dino train`."""
+
+from typing import Any
+
+from dino_cli.cli.app import app
+from dino_cli.cli.display import Terminal
+from dino_cli.cli.options import command
+from dino_cli.config import to_json
+from dino_cli.config_train import TrainConfig, resolve
+
+
+@command(app, "train", TrainConfig)
+def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
+    """Train a vision transformer without labels, by self-distillation.
+
+    Leaves RUN/ with config.json, log.jsonl, checkpoint.pt, teacher.safetensors and loss.png.
+    `dino train photos/ -o runs/first` trains on any folder; `torchrun --nproc-per-node 8 -m
+    dino_cli train …` on eight GPUs.
+    """
+    config = resolve(config, terminal.given)
+    if config.dry_run:
+        import json
+
+        from dino_cli.tasks.train_setup import check
+
+        check(config)
+        if terminal.json:
+            return to_json(config)
+        terminal.line(json.dumps(to_json(config), indent=2))
+        return None
+    from dino_cli.tasks.train import train as run
+
+    result = run(config, terminal)
+    terminal.line(
+        f"{result['run']}: {result['steps']} steps, loss {result['loss']:.4f}, "
+        f"{result['images_per_second']} images/s"
+    )
+    return result

@@ -8,7 +8,13 @@ from timm.layers.attention import Attention
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-__all__ = ["block_outputs", "last_cls_attention", "supports", "threshold_mass"]
+__all__ = [
+    "block_outputs",
+    "last_cls_attention",
+    "last_cls_attention_and_keys",
+    "supports",
+    "threshold_mass",
+]
 
 
 def supports(net: nn.Module) -> bool:
@@ -81,19 +87,31 @@ def last_cls_attention(net: nn.Module, x: Tensor) -> Tensor:
 
     Only the CLS query is formed, so the cost beyond the earlier blocks is linear in the tokens.
     """
+    return last_cls_attention_and_keys(net, x)[0]
+
+
+def last_cls_attention_and_keys(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """CLS attention of the last block (B, H, P + N) and its keys (B, H, P + N, d), both float32.
+
+    The keys include their bias and are not rotated, where the model has rotary positions. This part
+    leaves autocast: a row and the keys cost a hundredth of the pass, and rounding logits to
+    bfloat16 would move an attention of .01 by as much as four per cent.
+    """
     tokens, extra = last_block_input(net, x)
     block = net.blocks[-1]  # type: ignore[index]
     attn = block.attn
-    normed = block.norm1(tokens)
-    query, keys = _rows(attn, normed[:, :1], 0), _rows(attn, normed, 1)
-    rope = extra.get("rope")
-    if rope is not None:  # prefix tokens, CLS among them, are not rotated
-        prefix = int(getattr(attn, "num_prefix_tokens", 1))
-        half = bool(getattr(attn, "rotate_half", False))
-        rotated = apply_rot_embed_cat(keys[:, :, prefix:], rope, half=half)
-        keys = torch.cat([keys[:, :, :prefix], rotated.type_as(keys)], dim=2)
-    logits = (query.float() * attn.scale) @ keys.float().transpose(-2, -1)
-    return logits.softmax(dim=-1)[:, :, 0]
+    with torch.autocast(x.device.type, enabled=False):
+        normed = block.norm1(tokens.to(next(attn.parameters()).dtype))
+        query, keys = _rows(attn, normed[:, :1], 0), _rows(attn, normed, 1)
+        rotated = keys
+        rope = extra.get("rope")
+        if rope is not None:  # prefix tokens, CLS among them, are not rotated
+            prefix = int(getattr(attn, "num_prefix_tokens", 1))
+            half = bool(getattr(attn, "rotate_half", False))
+            patches = apply_rot_embed_cat(keys[:, :, prefix:], rope, half=half)
+            rotated = torch.cat([keys[:, :, :prefix], patches.type_as(keys)], dim=2)
+        logits = (query.float() * attn.scale) @ rotated.float().transpose(-2, -1)
+        return logits.softmax(dim=-1)[:, :, 0], keys.float()
 
 
 def threshold_mass(attention: Tensor, share: float) -> Tensor:

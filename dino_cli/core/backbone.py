@@ -149,3 +149,14 @@ class Backbone:
         h, w = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
         rows = attention.last_cls_attention(self.net, x)
         return rows[:, :, self.prefix_tokens :].unflatten(2, (h, w))
+
+    @torch.inference_mode()
+    def cls_attention_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As `cls_attention`, and from the same pass the last block's keys, float32 (B, N, D).
+
+        The heads' keys lie side by side, bias included; those of CLS and registers are dropped.
+        """
+        h, w = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+        rows, keys = attention.last_cls_attention_and_keys(self.net, x)
+        patches = keys[:, :, self.prefix_tokens :].transpose(1, 2).flatten(2)
+        return rows[:, :, self.prefix_tokens :].unflatten(2, (h, w)), patches

@@ -1,0 +1,331 @@
+"""The options of `dino train`: the reference's `main_dino.py` under the names of SPEC, and ours."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dino_cli.config import IMAGENET_MEAN, IMAGENET_STD, ImageOptions, setting
+from dino_cli.errors import TaskError, UsageError
+
+__all__ = ["TrainConfig", "resolve"]
+
+MODEL = "Model"
+METHOD = "Method"
+OPTIM = "Optimisation"
+VIEWS = "Views"
+RUN = "Run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ImageOptions):
+    """`dino train`: DINO self-distillation without labels."""
+
+    data: tuple[str, ...] = setting(
+        (),
+        "Folders of images (searched recursively, classes not needed), files, or .txt lists.",
+        argument=True,
+        metavar="DATA...",
+    )
+    output: Path | None = setting(
+        None, "Run folder; default runs/<time>.", flag="--output,-o", panel=RUN
+    )
+    resume: Path | None = setting(
+        None, "Go on with this run folder, from its newest checkpoint.", panel=RUN, metavar="RUN"
+    )
+    preset: str | None = setting(
+        None, "A recipe by name; flags and --config win over it.", panel=RUN, metavar="NAME"
+    )
+    config: Path | None = setting(
+        None, "Options from a TOML file; flags win over it.", panel=RUN, metavar="FILE"
+    )
+    dry_run: bool = setting(False, "Print the resolved configuration as JSON and stop.", panel=RUN)
+
+    arch: str = setting(
+        "vit_small",
+        "vit_tiny, vit_small, vit_base, resnet50, xcit_* or any timm model. For quick experiments "
+        "use vit_tiny or vit_small.",
+        panel=MODEL,
+    )
+    patch_size: int = setting(
+        16,
+        "Side of a patch in pixels, for ViTs. Smaller is better and needs more memory; under 16 "
+        "mixed precision can be unstable.",
+        panel=MODEL,
+    )
+    width: int | None = setting(None, "Width of a ViT beside the named ones.", panel=MODEL)
+    depth: int | None = setting(None, "Number of blocks of such a ViT.", panel=MODEL)
+    heads: int | None = setting(
+        None, "Attention heads of such a ViT; else width / 64.", panel=MODEL
+    )
+    conv_stem: bool = setting(
+        False, "Stride-2 convolutions instead of one patch projection.", panel=MODEL
+    )
+    drop_path: float = setting(
+        0.1, "Stochastic depth of the student, a linear ramp over its blocks.", panel=MODEL
+    )
+    init_from: Path | None = setting(
+        None, "Start student and teacher from these weights.", panel=MODEL, metavar="WEIGHTS"
+    )
+    in_chans: int = setting(3, "Channels of the input: 3, or 1 for grey images.", panel=MODEL)
+
+    out_dim: int = setting(
+        65536,
+        "Prototypes K, the outputs of the head. Large values work well for large, complex data.",
+        panel=METHOD,
+    )
+    head_hidden: int = setting(2048, "Width of the head's hidden layers.", panel=METHOD)
+    head_bottleneck: int = setting(256, "Width of the head's bottleneck.", panel=METHOD)
+    use_bn_in_head: bool = setting(
+        False, "Batch norm in the head; small data collapses without it.", panel=METHOD
+    )
+    norm_last_layer: bool = setting(
+        True,
+        "Prototypes of length 1. Without it performance is better but training can be unstable; "
+        "typically off for vit_small, on for vit_base.",
+        panel=METHOD,
+    )
+    momentum_teacher: float = setting(
+        0.996,
+        "Start of the teacher's momentum, which rises to 1 by a cosine. Higher for small batches, "
+        "such as 0.9995 for a batch of 256.",
+        panel=METHOD,
+    )
+    warmup_teacher_temp: float = setting(
+        0.04,
+        "Start of the teacher's temperature. Try less if the loss does not decrease.",
+        panel=METHOD,
+    )
+    teacher_temp: float = setting(
+        0.04,
+        "Temperature after the warm-up. Above 0.07 is mostly unstable; start with 0.04 and "
+        "increase it slightly if needed.",
+        panel=METHOD,
+    )
+    warmup_teacher_temp_epochs: int = setting(
+        0, "Epochs of the temperature's linear warm-up.", panel=METHOD
+    )
+    center_momentum: float = setting(0.9, "Momentum of the centre.", panel=METHOD)
+    center_init: Literal["zero", "batch"] = setting(
+        "zero", "Start of the centre: zero, or the first batch's mean.", panel=METHOD
+    )
+    freeze_last_layer: float = setting(
+        1,
+        "Epochs during which the last layer stays fixed. Try more if the loss does not decrease.",
+        panel=METHOD,
+    )
+
+    optimizer: Literal["adamw", "sgd", "lars"] = setting(
+        "adamw", "adamw for ViTs; sgd or lars for convnets and large batches.", panel=OPTIM
+    )
+    lr: float = setting(
+        0.0005, "Peak learning rate per 256 images of the total batch.", panel=OPTIM
+    )
+    min_lr: float = setting(1e-6, "Learning rate at the end, not scaled.", panel=OPTIM)
+    warmup_epochs: float | None = setting(
+        None,
+        "Epochs of the learning rate's linear warm-up; default 10, in a run of fewer than 10 "
+        "epochs a tenth of it.",
+        panel=OPTIM,
+    )
+    weight_decay: float = setting(
+        0.04, "Start of the weight decay. Small at the beginning works well for ViTs.", panel=OPTIM
+    )
+    weight_decay_end: float = setting(
+        0.4, "End of the weight decay, reached by a cosine.", panel=OPTIM
+    )
+    clip_grad: float = setting(
+        3.0,
+        "Largest gradient norm of each parameter tensor; 0.3 to 1 helps larger ViTs. 0: off.",
+        panel=OPTIM,
+    )
+    batch_size: int = setting(64, "Images per GPU and forward pass.", panel=OPTIM)
+    accumulate: int = setting(1, "Forward passes per optimizer step.", panel=OPTIM)
+    epochs: int = setting(100, "Passes over the data.", panel=OPTIM)
+    max_steps: int | None = setting(
+        None, "Stop after so many steps; the schedules stay those of --epochs.", panel=OPTIM
+    )
+
+    global_size: int = setting(224, "Side of the two global views in pixels.", panel=VIEWS)
+    local_size: int = setting(96, "Side of the local views in pixels.", panel=VIEWS)
+    global_crops_scale: tuple[float, float] = setting(
+        (0.4, 1.0),
+        "Range of a global view's share of the image. Wider without local views: 0.14 1.",
+        panel=VIEWS,
+    )
+    local_crops_scale: tuple[float, float] = setting(
+        (0.05, 0.4), "Range of a local view's share of the image.", panel=VIEWS
+    )
+    local_crops_number: int = setting(8, "Number of local views; 0: no multi-crop.", panel=VIEWS)
+    jitter: tuple[float, float, float, float] = setting(
+        (0.4, 0.4, 0.2, 0.1),
+        "Strength of brightness, contrast, saturation and hue jitter.",
+        panel=VIEWS,
+    )
+    jitter_prob: float = setting(0.8, "Probability of colour jitter.", panel=VIEWS)
+    grayscale_prob: float = setting(0.2, "Probability of a grey view.", panel=VIEWS)
+    blur_prob: tuple[float, float, float] = setting(
+        (1.0, 0.1, 0.5), "Probability of blur in global 1, global 2, local views.", panel=VIEWS
+    )
+    solarize_prob: float = setting(0.2, "Probability of solarising global 2.", panel=VIEWS)
+    augment_ramp: float = setting(
+        0.0, "Share of the run over which the colours grow from --augment-start.", panel=VIEWS
+    )
+    augment_start: tuple[float, float, float, float, float, float] = setting(
+        (0.32, 0.32, 0.16, 0.05, 0.1, 0.0),
+        "Brightness, contrast, saturation, hue, grey and solarise at the start of that ramp.",
+        panel=VIEWS,
+    )
+    final_size: tuple[int, int] | None = setting(
+        None, "Sides of global and local views in the last part of the run.", panel=VIEWS
+    )
+    final_share: float = setting(0.1, "Share of the run that --final-size covers.", panel=VIEWS)
+    mean: tuple[float, float, float] = setting(IMAGENET_MEAN, "Mean per channel.", panel=VIEWS)
+    std: tuple[float, float, float] = setting(
+        IMAGENET_STD, "Standard deviation per channel.", panel=VIEWS
+    )
+
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", panel=RUN)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto",
+        "auto: bf16 where the hardware multiplies it, else fp32; fp16 uses a gradient scaler.",
+        panel=RUN,
+    )
+    compile: bool = setting(False, "torch.compile the networks; for long runs.", panel=RUN)
+    checkpoint_activations: bool = setting(
+        False, "Recompute activations in the backward pass: less memory, slower.", panel=RUN
+    )
+    workers: int = setting(
+        10, "Processes that load images, per GPU, at most one per core.", panel=RUN
+    )
+    seed: int = setting(0, "Seed of everything random.", panel=RUN)
+    save_every: int | None = setting(
+        None, "Steps between checkpoints, beside the one of each epoch.", panel=RUN
+    )
+    keep_every: int = setting(
+        20, "Epochs between checkpoints that are kept for good; 0: none.", panel=RUN
+    )
+    log_every: int = setting(10, "Steps between lines of log.jsonl.", panel=RUN)
+    eval_data: Path | None = setting(
+        None, "Folder with classes for k-NN during training.", panel=RUN, metavar="DIR"
+    )
+    eval_every: int = setting(1, "Epochs between those evaluations.", panel=RUN)
+
+
+# What a resumed run may change; everything else would make it another run.
+RESUMABLE = frozenset(
+    {"device", "compile", "workers", "save_every", "keep_every", "log_every", "max_steps"}
+    | {"eval_data", "eval_every", "strict", "resume", "checkpoint_activations", "data"}
+)
+
+
+def resolve(config: TrainConfig, given: Set[str]) -> TrainConfig:
+    """Defaults < preset < file < flags; with --resume the run's own configuration.
+
+    given: the names of the flags that the person typed. Raises `UsageError` for no data, an unknown
+    preset or key, and for a flag that a resumed run cannot change.
+    """
+    flags = {name: getattr(config, name) for name in given}
+    if config.resume is not None:
+        return _resumed(config.resume, flags)
+    values: dict[str, Any] = {}
+    if config.preset is not None:
+        values |= _from_toml(_preset_file(config.preset))
+    if config.config is not None:
+        values |= _from_toml(config.config)
+    merged = replace(config, **{**values, **flags})
+    if not merged.data:
+        raise UsageError(
+            "no data given", "name a folder of images: dino train photos/ -o runs/first"
+        )
+    return merged
+
+
+def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
+    path = run / "config.json"
+    if not path.is_file():
+        raise TaskError(
+            f"{run} is not a run folder: it has no config.json",
+            "give the folder that dino train -o made",
+        )
+    try:
+        stored = json.loads(path.read_text())["train"]
+        config = TrainConfig(**_typed(stored, path))
+    except (ValueError, KeyError, TypeError):
+        raise TaskError(
+            f"{path} is not the configuration of a run", "restore it or start anew"
+        ) from None
+    for name in sorted(set(flags) - RESUMABLE):
+        if flags[name] != getattr(config, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')} cannot change in a resumed run "
+                f"(it was {getattr(config, name)})",
+                "leave it out, or start a new run with --init-from",
+            )
+    return replace(config, **{**flags, "resume": run, "dry_run": False})
+
+
+def _preset_file(name: str) -> Path:
+    folder = Path(__file__).parent / "recipes"
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in known:
+        raise UsageError(f"unknown preset {name!r}", f"choose one of {', '.join(known)}")
+    return folder / f"{name}.toml"
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    try:
+        return _typed(tomllib.loads(path.read_text()), path)
+    except OSError as error:
+        raise TaskError(f"cannot read {path} ({error.strerror})", "check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path} is not a TOML file ({error})", "mend that line") from None
+
+
+def _typed(values: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Values of a file as the types of the fields; refuses names that no option has."""
+    hints = get_type_hints(TrainConfig)
+    result = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in hints:
+            close = get_close_matches(name, hints, n=1)
+            raise UsageError(
+                f"{source} sets {key!r}, which is no option of dino train",
+                f"did you mean {close[0]!r}?" if close else "see dino train --help",
+            )
+        result[name] = _as_type(value, hints[name], key, source)
+    return result
+
+
+def _as_type(value: Any, hint: Any, key: str, source: Path) -> Any:
+    """`value` as the annotated type, or `UsageError`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        return _as_type(value, next(a for a in arguments if a is not NoneType), key, source)
+    good = False
+    if origin is Literal:
+        good = value in arguments
+    elif origin is tuple and isinstance(value, list | tuple):
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) == len(value):
+            return tuple(_as_type(v, a, key, source) for v, a in zip(value, inner, strict=True))
+    elif hint is Path:
+        good = isinstance(value, str)
+        value = Path(value) if good else value
+    elif hint is float:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        value = float(value) if good else value
+    elif isinstance(hint, type):
+        good = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    if not good:
+        raise UsageError(
+            f"{source} sets {key} to {value!r}, which it cannot be", "see dino train --help"
+        )
+    return value

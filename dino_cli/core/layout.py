@@ -1,0 +1,57 @@
+"""How a grid of patches lies over a photo that was resized and trimmed before it was cut up."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PatchLayout"]
+
+
+@dataclass(frozen=True)
+class PatchLayout:
+    """Where the patches of a resized and trimmed photo lie in the photo itself. Height before width.
+
+    photo: pixels of the photo; resized: pixels after the resize, before the trim; patch: side of a
+    patch in resized pixels. Whole patches are counted from the top left, so up to patch - 1 resized
+    rows and columns at the bottom and right belong to none.
+    """
+
+    photo: tuple[int, int]
+    resized: tuple[int, int]
+    patch: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.resized[0] // self.patch, self.resized[1] // self.patch
+
+    @property
+    def trimmed(self) -> tuple[int, int]:
+        """Resized pixels that the patches cover."""
+        return self.grid[0] * self.patch, self.grid[1] * self.patch
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Rows and columns of the photo whose pixel centres lie in a patch."""
+        rows, columns = self._patches()
+        return int((rows < self.grid[0]).sum()), int((columns < self.grid[1]).sum())
+
+    def at(self, photo: tuple[int, int]) -> "PatchLayout":
+        """The same patches over the photo scaled to another size."""
+        return replace(self, photo=photo)
+
+    def enlarge(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Values of the patches (h, w) at the photo's size by nearest neighbour; 0 where none lie."""
+        rows, columns = self._patches()
+        padded = np.zeros((self.grid[0] + 1, self.grid[1] + 1), values.dtype)
+        padded[:-1, :-1] = values
+        return padded[:, columns][rows]
+
+    def _patches(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """For each row and column of the photo its patch; one past the last for those outside."""
+        found = [
+            np.minimum(((np.arange(n) + 0.5) * side / n // self.patch).astype(np.intp), count)
+            for n, side, count in zip(self.photo, self.resized, self.grid, strict=True)
+        ]
+        return found[0], found[1]

@@ -1,0 +1,108 @@
+"""Weighted nearest neighbours over features of any number (paper, section 4.1 and appendix F.1).
+
+Shapes: Q queries, M rows of the index, D features, K neighbours, C classes.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["nearest", "normalized_block", "votes"]
+
+QUERY_BLOCK = 1024
+INDEX_BLOCK = 8192  # with QUERY_BLOCK: similarities of 32 MB, keys of 64 MB
+ROW_BITS = 32
+ROW_MASK = 2**ROW_BITS - 1
+
+
+def nearest(
+    queries: NDArray[np.float32],
+    index: NDArray[np.float32],
+    k: int,
+    *,
+    leave_one_out: bool = False,
+    allowed: NDArray[np.bool_] | None = None,
+    device: torch.device | str = "cpu",
+    query_block: int = QUERY_BLOCK,
+    index_block: int = INDEX_BLOCK,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The k nearest rows of the index by cosine similarity, for one block of queries after another.
+
+    queries (Q, D) and index (M, D) may be memory maps; both are read in blocks, the index once per
+    block of queries, so memory does not grow with Q or M. Yields similarities, float32 (q, k) in
+    falling order, and rows, int64 (q, k); equal similarities come in the order of the rows.
+    leave_one_out: query i is row i of the index and is no neighbour of itself. allowed (M): rows
+    that may be neighbours. Raises `ValueError` when fewer than k rows are left, or the widths
+    differ.
+    """
+    rows = len(index) if allowed is None else int(np.count_nonzero(allowed))
+    # A query that is itself not allowed has all others; one fewer is right for the rest.
+    if not 0 < k <= rows - leave_one_out:
+        raise ValueError(f"k={k} neighbours of {rows} rows")
+    if queries.shape[1] != index.shape[1]:
+        raise ValueError(f"queries have {queries.shape[1]} features, the index {index.shape[1]}")
+    for first in range(0, len(queries), query_block):
+        q = normalized_block(queries, first, query_block, device)
+        best = torch.empty((len(q), 0), dtype=torch.int64, device=device)
+        for start in range(0, len(index), index_block):
+            similarities = q @ normalized_block(index, start, index_block, device).T
+            if leave_one_out:
+                own = torch.arange(first, first + len(q), device=device) - start
+                inside = (own >= 0) & (own < similarities.shape[1])
+                similarities[inside.nonzero()[:, 0], own[inside]] = -torch.inf
+            if allowed is not None:
+                barred = torch.from_numpy(~allowed[start : start + similarities.shape[1]])
+                similarities[:, barred.to(device)] = -torch.inf
+            keys = _to_keys(similarities, start)
+            found = keys.topk(min(k, keys.shape[1]), dim=1).values
+            both = torch.cat([best, found], dim=1)
+            best = both.topk(min(k, both.shape[1]), dim=1).values
+        similarities, neighbours = _from_keys(best)
+        yield similarities.cpu(), neighbours.cpu()
+
+
+def votes(
+    similarities: Tensor, labels: Tensor, classes: int, temperature: float = 0.07
+) -> tuple[Tensor, Tensor]:
+    """Classes in falling order of their share of the votes, and the shares: both (Q, C).
+
+    Every neighbour votes for its class with weight exp(similarity / temperature). Among equal
+    votes, classes without any included, the lower number comes first, as in the original.
+    similarities (Q, K) with the nearest first; labels, int64 (Q, K), are the neighbours' classes.
+    """
+    # The largest exponent is 0: the shares are the same, and no temperature overflows.
+    weights = ((similarities - similarities[:, :1]) / temperature).exp()
+    total = weights.new_zeros(len(weights), classes).scatter_add_(1, labels, weights)
+    shares, order = total.sort(dim=1, descending=True, stable=True)
+    return order, shares / weights.sum(dim=1, keepdim=True)
+
+
+def normalized_block(
+    features: NDArray[np.float32], start: int, rows: int, device: torch.device | str
+) -> Tensor:
+    """Rows from `start` of a (memory-mapped) array, float32, scaled to length 1."""
+    block = torch.from_numpy(np.array(features[start : start + rows], dtype=np.float32))
+    return F.normalize(block.to(device), dim=1)
+
+
+def _to_keys(similarities: Tensor, start: int) -> Tensor:
+    """Similarity in the high 32 bits, complement of the row in the low ones: int64, same shape.
+
+    Their order is that of the similarities, the lower row first among equals: `topk` alone leaves
+    the order of equals open, and could not be merged over blocks with the same result.
+    """
+    bits = similarities.add_(0.0).view(torch.int32)  # -0 becomes +0
+    # Floats sort as their bits do, negative ones in reverse.
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    rows = ROW_MASK - torch.arange(start, start + bits.shape[1], device=bits.device)
+    return (ordered.to(torch.int64) << ROW_BITS).bitwise_or_(rows)
+
+
+def _from_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    ordered = (keys >> ROW_BITS).to(torch.int32)
+    bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
+    return bits.view(torch.float32), ROW_MASK - (keys & ROW_MASK)

@@ -1,0 +1,167 @@
+"""One training step: algorithm 1 of the paper, in the order in which it happens."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dino_cli.core.loss import centre_update, dino_loss, target_health, teacher_targets
+from dino_cli.core.multicrop import MultiCrop
+from dino_cli.core.optim import clip_per_tensor
+
+__all__ = ["Networks", "StepResult", "StepValues", "Views", "train_step"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The views of one (micro-)batch of B images, normalised.
+
+    groups: one tensor (V_i · B, C, H_i, W_i) per resolution, view-major; the first holds the two
+        global views. masks: stochastic depth of the student, one (layers, V_i · B) per resolution,
+        or none.
+    """
+
+    groups: Sequence[Tensor]
+    masks: Sequence[Tensor] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of views V."""
+        return sum(group.shape[0] for group in self.groups) // (self.groups[0].shape[0] // 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepValues:
+    """What the schedules say at one step."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+    teacher_temperature: float
+    freeze_last_layer: bool
+
+
+@dataclass(kw_only=True)
+class Networks:
+    """What a step changes. `centre` is (1, K); `student` may be wrapped for several ranks."""
+
+    student: MultiCrop
+    teacher: MultiCrop
+    optimizer: torch.optim.Optimizer
+    centre: Tensor
+    centre_momentum: float = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """0-dimensional tensors on the device; reading one waits for it.
+
+    loss: mean over ranks and micro-batches. entropy, spread: see `core.loss.TargetHealth`, of this
+    rank's last micro-batch. gradient_norm: global norm before clipping. skipped: 1 when the loss or
+    a gradient was not finite, and nothing was changed.
+    """
+
+    loss: Tensor
+    entropy: Tensor
+    spread: Tensor
+    gradient_norm: Tensor
+    skipped: Tensor
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def train_step(
+    networks: Networks,
+    micro_batches: Sequence[Views],
+    at: StepValues,
+    *,
+    clip_grad: float,
+    forward: Callable[..., Tensor] | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    average: Callable[[Tensor], Tensor] = _same,
+    scaler: Any = None,
+) -> StepResult:
+    """Move student, centre and teacher once, over one batch given as micro-batches.
+
+    forward: the student's forward where a wrapper averages gradients over ranks in backward.
+    no_sync: suppresses that for all but the last micro-batch. average: mean of a tensor over ranks
+    (one collective of K + 1 floats). scaler: a `GradScaler` for fp16. No host synchronisation.
+    """
+    student, teacher, optimizer = networks.student, networks.teacher, networks.optimizer
+    forward = forward or student
+    n = len(micro_batches)
+
+    # Learning rate and weight decay follow their schedules; only the first group is decayed.
+    for group in optimizer.param_groups:
+        group["lr"] = at.lr
+    optimizer.param_groups[0]["weight_decay"] = at.weight_decay
+    optimizer.zero_grad(set_to_none=True)
+
+    batch_mean, mean_loss = torch.zeros_like(networks.centre), networks.centre.new_zeros(1, 1)
+    for i, views in enumerate(micro_batches):
+        with no_sync() if i < n - 1 else nullcontext():
+            # The teacher sees the two global views only, the student all of them.
+            with autocast():
+                with torch.no_grad():
+                    teacher_logits = teacher(views.groups[:1])
+                student_logits = forward(views.groups, views.masks)
+            targets = teacher_targets(teacher_logits, networks.centre, at.teacher_temperature)
+            loss = dino_loss(student_logits, targets, views=views.count)
+            (scaler.scale(loss / n) if scaler else loss / n).backward()
+        batch_mean += teacher_logits.float().mean(dim=0, keepdim=True) / n
+        mean_loss += loss.detach() / n
+
+    # One collective: the mean of the teacher's logits for the centre, and the loss beside it.
+    averaged = average(torch.cat([batch_mean, mean_loss], dim=1))
+    batch_mean, mean_loss = averaged[:, :-1], averaged[0, -1]
+
+    # Clip each tensor by itself, then withhold the last layer's gradient: while it is frozen it is
+    # not decayed and its optimizer state does not age.
+    if scaler:
+        scaler.unscale_(optimizer)
+    norms = clip_per_tensor(student.parameters(), clip_grad)
+    if at.freeze_last_layer:
+        for p in student.head.last_layer.parameters():
+            p.grad = None
+
+    # A loss or gradient that is not finite changes nothing: a flag on the device, not a branch.
+    bad = ~mean_loss.isfinite()
+    if scaler:
+        scaler.step(optimizer)  # it skips by itself what overflowed in fp16, a normal event
+        scaler.update()
+    else:
+        bad = bad | ~norms.isfinite().all()
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        optimizer.step()
+
+    with torch.no_grad():
+        moved = centre_update(networks.centre, batch_mean, networks.centre_momentum)
+        networks.centre.copy_(torch.where(bad, networks.centre, moved))
+        update_teacher(teacher, student, torch.where(bad, 0.0, 1 - at.momentum))
+
+    health = target_health(targets)
+    return StepResult(
+        loss=mean_loss,
+        entropy=health.entropy,
+        spread=health.spread,
+        gradient_norm=norms.norm(),
+        skipped=bad.float(),
+    )
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, weight: Tensor) -> None:
+    """θt ← θt + weight · (θs - θt) over all parameters, frozen ones too; buffers stay the teacher's.
+
+    weight: 0-dimensional, 1 - momentum (paper, section 3.1 "Teacher network").
+    """
+    old, new = list(teacher.parameters()), list(student.parameters())
+    difference = torch._foreach_sub(new, old)
+    torch._foreach_mul_(difference, weight)
+    torch._foreach_add_(old, difference)

@@ -1,0 +1,234 @@
+"""Batches of views for training: which image when, read, cropped and stacked by worker processes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dino_cli.data.decode import UnreadableImage, read_image
+from dino_cli.data.draws import ViewSpec, draw_view, uniforms
+from dino_cli.data.images import ImageFile
+from dino_cli.data.views import render_view
+
+__all__ = ["CropBatch", "Plan", "ViewSchedule", "crop_batches", "normalize_views"]
+
+MAX_NEIGHBOURS = 100  # unreadable files in a row before an epoch gives up
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSchedule:
+    """The views of the run: what they look like at the start and once the ramp is over.
+
+    globals_, locals_: specs at full strength (two, and any number of local ones). start: jitter
+    (4), grey and solarise probabilities at the start of the ramp; ramp: share of the run over which
+    they grow linearly. final_size: sides of global and local views in the last `final_share`.
+    """
+
+    globals_: tuple[ViewSpec, ViewSpec]
+    locals_: tuple[ViewSpec, ...]
+    ramp: float = 0.0
+    start: tuple[float, float, float, float, float, float] = (0.0,) * 6
+    final_size: tuple[int, int] | None = None
+    final_share: float = 0.0
+
+    def at(self, progress: float) -> tuple[tuple[ViewSpec, ...], ...]:
+        """(global specs, local specs) when `progress` (0 to 1) of the run is done."""
+        sizes = self.final_size if progress >= 1 - self.final_share else None
+        groups = []
+        for i, specs in enumerate((self.globals_, self.locals_)):
+            groups.append(
+                tuple(self._ramped(s, progress, sizes[i] if sizes else s.size) for s in specs)
+            )
+        return tuple(group for group in groups if group)
+
+    def _ramped(self, spec: ViewSpec, progress: float, size: int) -> ViewSpec:
+        done = min(1.0, progress / self.ramp) if self.ramp > 0 else 1.0
+
+        def grown(start: float, end: float) -> float:
+            return start + (end - start) * done
+
+        jitter = tuple(grown(a, b) for a, b in zip(self.start, spec.jitter, strict=False))
+        solarize = grown(self.start[5], spec.solarize_prob) if spec.solarize_prob > 0 else 0.0
+        return ViewSpec(
+            size=size,
+            scale=spec.scale,
+            jitter=jitter,  # type: ignore[arg-type]
+            jitter_prob=spec.jitter_prob,
+            grayscale_prob=grown(self.start[4], spec.grayscale_prob),
+            blur_prob=spec.blur_prob,
+            solarize_prob=solarize,
+            flip_prob=spec.flip_prob,
+        )
+
+
+class _Key(NamedTuple):
+    """What one item of a batch is made from."""
+
+    image: int
+    epoch: int
+    progress: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which images each step of each rank sees; a pure function of its fields.
+
+    Every epoch is a permutation from (seed, epoch); the last partial total batch is dropped.
+    Micro-batch m of a step covers `batch · ranks` images, of which this rank has its share.
+    """
+
+    images: int
+    epochs: int
+    batch: int
+    seed: int
+    accumulate: int = 1
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def total_batch(self) -> int:
+        return self.batch * self.ranks * self.accumulate
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.images // self.total_batch
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    @property
+    def share(self) -> slice:
+        """This rank's part of a micro-batch over all ranks."""
+        return slice(self.rank * self.batch, (self.rank + 1) * self.batch)
+
+    def micro_batches(self, start_step: int, end_step: int) -> Iterator[list[_Key]]:
+        """This rank's micro-batches of the steps from start to end, `accumulate` per step."""
+        order: NDArray[np.int64] = np.empty(0, np.int64)
+        epoch = -1
+        for step in range(start_step, end_step):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.images)
+            first = (step % self.steps_per_epoch) * self.total_batch
+            progress = step / self.steps
+            for m in range(self.accumulate):
+                here = first + m * self.batch * self.ranks
+                chosen = order[here : here + self.batch * self.ranks][self.share]
+                yield [_Key(int(i), epoch, progress) for i in chosen]
+
+
+class CropBatch(NamedTuple):
+    """One micro-batch from the workers: per resolution uint8 (B, V_i, s, s, C); files that were
+    unreadable, with the reason (the next readable file stood in)."""
+
+    groups: list[Tensor]
+    unreadable: list[tuple[str, str]]
+
+
+class _Crops(Dataset[Any]):
+    def __init__(
+        self, paths: Sequence[Path], schedule: ViewSchedule, seed: int, exif: bool
+    ) -> None:
+        self.paths = [str(path) for path in paths]
+        self.schedule = schedule
+        self.seed = seed
+        self.exif = exif
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: _Key) -> tuple[list[NDArray[np.uint8]], list[tuple[str, str]]]:
+        unreadable = []
+        for offset in range(min(MAX_NEIGHBOURS, len(self.paths))):
+            path = self.paths[(key.image + offset) % len(self.paths)]
+            try:
+                image = read_image(Path(path), exif=self.exif)
+                break
+            except UnreadableImage as error:
+                unreadable.append((path, error.reason))
+        else:
+            return [], unreadable
+        specs = self.schedule.at(key.progress)
+        u = uniforms(self.seed, key.epoch, key.image, sum(len(group) for group in specs))
+        groups, first = [], 0
+        for group in specs:
+            views = [
+                render_view(image, draw_view(spec, u[first + i], image.height, image.width))
+                for i, spec in enumerate(group)
+            ]
+            groups.append(np.stack(views))
+            first += len(group)
+        return groups, unreadable
+
+
+def _collate(items: list[tuple[list[NDArray[np.uint8]], list[tuple[str, str]]]]) -> CropBatch:
+    unreadable = [entry for _, entries in items for entry in entries]
+    if any(not groups for groups, _ in items):
+        return CropBatch([], unreadable)
+    stacked = [
+        torch.from_numpy(np.stack(views)) for views in zip(*[g for g, _ in items], strict=True)
+    ]
+    return CropBatch(stacked, unreadable)
+
+
+class _Order(Sampler[list[_Key]]):
+    def __init__(self, plan: Plan, start_step: int, end_step: int) -> None:
+        self.arguments = (start_step, end_step)
+        self.plan = plan
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        return self.plan.micro_batches(*self.arguments)
+
+    def __len__(self) -> int:
+        return (self.arguments[1] - self.arguments[0]) * self.plan.accumulate
+
+
+def _quiet_worker(_: int) -> None:
+    """Ctrl-C is the main process's business; one worker, one core."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def crop_batches(
+    files: Sequence[ImageFile],
+    schedule: ViewSchedule,
+    plan: Plan,
+    *,
+    start_step: int,
+    end_step: int,
+    workers: int,
+    exif: bool = True,
+    pin: bool = False,
+) -> Iterator[CropBatch]:
+    """Micro-batches of the steps from start to end, in order; the workers run ahead across epochs."""
+    loader = DataLoader(
+        _Crops([f.path for f in files], schedule, plan.seed, exif),
+        batch_sampler=_Order(plan, start_step, end_step),
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_quiet_worker,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=workers > 0,
+    )
+    yield from loader
+
+
+def normalize_views(
+    views: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> Tensor:
+    """uint8 (B, V, s, s, C) → float32 (V · B, C, s, s), view-major, normalised, on `device`."""
+    moved = views.to(device, non_blocking=True)
+    planes = moved.permute(1, 0, 4, 2, 3).flatten(0, 1).float()
+    scale = torch.tensor([255.0 * s for s in std], device=device).view(-1, 1, 1)
+    shift = torch.tensor([255.0 * m for m in mean], device=device).view(-1, 1, 1)
+    return (planes - shift) / scale

@@ -1,0 +1,129 @@
+"""Batches of decoded pictures, in order, decoded by other processes while the caller computes."""
+
+import multiprocessing
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dino_cli.config import Preprocessing
+from dino_cli.data.decode import UnreadableImage, read_image
+from dino_cli.data.images import ImageFile
+from dino_cli.data.preprocess import build_transform
+from dino_cli.errors import TaskError, UsageError
+from dino_cli.runtime import available_cores
+
+__all__ = ["Batch", "image_batches"]
+
+FEW_BATCHES = 2  # up to this many, starting processes costs more than it saves
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pictures of one size, and what went wrong on the way.
+
+    images: uint8 (B, 3, H, W); (0, 3, 0, 0) when every file of the batch failed. indices: their B
+    positions in the list of files. failures: (position, reason) of the unreadable ones.
+    """
+
+    images: Tensor
+    indices: list[int]
+    failures: list[tuple[int, str]] = field(default_factory=list)
+
+
+def image_batches(
+    files: Sequence[ImageFile], p: Preprocessing, *, batch_size: int, workers: int
+) -> Iterator[Batch]:
+    """Read and preprocess the files; batches come in the order of the files.
+
+    Where preprocessing leaves pictures of different sizes, a batch ends where the size changes.
+    `workers` processes decode ahead (at most one per core, none for a handful of files). Raises
+    `UsageError` for impossible numbers, `TaskError` when a process was killed.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size} is not a positive number", "use --batch-size 32")
+    if workers < 0:
+        raise UsageError(f"{workers} workers is a negative number", "use --workers 0 for none")
+    return _batches(files, p, batch_size, workers)
+
+
+def _batches(
+    files: Sequence[ImageFile], p: Preprocessing, batch_size: int, workers: int
+) -> Iterator[Batch]:
+    count = -(-len(files) // batch_size)
+    workers = min(workers, available_cores(), count) if count > FEW_BATCHES else 0
+    # Forked workers start in milliseconds where spawned ones import torch for seconds; they touch
+    # neither CUDA nor torch's threads.
+    fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
+    loader = DataLoader(
+        _Files(files, p),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker if workers else None,
+        multiprocessing_context="fork" if fork else None,
+    )
+    with warnings.catch_warnings():
+        # Python warns of forking while torch's threads exist; see above.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        iterator = iter(loader)
+    while True:
+        try:
+            batches = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TaskError(
+                "a process that decodes pictures was killed, as happens when memory is short",
+                f"use fewer --workers than {workers} (0: none), or a smaller --batch-size",
+            ) from None
+        yield from batches
+
+
+class _Files(Dataset[tuple[int, "NDArray[np.uint8] | str"]]):
+    """Position and pixels (H, W, 3) of each file, or the reason why there are none."""
+
+    def __init__(self, files: Sequence[ImageFile], p: Preprocessing) -> None:
+        self.files, self.exif = files, p.exif
+        self.transform: Callable[[Image.Image], NDArray[np.uint8]] = build_transform(p)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[int, NDArray[np.uint8] | str]:
+        try:
+            return index, self.transform(read_image(self.files[index].path, exif=self.exif))
+        except UnreadableImage as error:
+            return index, error.reason
+        except (ValueError, MemoryError) as error:
+            return index, str(error) or "not enough memory for it"
+
+
+def _collate(samples: list[tuple[int, NDArray[np.uint8] | str]]) -> list[Batch]:
+    failures = [(i, sample) for i, sample in samples if isinstance(sample, str)]
+    read = [(i, sample) for i, sample in samples if not isinstance(sample, str)]
+    batches = []
+    for _, group in groupby(read, key=lambda pair: pair[1].shape):
+        indices, pixels = zip(*group, strict=True)
+        stacked = np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
+        batches.append(Batch(torch.from_numpy(stacked), list(indices), failures))
+        failures = []
+    if failures:
+        batches.append(Batch(torch.empty((0, 3, 0, 0), dtype=torch.uint8), [], failures))
+    return batches
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C goes to the whole group; the parent decides, and workers end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,42 @@
+"""The loss curve of a run, as a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dino_cli.store.atomic import atomic_write
+
+__all__ = ["draw_loss"]
+
+
+def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """loss.png from the entries of a log: loss, and the teacher's entropy and spread, by step."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    steps = [e for e in entries if "step" in e]
+    if not steps:
+        return
+    x = [e["step"] for e in steps]
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(x, [e["loss"] for e in steps], color="#1b6ca8", linewidth=1.2, label="loss")
+    axes.plot(
+        x,
+        [e["teacher_entropy"] for e in steps],
+        color="#c8553d",
+        linewidth=1.0,
+        label="teacher entropy",
+    )
+    axes.plot(
+        x, [e["target_spread"] for e in steps], color="#588b3c", linewidth=1.0, label="target spread"
+    )
+    axes.set_xlabel("step")
+    axes.set_ylabel("nats")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=3, loc="upper right")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,166 @@
+"""Pictures of attention: heat maps, masks over the photo, and all heads side by side."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from dino_cli.core.layout import PatchLayout
+
+__all__ = ["Tile", "heat_map", "heat_tile", "overlay", "png", "side_by_side", "tile_size", "view_of"]
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+LONGEST_VIEW = 1600  # pixels; pictures to look at need not be larger, masks keep the photo's size
+OUTLINE = (255, 196, 0)
+CASING = (20, 20, 20)  # around the outline, so that it shows on bright photos too
+OUTSIDE = 0.38  # brightness left outside a mask
+BRIGHTEST = 0.995  # the share of patches below the brightest colour of a heat map
+TILE_AREA = 320 * 240
+PAPER, INK, FAINT, ACCENT = (255, 255, 255), (25, 25, 25), (130, 130, 130), (200, 90, 0)
+
+
+def view_of(photo: Pixels) -> Pixels:
+    """The photo (H, W, 3) for looking at: itself, or reduced to at most 1600 pixels a side."""
+    height, width = photo.shape[:2]
+    shrink = LONGEST_VIEW / max(height, width)
+    if shrink >= 1:
+        return photo
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA))
+
+
+def heat_map(attention: NDArray[np.float32], layout: PatchLayout) -> Image.Image:
+    """Attention of the patches (h, w) as a picture of the layout's photo size, palette `inferno`.
+
+    Each patch is one flat square: what the network said, nothing smoothed in between. Darkest is
+    the least attended patch; the half per cent most attended ones are brightest, so that a single
+    one does not darken all others; the trimmed border is black.
+    """
+    low, high = float(attention.min()), float(np.quantile(attention, BRIGHTEST))
+    high = high if high > low else float(attention.max())
+    scale = 255 / (high - low) if high > low else 0.0
+    levels = np.rint(((attention - low) * scale).clip(0, 255)).astype(np.uint8)
+    picture = Image.fromarray(np.asarray(layout.enlarge(levels), np.uint8))
+    picture.putpalette(_inferno().tobytes())
+    return picture
+
+
+def overlay(photo: Pixels, mask: Mask) -> Pixels:
+    """The photo (H, W, 3), grey and dim outside the mask (H, W), with the mask's outline drawn."""
+    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    dim = cv2.addWeighted(photo, OUTSIDE / 2, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), OUTSIDE / 2, 0)
+    cv2.copyTo(photo, mask.view(np.uint8), dim)
+    return _outlined(np.asarray(dim, np.uint8), mask, _stroke(mask.shape))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a grid, with its caption: a bold word or two, then a remark in grey."""
+
+    picture: Pixels
+    caption: str
+    remark: str = ""
+    marked: bool = False
+
+
+def heat_tile(
+    attention: NDArray[np.float32], mask: Mask, layout: PatchLayout, caption: str, marked: bool
+) -> Tile:
+    """A heat map with the outline of its mask (at the layout's photo size), for `side_by_side`."""
+    heat = np.asarray(heat_map(attention, layout).convert("RGB"))
+    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    picture = np.asarray(cv2.drawContours(heat.copy(), contours, -1, (255, 255, 255), 1))
+    return Tile(picture, caption, f"max {attention.max():.3g}", marked)
+
+
+def side_by_side(tiles: Sequence[Tile]) -> Pixels:
+    """All tiles in one picture, each with its caption above; tiles have one size, (H, W, 3)."""
+    height, width = tiles[0].picture.shape[:2]
+    gap, text = 12, 18
+    row = text + 10 + height
+    columns = min(
+        range(1, len(tiles) + 1), key=lambda c: _squareness(c, len(tiles), width + gap, row + gap)
+    )
+    rows = math.ceil(len(tiles) / columns)
+    size = (gap + columns * (width + gap), gap + rows * (row + gap))
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for i, tile in enumerate(tiles):
+        x = gap + i % columns * (width + gap)
+        y = gap + i // columns * (row + gap)
+        sheet.paste(Image.fromarray(tile.picture), (x, y + text + 10))
+        color = ACCENT if tile.marked else INK
+        draw.text((x, y + 4), tile.caption, fill=color, font=_font(text))
+        after = x + draw.textlength(tile.caption, font=_font(text)) + 10
+        if after + draw.textlength(tile.remark, font=_font(text - 4)) <= x + width:
+            draw.text((after, y + 8), tile.remark, fill=FAINT, font=_font(text - 4))
+        if tile.marked:
+            box = (x - 3, y + text + 7, x + width + 2, y + row + 2)
+            draw.rectangle(box, outline=ACCENT, width=3)
+    return np.asarray(sheet)
+
+
+def tile_size(photo: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a grid's tiles: the photo's aspect, at most 4 : 1, on a common area."""
+    aspect = min(4.0, max(0.25, photo[1] / photo[0]))
+    height = math.sqrt(TILE_AREA / aspect)
+    return round(height), round(height * aspect)
+
+
+def png(picture: Pixels | Mask | Image.Image) -> bytes:
+    """Encoded quickly rather than tightly; a mask becomes 0 and 255."""
+    if isinstance(picture, Image.Image):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+    if picture.dtype == bool:
+        picture = picture.view(np.uint8) * np.uint8(255)
+    channels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+    _, encoded = cv2.imencode(".png", channels, _png_options())
+    return encoded.tobytes()
+
+
+def _outlined(picture: Pixels, mask: Mask, stroke: int) -> Pixels:
+    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(picture, contours, -1, CASING, stroke + 2, cv2.LINE_AA)
+    cv2.drawContours(picture, contours, -1, OUTLINE, stroke, cv2.LINE_AA)
+    return picture
+
+
+@cache
+def _png_options() -> list[int]:
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # one filter instead of the best of five: twice as fast
+        options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+    return options
+
+
+def _stroke(size: tuple[int, ...]) -> int:
+    return max(1, round(min(size[:2]) / 200))
+
+
+def _squareness(columns: int, count: int, width: int, height: int) -> float:
+    rows = math.ceil(count / columns)
+    empty = rows * columns - count
+    return abs(math.log(columns * width / (rows * height) / 1.5)) + 0.6 * empty
+
+
+@cache
+def _inferno() -> NDArray[np.uint8]:
+    ramp = np.arange(256, dtype=np.uint8).reshape(-1, 1)
+    bgr = cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)
+    return np.ascontiguousarray(np.asarray(bgr, np.uint8)[:, 0, ::-1])
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

@@ -1,0 +1,419 @@
+"""`dino train`: images in, a run folder out."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dino_cli.config import to_json
+from dino_cli.config_train import TrainConfig
+from dino_cli.core.backbone import Architecture, architecture_to_json
+from dino_cli.core.droppath import draw_masks
+from dino_cli.core.step import Networks, StepResult, Views, train_step
+from dino_cli.data.crops import CropBatch, Plan, crop_batches, normalize_views
+from dino_cli.data.images import find_images
+from dino_cli.errors import Interrupted, TaskError, UsageError
+from dino_cli.progress import Reporter
+from dino_cli.runtime import (
+    Ranks,
+    autocast,
+    available_cores,
+    choose_precision,
+    rank_device,
+    ranks_from_environment,
+)
+from dino_cli.store.checkpoint import Log, RunFolder
+from dino_cli.store.curves import draw_loss
+from dino_cli.tasks.train_setup import (
+    Schedules,
+    architecture_of,
+    attention_size_of,
+    build_networks,
+    check,
+    preprocessing_of,
+    schedules_of,
+    view_schedule_of,
+)
+
+__all__ = ["train"]
+
+
+def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
+    """Train, or go on with `config.resume`; see SPEC for the run folder that is left.
+
+    Returns {"run", "steps", "epochs", "images", "loss", "seconds", "images_per_second"}. Raises
+    `Interrupted` after Ctrl-C or SIGTERM, once a checkpoint is written.
+    """
+    check(config)
+    architecture = architecture_of(config)
+    device = rank_device(config.device)
+    files = find_images(config.data)
+    with ranks_from_environment(device) as ranks:
+        return _train_on(config, architecture, files, device, ranks, reporter)
+
+
+def _train_on(
+    config: TrainConfig,
+    architecture: Architecture,
+    files: list[Any],
+    device: torch.device,
+    ranks: Ranks,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    reporter = reporter if ranks.rank == 0 else Reporter()
+    plan = Plan(
+        images=len(files),
+        epochs=config.epochs,
+        batch=config.batch_size,
+        seed=config.seed,
+        accumulate=config.accumulate,
+        rank=ranks.rank,
+        ranks=ranks.count,
+    )
+    if plan.steps_per_epoch == 0:
+        raise TaskError(
+            f"{len(files)} images are fewer than one total batch of {plan.total_batch} "
+            f"({config.batch_size} × {ranks.count} processes × {config.accumulate} accumulated)",
+            "lower --batch-size or give more images",
+        )
+    schedules = schedules_of(config, plan, reporter)
+    folder = RunFolder(
+        config.resume or config.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    )
+    networks = build_networks(config, architecture, device, reporter)
+    run = _Run(config, architecture, networks, plan, schedules, folder, device, ranks, reporter)
+    start = run.restore() if config.resume else 0
+    if ranks.rank == 0 and not config.resume:
+        run.create_folder()
+    ranks.barrier()
+    end = min(plan.steps, config.max_steps or plan.steps)
+    batches = crop_batches(
+        files,
+        view_schedule_of(config),
+        plan,
+        start_step=start,
+        end_step=end,
+        workers=min(config.workers, available_cores()),
+        exif=config.exif,
+        pin=device.type == "cuda",
+    )
+    return run.steps(batches, start, end)
+
+
+class _Run:
+    """One training run while it goes: the loop, its log and its checkpoints."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        architecture: Architecture,
+        networks: Networks,
+        plan: Plan,
+        schedules: Schedules,
+        folder: RunFolder,
+        device: torch.device,
+        ranks: Ranks,
+        reporter: Reporter,
+    ) -> None:
+        self.config, self.architecture, self.networks = config, architecture, networks
+        self.plan, self.schedules, self.folder = plan, schedules, folder
+        self.device, self.ranks, self.reporter = device, ranks, reporter
+        self.precision = choose_precision(config.precision, device)
+        self.autocast = partial(autocast, device, self.precision)
+        self.scaler = torch.amp.GradScaler(device.type) if self.precision == "fp16" else None
+        self.rates = [layer.rate for layer in networks.student.drop_paths]
+        self.epoch_loss = torch.zeros(2, device=device, dtype=torch.float64)  # sum and count
+        self.unreadable: dict[str, str] = {}
+        if config.compile:
+            networks.student.compile()
+            networks.teacher.compile()
+        self.wrapped: nn.Module | None = None
+        if ranks.count > 1:
+            if device.type == "cuda":
+                networks.student = nn.SyncBatchNorm.convert_sync_batchnorm(networks.student)
+                networks.teacher = nn.SyncBatchNorm.convert_sync_batchnorm(networks.teacher)
+            self.wrapped = nn.parallel.DistributedDataParallel(
+                networks.student, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    # The loop
+
+    def steps(self, batches: Iterator[CropBatch], start: int, end: int) -> dict[str, Any]:
+        """Run the steps from start to end; every line here happens in this order."""
+        config, plan, folder = self.config, self.plan, self.folder
+        started = time.monotonic()
+        last = float("nan")
+        log = None
+        if self.ranks.rank == 0:
+            log = Log(folder.log, resume_step=start, steps_per_epoch=plan.steps_per_epoch)
+        self.reporter.stage("training", end * plan.total_batch)
+        self.reporter.advance(start * plan.total_batch)
+        window, waited, since = time.monotonic(), 0.0, start
+        with _signals() as asked:
+            for step in range(start, end):
+                asking = time.monotonic()
+                micro_batches = [self._next(batches) for _ in range(config.accumulate)]
+                waited += time.monotonic() - asking
+                views = [self._views(batch, step, m) for m, batch in enumerate(micro_batches)]
+                if step == 0 and config.center_init == "batch":
+                    self._start_centre(views[0])
+
+                result = train_step(
+                    self.networks,
+                    views,
+                    self.schedules.at(step),
+                    clip_grad=config.clip_grad,
+                    forward=self.wrapped,
+                    autocast=self.autocast,
+                    no_sync=self.wrapped.no_sync if self.wrapped else nullcontext,  # type: ignore[union-attr,operator,arg-type]
+                    average=self.ranks.average,
+                    scaler=self.scaler,
+                )
+                self.epoch_loss += torch.stack([result.loss, torch.ones_like(result.loss)])
+                done = step + 1
+                self.reporter.advance(plan.total_batch)
+
+                if step % config.log_every == 0 or done == end:  # reading waits for the device
+                    last = result.loss.item()
+                    seconds = time.monotonic() - window
+                    rate = (done - since) * plan.total_batch / seconds
+                    if log:
+                        log.write(self._entry(step, result, rate, waited / seconds))
+                    self._show(result, waited / seconds)
+                    self._check_finite(result, step)
+                    window, waited, since = time.monotonic(), 0.0, done
+                end_of_epoch = done % plan.steps_per_epoch == 0
+                if end_of_epoch:
+                    self._end_epoch(done, log)
+                stop = step % config.log_every == 0 or self.ranks.count == 1
+                stop = stop and self.ranks.any(bool(asked), self.device)
+                due = config.save_every is not None and done % config.save_every == 0
+                if end_of_epoch or due or stop or done == end:
+                    self.save(done)
+                if stop and done < end:
+                    if log:
+                        log.close()
+                    raise Interrupted(
+                        f"stopped after step {done} of {plan.steps}; "
+                        f"go on with: dino train --resume {folder.path}"
+                    )
+        if log:
+            log.close()
+        self.reporter.finish()
+        seconds = time.monotonic() - started
+        return {
+            "run": str(folder.path),
+            "steps": end,
+            "epochs": end // plan.steps_per_epoch,
+            "images": plan.images,
+            "loss": last,
+            "seconds": round(seconds, 1),
+            "images_per_second": round((end - start) * plan.total_batch / seconds, 1),
+        }
+
+    def _next(self, batches: Iterator[CropBatch]) -> CropBatch:
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TaskError(
+                "a process that loads images died (killed, or out of memory)",
+                f"go on with fewer: dino train --resume {self.folder.path} --workers 1",
+            ) from None
+        for path, reason in batch.unreadable:
+            if path not in self.unreadable:
+                self.unreadable[path] = reason
+                if self.config.strict:
+                    raise TaskError(
+                        f"{path} is unreadable ({reason})", "leave out --strict to skip it"
+                    )
+                self.reporter.remark(f"skipping {path}: {reason}")
+        if not batch.groups:
+            raise TaskError(
+                f"{len(self.unreadable)} files in a row are unreadable, such as "
+                f"{next(iter(self.unreadable))}",
+                "check the data",
+            )
+        return batch
+
+    def _views(self, batch: CropBatch, step: int, micro: int) -> Views:
+        """Normalised views on the device, and the stochastic depth of this step."""
+        config, plan = self.config, self.plan
+        groups = [normalize_views(g, config.mean, config.std, self.device) for g in batch.groups]
+        masks: list[Tensor] = []
+        if any(self.rates):
+            for i, group in enumerate(batch.groups):
+                mask = draw_masks(
+                    self.rates,
+                    key=(config.seed, step, micro, i),
+                    views=group.shape[1],
+                    images=plan.batch * plan.ranks,
+                    share=plan.share,
+                )
+                masks.append(mask.to(self.device, non_blocking=True))
+        return Views(groups=groups, masks=masks)
+
+    @torch.no_grad()
+    def _start_centre(self, views: Views) -> None:
+        with self.autocast():
+            logits = self.networks.teacher(views.groups[:1])
+        mean = self.ranks.average(logits.float().mean(dim=0, keepdim=True))
+        self.networks.centre.copy_(mean)
+
+    # What is told
+
+    def _entry(self, step: int, result: StepResult, rate: float, wait: float) -> dict[str, Any]:
+        at = self.schedules.at(step)
+        return {
+            "step": step,
+            "epoch": step // self.plan.steps_per_epoch,
+            "loss": result.loss.item(),
+            "lr": at.lr,
+            "weight_decay": at.weight_decay,
+            "momentum": at.momentum,
+            "teacher_temperature": at.teacher_temperature,
+            "teacher_entropy": result.entropy.item(),
+            "target_spread": result.spread.item(),
+            "gradient_norm": result.gradient_norm.item(),
+            "images_per_second": round(rate, 2),
+            "data_wait": round(wait, 4),
+        }
+
+    def _show(self, result: StepResult, wait: float) -> None:
+        self.reporter.metric(
+            {
+                "loss": result.loss.item(),
+                "entropy": result.entropy.item(),
+                "spread": result.spread.item(),
+                "wait": f"{100 * wait:.0f}%",
+            }
+        )
+
+    def _check_finite(self, result: StepResult, step: int) -> None:
+        if result.skipped.item():
+            self.reporter.remark(
+                f"step {step}: loss or gradient not finite, step skipped; if this repeats, lower "
+                "--lr, or use --precision fp32 or a smaller --clip-grad"
+            )
+
+    def _end_epoch(self, done: int, log: Log | None) -> None:
+        total, count = self.epoch_loss.tolist()
+        self.epoch_loss.zero_()
+        if log:
+            epoch = done // self.plan.steps_per_epoch - 1
+            log.write({"epoch": epoch, "epoch_loss": total / count})
+            draw_loss(Log.read(self.folder.log), self.folder.path / "loss.png")
+
+    # What is kept
+
+    def create_folder(self) -> None:
+        """A new run folder with its configuration. Raises when it exists already."""
+        path = self.folder.path
+        if path.exists() and any(path.iterdir()):
+            raise UsageError(
+                f"{path} exists already",
+                f"go on with dino train --resume {path}, or choose another -o",
+            )
+        try:
+            path.mkdir(parents=self.config.output is None, exist_ok=True)
+            self.folder.write_config({**self.about(), "train": to_json(self.config)})
+        except FileNotFoundError:
+            raise TaskError(f"the folder {path.parent} does not exist", "create it first") from None
+        except OSError as error:
+            raise TaskError(
+                f"cannot write to {path} ({error.strerror})", "choose another -o"
+            ) from None
+
+    def about(self) -> dict[str, Any]:
+        """What a reader of the weights needs to know."""
+        return {
+            "architecture": architecture_to_json(self.architecture),
+            "preprocessing": asdict(preprocessing_of(self.config)),
+            "attention_size": attention_size_of(self.config),
+        }
+
+    def save(self, done: int) -> None:
+        """checkpoint.pt and teacher.safetensors as they are after `done` steps."""
+        if self.ranks.rank != 0:
+            return
+        networks = self.networks
+        state = {
+            "format": 1,
+            "step": done,
+            "student": networks.student.state_dict(),
+            "teacher": networks.teacher.state_dict(),
+            "centre": networks.centre,
+            "optimizer": networks.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "epoch_loss": self.epoch_loss,
+            "images": self.plan.images,
+            "total_batch": self.plan.total_batch,
+        }
+        epoch, rest = divmod(done, self.plan.steps_per_epoch)
+        every = self.config.keep_every
+        keep = f"checkpoint-{epoch:04}.pt" if every and rest == 0 and epoch % every == 0 else None
+        try:
+            self.folder.save_checkpoint(state, keep_as=keep)
+            self.folder.save_teacher(networks.teacher.backbone.state_dict(), self.about())
+        except OSError as error:
+            raise TaskError(
+                f"cannot write the checkpoint to {self.folder.path} ({error.strerror or error})",
+                f"make room and go on with: dino train --resume {self.folder.path}",
+            ) from None
+
+    def restore(self) -> int:
+        """Load the checkpoint into the networks; the step to go on with."""
+        state = self.folder.load_checkpoint()
+        for name, now in (("images", self.plan.images), ("total_batch", self.plan.total_batch)):
+            if state[name] != now:
+                raise TaskError(
+                    f"the run has {name.replace('_', ' ')} {state[name]}, but now it would be {now}",
+                    "resume with the same data, and with --batch-size × processes unchanged",
+                )
+        try:
+            self.networks.student.load_state_dict(state["student"])
+            self.networks.teacher.load_state_dict(state["teacher"])
+            self.networks.optimizer.load_state_dict(state["optimizer"])
+            self.networks.centre.copy_(state["centre"])
+            self.epoch_loss.copy_(state["epoch_loss"])
+            if self.scaler and state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            first = str(error).strip().splitlines()[-1].strip()
+            raise TaskError(
+                f"{self.folder.checkpoint} does not fit its config.json ({first})",
+                "restore config.json or start anew",
+            ) from None
+        return int(state["step"])
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT, SIGTERM and SIGUSR1 (SLURM's warning); a second SIGINT stops at once."""
+    asked: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, note) for number in names}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
