@@ -10,5 +10,21 @@ from dino_cli.config import EmbedConfig
 
 @command(app, "embed", EmbedConfig)
 def embed(config: EmbedConfig, terminal: Terminal) -> dict[str, Any] | None:
-    """TODO"""
-    return None
+    """Export one feature vector per picture.
+
+    Writes feats.npy (float32, N x D), feats.csv (path and label of each row; the label is the
+    class folder) and feats.json (the model and preprocessing, so that `dino knn` need not be told).
+
+    Example: dino embed photos/ -o feats.npy
+    """
+    from dino_cli.tasks.embed import embed as run
+
+    result = run(config, terminal)
+    skipped = ""
+    if result["skipped"]:
+        skipped = f", {result['skipped']} skipped (see {result['skipped_list']})"
+    terminal.line(
+        f"{result['output']}: {result['count']} x {result['dim']}{skipped},"
+        f" {result['seconds']:.1f} s, {result['images_per_second']:.3g} images/s"
+    )
+    return result

@@ -77,7 +77,7 @@ def _rows(attn: Any, x: Tensor, part: int) -> Tensor:
         rows = nn.functional.linear(x, attn.qkv.weight[at], bias)
     else:
         rows = (attn.q_proj, attn.k_proj)[part](x)
-    rows = rows.unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
+    rows = rows.reshape(*rows.shape[:2], attn.num_heads, -1).transpose(1, 2)
     normed: Tensor = (attn.q_norm, attn.k_norm)[part](rows)
     return normed
 
@@ -98,7 +98,7 @@ def last_cls_attention_and_keys(net: nn.Module, x: Tensor) -> tuple[Tensor, Tens
     bfloat16 would move an attention of .01 by as much as four per cent.
     """
     tokens, extra = last_block_input(net, x)
-    block = net.blocks[-1]  # type: ignore[index]
+    block: Any = net.blocks[-1]  # type: ignore[index]
     attn = block.attn
     with torch.autocast(x.device.type, enabled=False):
         normed = block.norm1(tokens.to(next(attn.parameters()).dtype))
@@ -129,4 +129,4 @@ def threshold_mass(attention: Tensor, share: float) -> Tensor:
     values = values / values.sum(dim=-1, keepdim=True)
     kept = values.cumsum(dim=-1) > 1 - share
     mask = torch.zeros_like(kept).scatter(-1, order, kept)
-    return mask.unflatten(-1, attention.shape[-2:])
+    return mask.reshape(attention.shape)

@@ -85,6 +85,11 @@ class Backbone:
         """Compile the feature forward (first call takes tens of seconds)."""
         self._forward_features = torch.compile(self._forward_features)
 
+    def compile_blocks(self) -> None:
+        """Compile all blocks but the last, which attention and keys are read from."""
+        for block in list(self.net.blocks)[:-1]:  # type: ignore[arg-type]
+            block.compile()
+
     @property
     def patch_size(self) -> int:
         """Side of a patch in pixels; for convnets 32, the whole stride."""
@@ -148,7 +153,7 @@ class Backbone:
         """
         h, w = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
         rows = attention.last_cls_attention(self.net, x)
-        return rows[:, :, self.prefix_tokens :].unflatten(2, (h, w))
+        return rows[:, :, self.prefix_tokens :].reshape(*rows.shape[:2], h, w)
 
     @torch.inference_mode()
     def cls_attention_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,4 +164,4 @@ class Backbone:
         h, w = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
         rows, keys = attention.last_cls_attention_and_keys(self.net, x)
         patches = keys[:, :, self.prefix_tokens :].transpose(1, 2).flatten(2)
-        return rows[:, :, self.prefix_tokens :].unflatten(2, (h, w)), patches
+        return rows[:, :, self.prefix_tokens :].reshape(*rows.shape[:2], h, w), patches

@@ -10,7 +10,7 @@ __all__ = ["PatchLayout"]
 
 @dataclass(frozen=True)
 class PatchLayout:
-    """Where the patches of a resized and trimmed photo lie in the photo itself. Height before width.
+    """Where the patches of a resized and trimmed photo lie in the photo. Height before width.
 
     photo: pixels of the photo; resized: pixels after the resize, before the trim; patch: side of a
     patch in resized pixels. Whole patches are counted from the top left, so up to patch - 1 resized
@@ -42,7 +42,7 @@ class PatchLayout:
         return replace(self, photo=photo)
 
     def enlarge(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Values of the patches (h, w) at the photo's size by nearest neighbour; 0 where none lie."""
+        """Values of the patches (h, w) at the photo's size by nearest neighbour; else 0."""
         rows, columns = self._patches()
         padded = np.zeros((self.grid[0] + 1, self.grid[1] + 1), values.dtype)
         padded[:-1, :-1] = values

@@ -41,7 +41,7 @@ def seeded_masks(attention: Tensor, keys: Tensor) -> Tensor:
     # |k - inner| < |k - outer|, squared and with |k|² cancelled
     score = 2 * (unit @ (inner - outer).unsqueeze(-1)).squeeze(-1)
     nearer = score > (inner.square().sum(-1) - outer.square().sum(-1)).unsqueeze(-1)
-    masks = nearer.unflatten(1, mean.shape[-2:]).cpu().numpy()
+    masks = nearer.reshape(mean.shape).cpu().numpy()
     seeds, weights = seed.cpu().numpy(), mean.cpu().numpy()
     kept = [
         _without_fragments(mask if mask.any() else start, weight)
@@ -77,7 +77,7 @@ def best_heads(attention: Tensor, references: Tensor, threshold: float) -> list[
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of bool masks over their last two dimensions; 1 where both are empty."""
+    """Intersection over union of bool masks over the last two dimensions; 1 where both are empty."""
     both = (a & b).flatten(-2).sum(-1).double()
     either = (a | b).flatten(-2).sum(-1).double()
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
@@ -109,7 +109,7 @@ def _cut(weight: Tensor, keys: Tensor) -> NDArray[np.bool_]:
     unit = F.normalize(keys, dim=-1)
     cosines = unit @ unit.T
     graph = torch.where(cosines > cosines.mean(), 1.0, DISSIMILAR)
-    vector = _second_eigenvector(graph).unflatten(0, weight.shape)
+    vector = _second_eigenvector(graph).reshape(weight.shape)
     side = vector > vector.mean()
     if not side.any():  # one patch, or patches that are all alike
         return np.ones(tuple(weight.shape), dtype=bool)
@@ -150,4 +150,5 @@ def _second_eigenvector(graph: Tensor) -> Tensor:
         edge = torch.stack(beside[: len(diagonal) - 1])
         small = small + torch.diag(edge, 1) + torch.diag(edge, -1)
     weights = torch.linalg.eigh(small.double())[1][:, -1].to(graph)
-    return (torch.stack(basis[1:]).T @ weights) / root
+    vector: Tensor = (torch.stack(basis[1:]).T @ weights) / root
+    return vector

@@ -4,6 +4,7 @@ Shapes: Q queries, M rows of the index, D features, K neighbours, C classes.
 """
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["nearest", "normalized_block", "votes"]
+__all__ = ["Rows", "nearest", "normalized_block", "votes"]
 
 QUERY_BLOCK = 1024
 INDEX_BLOCK = 8192  # with QUERY_BLOCK: similarities of 32 MB, keys of 64 MB
@@ -19,9 +20,18 @@ ROW_BITS = 32
 ROW_MASK = 2**ROW_BITS - 1
 
 
+class Rows(Protocol):
+    """Features (N, D) that are read in slices: an array, a memory map, a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
+
+
 def nearest(
-    queries: NDArray[np.float32],
-    index: NDArray[np.float32],
+    queries: Rows,
+    index: Rows,
     k: int,
     *,
     leave_one_out: bool = False,
@@ -32,24 +42,26 @@ def nearest(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The k nearest rows of the index by cosine similarity, for one block of queries after another.
 
-    queries (Q, D) and index (M, D) may be memory maps; both are read in blocks, the index once per
-    block of queries, so memory does not grow with Q or M. Yields similarities, float32 (q, k) in
+    queries (Q, D) and index (M, D) are read in blocks, the index once per block of queries, so
+    memory does not grow with Q or M. Yields similarities, float32 (q, k) in
     falling order, and rows, int64 (q, k); equal similarities come in the order of the rows.
     leave_one_out: query i is row i of the index and is no neighbour of itself. allowed (M): rows
     that may be neighbours. Raises `ValueError` when fewer than k rows are left, or the widths
     differ.
     """
-    rows = len(index) if allowed is None else int(np.count_nonzero(allowed))
+    (q_rows, width), (m_rows, index_width) = queries.shape, index.shape
+    rows = m_rows if allowed is None else int(np.count_nonzero(allowed))
     # A query that is itself not allowed has all others; one fewer is right for the rest.
     if not 0 < k <= rows - leave_one_out:
         raise ValueError(f"k={k} neighbours of {rows} rows")
-    if queries.shape[1] != index.shape[1]:
-        raise ValueError(f"queries have {queries.shape[1]} features, the index {index.shape[1]}")
-    for first in range(0, len(queries), query_block):
+    if width != index_width:
+        raise ValueError(f"queries have {width} features, the index {index_width}")
+    scratch = _Scratch(min(query_block, q_rows) * min(index_block, m_rows), device)
+    for first in range(0, q_rows, query_block):
         q = normalized_block(queries, first, query_block, device)
         best = torch.empty((len(q), 0), dtype=torch.int64, device=device)
-        for start in range(0, len(index), index_block):
-            similarities = q @ normalized_block(index, start, index_block, device).T
+        for start in range(0, m_rows, index_block):
+            similarities = scratch.product(q, normalized_block(index, start, index_block, device))
             if leave_one_out:
                 own = torch.arange(first, first + len(q), device=device) - start
                 inside = (own >= 0) & (own < similarities.shape[1])
@@ -57,7 +69,7 @@ def nearest(
             if allowed is not None:
                 barred = torch.from_numpy(~allowed[start : start + similarities.shape[1]])
                 similarities[:, barred.to(device)] = -torch.inf
-            keys = _to_keys(similarities, start)
+            keys = scratch.keys(similarities, start)
             found = keys.topk(min(k, keys.shape[1]), dim=1).values
             both = torch.cat([best, found], dim=1)
             best = both.topk(min(k, both.shape[1]), dim=1).values
@@ -81,25 +93,39 @@ def votes(
     return order, shares / weights.sum(dim=1, keepdim=True)
 
 
-def normalized_block(
-    features: NDArray[np.float32], start: int, rows: int, device: torch.device | str
-) -> Tensor:
-    """Rows from `start` of a (memory-mapped) array, float32, scaled to length 1."""
+def normalized_block(features: Rows, start: int, rows: int, device: torch.device | str) -> Tensor:
+    """Up to `rows` rows from `start`, float32, scaled to length 1."""
     block = torch.from_numpy(np.array(features[start : start + rows], dtype=np.float32))
     return F.normalize(block.to(device), dim=1)
 
 
-def _to_keys(similarities: Tensor, start: int) -> Tensor:
-    """Similarity in the high 32 bits, complement of the row in the low ones: int64, same shape.
+class _Scratch:
+    """Memory for a block of similarities, used again: fresh pages cost more than the arithmetic."""
 
-    Their order is that of the similarities, the lower row first among equals: `topk` alone leaves
-    the order of equals open, and could not be merged over blocks with the same result.
-    """
-    bits = similarities.add_(0.0).view(torch.int32)  # -0 becomes +0
-    # Floats sort as their bits do, negative ones in reverse.
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    rows = ROW_MASK - torch.arange(start, start + bits.shape[1], device=bits.device)
-    return (ordered.to(torch.int64) << ROW_BITS).bitwise_or_(rows)
+    def __init__(self, size: int, device: torch.device | str) -> None:
+        self._similarities = torch.empty(size, dtype=torch.float32, device=device)
+        self._ordered = torch.empty(size, dtype=torch.int32, device=device)
+        self._keys = torch.empty(size, dtype=torch.int64, device=device)
+
+    def product(self, q: Tensor, x: Tensor) -> Tensor:
+        """Similarities (q, m) of unit vectors (q, D) and (m, D)."""
+        out = self._similarities[: len(q) * len(x)].view(len(q), len(x))
+        return torch.mm(q, x.T, out=out)
+
+    def keys(self, similarities: Tensor, start: int) -> Tensor:
+        """Similarity in the high 32 bits, complement of the row in the low ones: int64 (q, m).
+
+        Their order is that of the similarities, the lower row first among equals: `topk` alone
+        leaves the order of equals open, and could not be merged over blocks with the same result.
+        """
+        q, m = similarities.shape
+        ordered, keys = self._ordered[: q * m].view(q, m), self._keys[: q * m].view(q, m)
+        bits = similarities.view(torch.int32)
+        # Floats sort as their bits do, negative ones in reverse.
+        torch.bitwise_right_shift(bits, 31, out=ordered)
+        ordered.bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
+        rows = ROW_MASK - torch.arange(start, start + m, device=bits.device)
+        return keys.copy_(ordered).bitwise_left_shift_(ROW_BITS).bitwise_or_(rows)
 
 
 def _from_keys(keys: Tensor) -> tuple[Tensor, Tensor]:

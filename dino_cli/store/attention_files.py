@@ -21,7 +21,7 @@ from dino_cli.store.figures import (
     tile_size,
 )
 
-__all__ = ["RESULT_NAMES", "PhotoMask", "attention_files"]
+__all__ = ["RESULT_NAMES", "Compared", "Shown", "attention_files"]
 
 RESULT_NAMES = re.compile(
     r"attention\.npy|grid\.png|(heat|overlay|mask)_(head\d+|mean|best|seeded|cut)\.png"
@@ -29,50 +29,62 @@ RESULT_NAMES = re.compile(
 
 
 @dataclass(frozen=True)
-class PhotoMask:
-    """A mask to write, as `mask_{name}.png`, and the heat map that it came from, if one.
+class Shown:
+    """A heat map, a mask, or a mask and the heat map that it came from; one entry per patch.
 
-    mask: bool (h, w), attention: float32 (h, w) or None; one entry per patch.
+    name: as in `mask_{name}.png`. attention: float32 (h, w), mask: bool (h, w).
     """
 
     name: str
-    mask: NDArray[np.bool_]
     attention: NDArray[np.float32] | None = None
+    mask: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A tile of `grid.png`: a heat map (h, w) under the outline of its mask."""
+
+    caption: str
+    attention: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    marked: bool = False
 
 
 def attention_files(
     view: NDArray[np.uint8],
     layout: PatchLayout,
     attention: NDArray[np.float32],
-    shown: Sequence[PhotoMask],
-    grid: Sequence[tuple[PhotoMask, bool]],
+    shown: Sequence[Shown],
+    compared: Sequence[Compared],
     *,
     refine: bool,
 ) -> dict[str, bytes]:
     """All files of one photo: name → content.
 
     view: the photo (H', W', 3) at the size of overlays and heat maps; layout: of the patches over
-    the original photo; attention: (H, h, w), written as it is; shown: what gets its own heat map,
-    overlay and mask; grid: the tiles beside the photo in `grid.png`, and whether each is marked.
-    refine: fit the shown masks to the photo's edges (`core.refine`).
+    the original photo; attention: (H, h, w), kept as it is; shown: what gets pictures of its own;
+    compared: the tiles of `grid.png` after the photo. refine: fit the shown masks to the photo's
+    edges (`core.refine`).
     """
     files = {"attention.npy": _npy(attention)}
     small = layout.at((view.shape[0], view.shape[1]))
-    tiles = [_photo_tile(view, layout)]
+    height, width = layout.photo
+    tiles = [Tile(_shrunk(view, layout), "photo", f"{width} x {height}")]
     for one in shown:
         if one.attention is not None:
             files[f"heat_{one.name}.png"] = png(heat_map(one.attention, small))
+        if one.mask is None:
+            continue
         here, full = _at_sizes(one.mask, view, small, layout, refine)
-        files[f"mask_{one.name}.png"] = png(full)
         laid_over = overlay(view, here)
+        files[f"mask_{one.name}.png"] = png(full)
         files[f"overlay_{one.name}.png"] = png(laid_over)
         if one.attention is None:
             tiles.append(Tile(_shrunk(laid_over, layout), f"{one.name} mask"))
     there = layout.at(tile_size(layout.photo))
-    for one, marked in grid:
-        assert one.attention is not None
-        outline = np.asarray(there.enlarge(one.mask), bool)
-        tiles.append(heat_tile(one.attention, outline, there, one.name, marked))
+    for tile in compared:
+        outlined = np.asarray(there.enlarge(tile.mask), bool)
+        tiles.append(heat_tile(tile.attention, outlined, there, tile.caption, tile.marked))
     files["grid.png"] = png(side_by_side(tiles))
     return files
 
@@ -98,11 +110,6 @@ def _placed(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]
     placed = np.zeros(size, dtype=bool)
     placed[: mask.shape[0], : mask.shape[1]] = mask
     return placed
-
-
-def _photo_tile(view: NDArray[np.uint8], layout: PatchLayout) -> Tile:
-    height, width = layout.photo
-    return Tile(_shrunk(view, layout), "photo", f"{width} × {height}")
 
 
 def _shrunk(picture: NDArray[np.uint8], layout: PatchLayout) -> NDArray[np.uint8]:

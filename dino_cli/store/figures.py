@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +13,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dino_cli.core.layout import PatchLayout
 
-__all__ = ["Tile", "heat_map", "heat_tile", "overlay", "png", "side_by_side", "tile_size", "view_of"]
+__all__ = [
+    "Tile",
+    "heat_map",
+    "heat_tile",
+    "overlay",
+    "png",
+    "side_by_side",
+    "tile_size",
+    "view_of",
+]
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -25,6 +33,7 @@ CASING = (20, 20, 20)  # around the outline, so that it shows on bright photos t
 OUTSIDE = 0.38  # brightness left outside a mask
 BRIGHTEST = 0.995  # the share of patches below the brightest colour of a heat map
 TILE_AREA = 320 * 240
+NARROWEST = 110  # room for a caption above a tile
 PAPER, INK, FAINT, ACCENT = (255, 255, 255), (25, 25, 25), (130, 130, 130), (200, 90, 0)
 
 
@@ -57,7 +66,9 @@ def heat_map(attention: NDArray[np.float32], layout: PatchLayout) -> Image.Image
 def overlay(photo: Pixels, mask: Mask) -> Pixels:
     """The photo (H, W, 3), grey and dim outside the mask (H, W), with the mask's outline drawn."""
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
-    dim = cv2.addWeighted(photo, OUTSIDE / 2, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), OUTSIDE / 2, 0)
+    dim = cv2.addWeighted(
+        photo, OUTSIDE / 2, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), OUTSIDE / 2, 0
+    )
     cv2.copyTo(photo, mask.view(np.uint8), dim)
     return _outlined(np.asarray(dim, np.uint8), mask, _stroke(mask.shape))
 
@@ -86,22 +97,22 @@ def side_by_side(tiles: Sequence[Tile]) -> Pixels:
     """All tiles in one picture, each with its caption above; tiles have one size, (H, W, 3)."""
     height, width = tiles[0].picture.shape[:2]
     gap, text = 12, 18
-    row = text + 10 + height
+    row, cell = text + 10 + height, max(width, NARROWEST)
     columns = min(
-        range(1, len(tiles) + 1), key=lambda c: _squareness(c, len(tiles), width + gap, row + gap)
+        range(1, len(tiles) + 1), key=lambda c: _squareness(c, len(tiles), cell + gap, row + gap)
     )
     rows = math.ceil(len(tiles) / columns)
-    size = (gap + columns * (width + gap), gap + rows * (row + gap))
+    size = (gap + columns * (cell + gap), gap + rows * (row + gap))
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for i, tile in enumerate(tiles):
-        x = gap + i % columns * (width + gap)
+        x = gap + i % columns * (cell + gap)
         y = gap + i // columns * (row + gap)
         sheet.paste(Image.fromarray(tile.picture), (x, y + text + 10))
         color = ACCENT if tile.marked else INK
         draw.text((x, y + 4), tile.caption, fill=color, font=_font(text))
         after = x + draw.textlength(tile.caption, font=_font(text)) + 10
-        if after + draw.textlength(tile.remark, font=_font(text - 4)) <= x + width:
+        if after + draw.textlength(tile.remark, font=_font(text - 4)) <= x + cell:
             draw.text((after, y + 8), tile.remark, fill=FAINT, font=_font(text - 4))
         if tile.marked:
             box = (x - 3, y + text + 7, x + width + 2, y + row + 2)
@@ -110,8 +121,8 @@ def side_by_side(tiles: Sequence[Tile]) -> Pixels:
 
 
 def tile_size(photo: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a grid's tiles: the photo's aspect, at most 4 : 1, on a common area."""
-    aspect = min(4.0, max(0.25, photo[1] / photo[0]))
+    """Height and width of a grid's tiles: the photo's aspect, at most 16 : 1, on a common area."""
+    aspect = min(16.0, max(1 / 16, photo[1] / photo[0]))
     height = math.sqrt(TILE_AREA / aspect)
     return round(height), round(height * aspect)
 

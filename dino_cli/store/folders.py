@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import blake2s
 from pathlib import Path, PurePath
 
 from dino_cli.errors import TaskError
@@ -16,7 +17,7 @@ def folder_names(inputs: Sequence[PurePath], reserved: Sequence[str] = ()) -> li
     """A distinct relative folder for each input: its path without the suffix.
 
     Where that is ambiguous (`cat.jpg` beside `cat.png`, or beside a folder `cat/`), the whole name;
-    where even that is taken, the whole name and a number. None is, or lies inside, another's folder.
+    where even that is taken, the whole name and a number. None lies inside another's.
     """
     whole = [_inside(path) for path in inputs]
     short = [path.with_name(path.stem.rstrip(". ") or path.name) for path in whole]
@@ -45,6 +46,11 @@ def _inside(path: PurePath) -> PurePath:
     return PurePath(*kept) if kept else PurePath("picture")
 
 
+def _hidden(folder: Path, state: str) -> Path:
+    """A name beside the folder, hidden, never too long, the same in every run."""
+    return folder.with_name(f".{blake2s(os.fsencode(folder.name)).hexdigest()[:16]}.{state}")
+
+
 class ResultFolders:
     """Writes result folders below one output folder, each appearing whole or not at all.
 
@@ -60,7 +66,9 @@ class ResultFolders:
     def check(self, names: Sequence[PurePath], *, overwrite: bool) -> None:
         """Raises `TaskError` if results cannot or must not be written there; touches nothing."""
         if not self.root.parent.is_dir():
-            raise TaskError(f"the folder {str(self.root.parent)!r} does not exist", "create it first")
+            raise TaskError(
+                f"the folder {str(self.root.parent)!r} does not exist", "create it first"
+            )
         if self._root_existed and not self.root.is_dir():
             raise TaskError(f"{str(self.root)!r} is a file", "name a folder with -o")
         if not os.access(self.root if self._root_existed else self.root.parent, os.W_OK):
@@ -94,7 +102,7 @@ class ResultFolders:
         power cut.
         """
         folder = self.root / name
-        partial = folder.with_name(f".{folder.name}.partial")
+        partial = _hidden(folder, "partial")
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         partial.mkdir()
@@ -102,7 +110,7 @@ class ResultFolders:
             for file, content in files.items():
                 (partial / file).write_bytes(content)
             if folder.exists():
-                replaced = folder.with_name(f".{folder.name}.replaced")
+                replaced = _hidden(folder, "replaced")
                 shutil.rmtree(replaced, ignore_errors=True)
                 folder.rename(replaced)
                 partial.rename(folder)

@@ -4,8 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -14,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dino_cli.config import to_json
 from dino_cli.config_train import TrainConfig
-from dino_cli.core.backbone import Architecture, architecture_to_json
+from dino_cli.core.backbone import Architecture
 from dino_cli.core.droppath import draw_masks
 from dino_cli.core.step import Networks, StepResult, Views, train_step
 from dino_cli.data.crops import CropBatch, Plan, crop_batches, normalize_views
-from dino_cli.data.images import find_images
-from dino_cli.errors import Interrupted, TaskError, UsageError
+from dino_cli.data.images import ImageFile, find_images
+from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import (
     Ranks,
@@ -33,18 +31,20 @@ from dino_cli.runtime import (
 )
 from dino_cli.store.checkpoint import Log, RunFolder
 from dino_cli.store.curves import draw_loss
+from dino_cli.tasks.train_folder import about, create_run, restore_run, save_run
+from dino_cli.tasks.train_knn import labelled_images, teacher_knn
 from dino_cli.tasks.train_setup import (
     Schedules,
     architecture_of,
-    attention_size_of,
     build_networks,
     check,
-    preprocessing_of,
     schedules_of,
     view_schedule_of,
 )
 
 __all__ = ["train"]
+
+SECONDS_BETWEEN_DRAWINGS = 30.0  # of loss.png, which takes a third of a second
 
 
 def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
 def _train_on(
     config: TrainConfig,
     architecture: Architecture,
-    files: list[Any],
+    files: list[ImageFile],
     device: torch.device,
     ranks: Ranks,
     reporter: Reporter,
@@ -133,6 +133,8 @@ class _Run:
         self.rates = [layer.rate for layer in networks.student.drop_paths]
         self.epoch_loss = torch.zeros(2, device=device, dtype=torch.float64)  # sum and count
         self.unreadable: dict[str, str] = {}
+        self.labelled: list[ImageFile] = labelled_images(config) if ranks.rank == 0 else []
+        self.drawn = float("-inf")
         if config.compile:
             networks.student.compile()
             networks.teacher.compile()
@@ -152,13 +154,10 @@ class _Run:
         config, plan, folder = self.config, self.plan, self.folder
         started = time.monotonic()
         last = float("nan")
-        log = None
-        if self.ranks.rank == 0:
-            log = Log(folder.log, resume_step=start, steps_per_epoch=plan.steps_per_epoch)
         self.reporter.stage("training", end * plan.total_batch)
         self.reporter.advance(start * plan.total_batch)
         window, waited, since = time.monotonic(), 0.0, start
-        with _signals() as asked:
+        with _signals() as asked, self._open_log(start) as log:
             for step in range(start, end):
                 asking = time.monotonic()
                 micro_batches = [self._next(batches) for _ in range(config.accumulate)]
@@ -200,14 +199,12 @@ class _Run:
                 if end_of_epoch or due or stop or done == end:
                     self.save(done)
                 if stop and done < end:
-                    if log:
-                        log.close()
                     raise Interrupted(
                         f"stopped after step {done} of {plan.steps}; "
                         f"go on with: dino train --resume {folder.path}"
                     )
-        if log:
-            log.close()
+        if self.ranks.rank == 0:
+            draw_loss(Log.read(folder.log), folder.path / "loss.png")
         self.reporter.finish()
         seconds = time.monotonic() - started
         return {
@@ -272,6 +269,12 @@ class _Run:
 
     # What is told
 
+    def _open_log(self, start: int) -> AbstractContextManager[Log | None]:
+        if self.ranks.rank != 0:
+            return nullcontext()
+        per_epoch = self.plan.steps_per_epoch
+        return closing(Log(self.folder.log, resume_step=start, steps_per_epoch=per_epoch))
+
     def _entry(self, step: int, result: StepResult, rate: float, wait: float) -> dict[str, Any]:
         at = self.schedules.at(step)
         return {
@@ -311,90 +314,40 @@ class _Run:
         self.epoch_loss.zero_()
         if log:
             epoch = done // self.plan.steps_per_epoch - 1
-            log.write({"epoch": epoch, "epoch_loss": total / count})
-            draw_loss(Log.read(self.folder.log), self.folder.path / "loss.png")
+            entry = {"epoch": epoch, "epoch_loss": total / count}
+            due = (epoch + 1) % self.config.eval_every == 0 or done == self.plan.steps
+            if self.labelled and due:
+                entry["knn_top1"] = teacher_knn(
+                    self.config, self.networks, self.labelled, self.device, self.precision
+                )
+                self.reporter.remark(f"epoch {epoch + 1}: k-NN {entry['knn_top1']:.1f} %")
+            log.write(entry)
+            if time.monotonic() - self.drawn > SECONDS_BETWEEN_DRAWINGS:
+                draw_loss(Log.read(self.folder.log), self.folder.path / "loss.png")
+                self.drawn = time.monotonic()
 
     # What is kept
 
     def create_folder(self) -> None:
-        """A new run folder with its configuration. Raises when it exists already."""
-        path = self.folder.path
-        if path.exists() and any(path.iterdir()):
-            raise UsageError(
-                f"{path} exists already",
-                f"go on with dino train --resume {path}, or choose another -o",
-            )
-        try:
-            path.mkdir(parents=self.config.output is None, exist_ok=True)
-            self.folder.write_config({**self.about(), "train": to_json(self.config)})
-        except FileNotFoundError:
-            raise TaskError(f"the folder {path.parent} does not exist", "create it first") from None
-        except OSError as error:
-            raise TaskError(
-                f"cannot write to {path} ({error.strerror})", "choose another -o"
-            ) from None
-
-    def about(self) -> dict[str, Any]:
-        """What a reader of the weights needs to know."""
-        return {
-            "architecture": architecture_to_json(self.architecture),
-            "preprocessing": asdict(preprocessing_of(self.config)),
-            "attention_size": attention_size_of(self.config),
-        }
-
-    def save(self, done: int) -> None:
-        """checkpoint.pt and teacher.safetensors as they are after `done` steps."""
-        if self.ranks.rank != 0:
-            return
-        networks = self.networks
-        state = {
-            "format": 1,
-            "step": done,
-            "student": networks.student.state_dict(),
-            "teacher": networks.teacher.state_dict(),
-            "centre": networks.centre,
-            "optimizer": networks.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict() if self.scaler else None,
-            "epoch_loss": self.epoch_loss,
-            "images": self.plan.images,
-            "total_batch": self.plan.total_batch,
-        }
-        epoch, rest = divmod(done, self.plan.steps_per_epoch)
-        every = self.config.keep_every
-        keep = f"checkpoint-{epoch:04}.pt" if every and rest == 0 and epoch % every == 0 else None
-        try:
-            self.folder.save_checkpoint(state, keep_as=keep)
-            self.folder.save_teacher(networks.teacher.backbone.state_dict(), self.about())
-        except OSError as error:
-            raise TaskError(
-                f"cannot write the checkpoint to {self.folder.path} ({error.strerror or error})",
-                f"make room and go on with: dino train --resume {self.folder.path}",
-            ) from None
+        create_run(self.folder, self.config, about(self.config, self.architecture))
 
     def restore(self) -> int:
-        """Load the checkpoint into the networks; the step to go on with."""
-        state = self.folder.load_checkpoint()
-        for name, now in (("images", self.plan.images), ("total_batch", self.plan.total_batch)):
-            if state[name] != now:
-                raise TaskError(
-                    f"the run has {name.replace('_', ' ')} {state[name]}, but now it would be {now}",
-                    "resume with the same data, and with --batch-size × processes unchanged",
-                )
-        try:
-            self.networks.student.load_state_dict(state["student"])
-            self.networks.teacher.load_state_dict(state["teacher"])
-            self.networks.optimizer.load_state_dict(state["optimizer"])
-            self.networks.centre.copy_(state["centre"])
-            self.epoch_loss.copy_(state["epoch_loss"])
-            if self.scaler and state["scaler"]:
-                self.scaler.load_state_dict(state["scaler"])
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
-            first = str(error).strip().splitlines()[-1].strip()
-            raise TaskError(
-                f"{self.folder.checkpoint} does not fit its config.json ({first})",
-                "restore config.json or start anew",
-            ) from None
-        return int(state["step"])
+        """The step to go on with."""
+        args = (self.folder, self.networks, self.scaler, self.plan, self.epoch_loss)
+        return restore_run(*args)
+
+    def save(self, done: int) -> None:
+        if self.ranks.rank == 0:
+            save_run(
+                self.folder,
+                self.networks,
+                self.scaler,
+                self.plan,
+                done,
+                self.epoch_loss,
+                about(self.config, self.architecture),
+                keep_every=self.config.keep_every,
+            )
 
 
 @contextmanager

@@ -36,7 +36,14 @@ __all__ = [
 def check(config: TrainConfig) -> None:
     """Raise `UsageError` for values that no run could have, before anything is touched."""
     positive = ("batch_size", "accumulate", "epochs", "out_dim", "global_size", "local_size")
-    positive += ("patch_size", "head_hidden", "head_bottleneck", "log_every", "in_chans")
+    positive += (
+        "eval_every",
+        "patch_size",
+        "head_hidden",
+        "head_bottleneck",
+        "log_every",
+        "in_chans",
+    )
     for name in positive:
         _require(getattr(config, name) > 0, config, name, "must be at least 1")
     for name in ("max_steps", "save_every", "width", "depth", "heads"):

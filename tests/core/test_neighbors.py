@@ -1,24 +1,14 @@
 """Nearest neighbours and votes, against a slow oracle and the original's numbers."""
 
-import json
-import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from dino_cli.core.neighbors import nearest, votes
-
-
-def golden_folder() -> Path:
-    if "DINO_GOLDEN_DIR" in os.environ:
-        return Path(os.environ["DINO_GOLDEN_DIR"])
-    tests = Path(__file__).parents[1]
-    candidates = (tests / "golden", tests.parents[1] / "shared" / "golden")
-    return next((path for path in candidates if (path / "knn.json").exists()), candidates[0])
 
 
 def oracle(
@@ -93,7 +83,7 @@ def test_impossible_k_and_widths() -> None:
 
 
 def test_votes_by_hand() -> None:
-    """Two neighbours of class 2 outvote a nearer one of class 1; 0 and 3, without votes, by number."""
+    """Two neighbours of class 2 outvote a nearer one of class 1; 0 and 3 follow without votes."""
     similarities = torch.tensor([[0.9, 0.85, 0.85]])
     order, shares = votes(similarities, torch.tensor([[1, 2, 2]]), 4, temperature=0.1)
     assert order.tolist() == [[2, 1, 0, 3]]
@@ -113,12 +103,9 @@ def test_no_temperature_overflows() -> None:
 
 
 @pytest.mark.golden
-def test_accuracies_of_the_original() -> None:
-    folder = golden_folder()
-    if not (folder / "knn.json").exists():
-        pytest.skip("no golden numbers here")
-    data = load_file(folder / "knn.safetensors")
-    expected = json.loads((folder / "knn.json").read_text())
+def test_accuracies_of_the_original(golden: Any) -> None:
+    data = {name: tensor.numpy() for name, tensor in golden.tensors("knn").items()}
+    expected = golden.json("knn")
     train_labels = torch.from_numpy(data["train_labels"])
     targets = torch.from_numpy(data["test_labels"])[:, None]
     classes = int(train_labels.max()) + 1
@@ -143,7 +130,7 @@ def test_accuracies_of_the_original() -> None:
 
 @pytest.mark.slow
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """Python's and numpy's memory; the index alone is 64 MB, its similarities would be 256 MB."""
+    """numpy never holds more than a block of the index, which has 64 MB."""
     index = np.lib.format.open_memmap(tmp_path / "i.npy", "w+", np.float32, (64_000, 256))
     index[:] = np.random.default_rng(0).normal(size=(1, 256))
     tracemalloc.start()

@@ -1,0 +1,211 @@
+"""The names that published weights go by. Every layout is brought to timm's, the reference's.
+
+    reference, timm, facebookresearch/dinov2   names as they are; DINOv2's registers are folded
+    torchvision, timm ResNet                   names as they are
+    Hugging Face ViT, Dinov2, Dinov2WithRegisters, DINOv3ViT, ResNet
+                                               files, transformers 5 in memory, classifier prefixes
+
+Pure functions over dicts of tensors; nothing here opens a file or knows an architecture.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dino_cli.errors import TaskError
+
+__all__ = ["Named", "network_of", "to_timm_names"]
+
+Tensors = dict[str, Tensor]
+Rename = tuple[str, str]
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
+TRAINING_PREFIXES = ("module.", "_orig_mod.")
+# Of classifier models and multi-part checkpoints around the network that is wanted.
+OUTER_PREFIXES = (
+    "backbone.",
+    "vit.",
+    "dinov2_with_registers.",
+    "dinov2.",
+    "dinov3_vit.",
+    "resnet.",
+    "model.",
+    "encoder.",
+)
+FIRST_LAYERS = ("patch_embed.", "embeddings.", "embedder.", "conv1.")
+DROPPED = ("head.", "dino_head.", "ibot_head.", "classifier.", "pooler.", "mask_token")
+
+# Hugging Face names and their replacements, applied in this order.
+VIT_NAMES: tuple[Rename, ...] = (
+    (r"^embeddings\.patch_embeddings\.(?:projection\.)?", "patch_embed.proj."),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
+    (r"^(?:encoder\.|model\.)?layers?\.(\d+)\.", r"blocks.\1."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.(?:attention\.)?(?:query|q_proj)\.", ".attn.q."),
+    (r"\.attention\.(?:attention\.)?(?:key|k_proj)\.", ".attn.k."),
+    (r"\.attention\.(?:attention\.)?(?:value|v_proj)\.", ".attn.v."),
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.mlp\.weights_in\.", ".mlp.w12."),
+    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+    (r"^layernorm\.", "norm."),
+)
+DINOV3_NAMES: tuple[Rename, ...] = (
+    (r"^embeddings\.register_tokens$", "reg_token"),
+    (r"\.layer_scale([12])\.lambda1$", r".gamma_\1"),
+    *VIT_NAMES,
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+)
+RESNET_NAMES: tuple[Rename, ...] = (
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+)
+
+
+@dataclass(frozen=True)
+class Named:
+    """Tensors under timm's names.
+
+    kind: `vit` (timm's VisionTransformer), `dinov3` (timm's Eva), `resnet`.
+    huggingface: they came under Hugging Face names. supervised: a classifier or pooler was with
+    them, so they are neither DINO v1's nor DINOv2's.
+    """
+
+    tensors: Tensors
+    kind: Literal["vit", "dinov3", "resnet"]
+    huggingface: bool = False
+    supervised: bool = False
+
+
+def to_timm_names(tensors: Mapping[str, Tensor]) -> Named:
+    """Recognise the layout and rename. Raises `TaskError` when no layout is recognised.
+
+    Missing and unexpected tensors pass; whoever fills the network finds them.
+    """
+    bare, supervised = bare_names(tensors)
+    if "embeddings.patch_embeddings.weight" in bare:
+        return Named(_dinov3(bare), "dinov3", True)
+    if "embedder.embedder.convolution.weight" in bare:
+        return Named(_resnet(bare), "resnet", True)
+    if "embeddings.patch_embeddings.projection.weight" in bare:
+        return Named(_fold_registers(_fused(_renamed(bare, VIT_NAMES))), "vit", True, supervised)
+    if "patch_embed.proj.weight" in bare or "patch_embed.proj.0.weight" in bare:
+        return Named(_fold_registers(bare), "vit", False, supervised)
+    if "conv1.weight" in bare and "layer1.0.conv1.weight" in bare:
+        rest = {name: t for name, t in bare.items() if not name.startswith("fc.")}
+        return Named(rest, "resnet")
+    shown = ", ".join(list(tensors)[:3])
+    raise TaskError(
+        f"its tensors ({shown}, …) go by the names of no known layout",
+        "name the timm model with --arch",
+    )
+
+
+def network_of(content: Mapping[str, Any], checkpoint_key: str) -> Tensors:
+    """The named tensors in a file: the whole of it, or the `checkpoint_key` of a full checkpoint.
+
+    Raises `TaskError` when there are none.
+    """
+    networks = [key for key in ("student", "teacher") if isinstance(content.get(key), Mapping)]
+    if networks and checkpoint_key not in networks:
+        raise TaskError(f"it holds no {checkpoint_key}", f"use --checkpoint-key {networks[0]}")
+    for key in (checkpoint_key, *WRAPPERS):
+        if isinstance(content.get(key), Mapping):
+            return network_of(content[key], checkpoint_key)
+    tensors = {str(name): t for name, t in content.items() if isinstance(t, Tensor)}
+    if not tensors:
+        keys = ", ".join(repr(key) for key in list(content)[:5]) or "nothing"
+        raise TaskError(f"it holds no tensors by name, only {keys}", "give a file of weights")
+    return tensors
+
+
+def bare_names(tensors: Mapping[str, Tensor]) -> tuple[Tensors, bool]:
+    """Names without the prefixes of wrappers, heads dropped; and whether a classifier was there.
+
+    What else lies beside a prefixed backbone is kept, and later reported as unexpected.
+    """
+    bare = {_without(name, TRAINING_PREFIXES): tensor for name, tensor in tensors.items()}
+    for prefix in OUTER_PREFIXES:
+        if any(name.startswith(tuple(prefix + first for first in FIRST_LAYERS)) for name in bare):
+            bare = {
+                _without(name.removeprefix(prefix), TRAINING_PREFIXES): tensor
+                for name, tensor in bare.items()
+            }
+            break
+    signs = ("head.weight", "classifier.weight", "pooler.dense.weight")
+    supervised = any(name in bare and bare[name].ndim == 2 for name in signs)
+    return {name: t for name, t in bare.items() if not name.startswith(DROPPED)}, supervised
+
+
+def _without(name: str, prefixes: tuple[str, ...]) -> str:
+    while name.startswith(prefixes):
+        name = name.removeprefix(next(prefix for prefix in prefixes if name.startswith(prefix)))
+    return name
+
+
+def _renamed(tensors: Tensors, table: tuple[Rename, ...]) -> Tensors:
+    named = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in table:
+            name = re.sub(pattern, replacement, name)
+        if name != "mask_token":
+            named[name] = tensor
+    return named
+
+
+def _fused(tensors: Tensors) -> Tensors:
+    """Query, key and value as timm's one matrix, in that order along the first dimension."""
+    fused = dict(tensors)
+    for name in tensors:
+        found = re.fullmatch(r"(blocks\.\d+\.attn\.)q\.(weight|bias)", name)
+        parts = [f"{found[1]}{part}.{found[2]}" for part in "qkv"] if found else []
+        if found and all(part in fused for part in parts):
+            fused[f"{found[1]}qkv.{found[2]}"] = torch.cat([fused.pop(part) for part in parts])
+    return fused
+
+
+def _dinov3(tensors: Tensors) -> Tensors:
+    """There keys have no bias, so timm keeps those of queries and values apart."""
+    named = {}
+    renamed = _fused(_renamed(tensors, DINOV3_NAMES))
+    gated = any(".mlp.gate_proj." in name for name in renamed)
+    for name, tensor in renamed.items():
+        name = re.sub(r"\.attn\.([qv])\.bias$", r".attn.\1_bias", name)
+        name = name.replace(".mlp.gate_proj.", ".mlp.fc1_g.")
+        name = name.replace(".mlp.up_proj.", ".mlp.fc1_x." if gated else ".mlp.fc1.")
+        named[name] = tensor
+    return named
+
+
+def _resnet(tensors: Tensors) -> Tensors:
+    """Stages and layers count from 0 there, from 1 in torchvision."""
+    named = {}
+    for name, tensor in _renamed(tensors, RESNET_NAMES).items():
+        name = re.sub(
+            r"^encoder\.stages\.(\d+)\.layers\.", lambda m: f"layer{int(m[1]) + 1}.", name
+        )
+        name = re.sub(r"\.layer\.(\d+)\.convolution\.", lambda m: f".conv{int(m[1]) + 1}.", name)
+        name = re.sub(r"\.layer\.(\d+)\.normalization\.", lambda m: f".bn{int(m[1]) + 1}.", name)
+        named[name] = tensor
+    return named
+
+
+def _fold_registers(tensors: Tensors) -> Tensors:
+    """facebookresearch/dinov2 adds a position to CLS; timm's register models keep it inside CLS."""
+    if "register_tokens" not in tensors:
+        return tensors
+    rest = {name: t for name, t in tensors.items() if name != "register_tokens"}
+    rest["reg_token"] = tensors["register_tokens"]
+    if "cls_token" in rest and "pos_embed" in rest and rest["pos_embed"].ndim == 3:
+        rest["cls_token"] = rest["cls_token"].float() + rest["pos_embed"][:, :1].float()
+        rest["pos_embed"] = rest["pos_embed"][:, 1:]
+    return rest

@@ -1,0 +1,131 @@
+"""Reading files of tensors without ever running what they contain."""
+
+import argparse
+import hashlib
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dino_cli.errors import TaskError
+
+__all__ = ["TensorFile", "read_tensor_file", "sha256_of"]
+
+EXPECTED = "give a .pth, .safetensors or .bin file of weights, or a folder that holds one"
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """What a file of weights holds: tensors by name, perhaps nested (a full checkpoint).
+
+    metadata: the header's text fields; only .safetensors has them.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_tensor_file(path: Path) -> TensorFile:
+    """Read a .safetensors file or what `torch.save` wrote, told apart by content, not by suffix.
+
+    Runs no pickled code: `weights_only`, with `argparse.Namespace` allowed because the reference's
+    checkpoints hold one. Tensors may be mapped from the file. Raises `TaskError` in one sentence
+    for everything else.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except OSError as error:
+        raise TaskError(f"cannot read {str(path)!r}: {error.strerror}", EXPECTED) from None
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        return _read_safetensors(path)
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return TensorFile(path, _read_torch(path, zipped=start.startswith(b"PK")))
+    what, fix = _what_is(start)
+    raise TaskError(f"{str(path)!r} {what}", fix)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_safetensors(path: Path) -> TensorFile:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return TensorFile(path, tensors, file.metadata() or {})
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise TaskError(
+            f"{str(path)!r} is a damaged .safetensors file ({_short(error)})", "copy it again"
+        ) from None
+
+
+def _read_torch(path: Path, *, zipped: bool) -> Mapping[str, Any]:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
+            # Mapped, so that the optimizer's half of a checkpoint is never read.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)|unsupported class (\S+)", str(error))
+        if wanted is None:
+            raise _damaged(path, error) from None
+        name = (wanted[1] or wanted[2]).strip("`'\"")
+        raise TaskError(
+            f"{str(path)!r} could only be read by running code from it (it asks for {name}),"
+            " which is never done",
+            "have its author save the tensors alone, as torch.save(model.state_dict(), …)"
+            " or .safetensors",
+        ) from None
+    except Exception as error:  # a damaged archive ends in any exception whatever
+        raise _damaged(path, error) from None
+    if not isinstance(content, Mapping):
+        kind = "a single tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
+        raise TaskError(f"{str(path)!r} holds {kind}, not tensors by name", EXPECTED)
+    return content
+
+
+def _damaged(path: Path, error: Exception) -> TaskError:
+    return TaskError(
+        f"{str(path)!r} is damaged or not a file of weights ({_short(error)})",
+        "copy it again, or give another",
+    )
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.split(r"(?<=[a-z])\. |; |\n", text)[0]
+    return text if len(text) <= 100 else text[:97] + "…"
+
+
+def _what_is(start: bytes) -> tuple[str, str]:
+    if not start:
+        return "is empty", "copy it again"
+    if start.startswith(b"version https://git-lfs"):
+        return (
+            "is a Git LFS pointer, not the weights themselves",
+            "fetch the file with `git lfs pull`",
+        )
+    if start.startswith(b"\x89HDF"):
+        return "is a Keras (HDF5) file", "convert it to .safetensors, or use a PyTorch release"
+    lowered = start.lstrip().lower()
+    if lowered.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page, not weights", "download the file itself"
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 3:  # else only a character cut in two
+            return "is not a file of weights", EXPECTED
+    if b"\0" in start:
+        return "is not a file of weights", EXPECTED
+    return "is a text file, not weights", EXPECTED

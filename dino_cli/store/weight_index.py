@@ -1,0 +1,29 @@
+"""The small JSON files beside published weights. Standard library only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dino_cli.errors import TaskError
+
+__all__ = ["read_json", "shards"]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when there is none, or none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def shards(index: Path) -> tuple[Path, ...]:
+    """The files that the index of a divided model names, all beside it. Raises `TaskError`."""
+    named = (read_json(index) or {}).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise TaskError(f"{str(index)!r} is not an index of weights", "download it again")
+    names = sorted({str(name) for name in named.values()})
+    if any(Path(name).name != name for name in names):
+        raise TaskError(f"{str(index)!r} names files outside its folder", "download it again")
+    return tuple(index.parent / name for name in names)

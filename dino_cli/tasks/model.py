@@ -1,0 +1,92 @@
+"""The network that a command works with: loaded, on its device, in its precision."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from dino_cli import runtime
+from dino_cli.config import Preprocessing
+from dino_cli.core.backbone import Backbone
+from dino_cli.progress import Reporter
+from dino_cli.store.empty import filled_network
+from dino_cli.store.weights import Weights, load
+
+__all__ = ["Model", "open_model"]
+
+
+class Options(Protocol):
+    """What `ModelOptions` and `ComputeOptions` have together."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def weights(self) -> Path | None: ...
+    @property
+    def checkpoint_key(self) -> str: ...
+    @property
+    def arch(self) -> str | None: ...
+    @property
+    def patch_size(self) -> int | None: ...
+    @property
+    def heads(self) -> int | None: ...
+    @property
+    def offline(self) -> bool: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def compile(self) -> bool: ...
+
+
+@dataclass
+class Model:
+    """A backbone ready for normalised images. The tensors of `weights` are in the network."""
+
+    backbone: Backbone
+    device: torch.device
+    precision: runtime.Precision
+    weights: Weights
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the weights want their images."""
+        return self.weights.preprocessing
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Forwards inside run in the chosen precision."""
+        return runtime.autocast(self.device, self.precision)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What outputs record, so that they can be told apart and made again."""
+        return {
+            "model": self.weights.name,
+            "weights": self.weights.source,
+            "weights_sha256": self.weights.sha256,
+            "precision": self.precision,
+        }
+
+
+def open_model(options: Options, reporter: Reporter) -> Model:
+    """Load the weights and put them on the device. Raises `TaskError` and `UsageError`."""
+    # A wrong device is found before anything is downloaded.
+    device = runtime.choose_device(options.device)
+    precision = runtime.choose_precision(options.precision, device)
+    weights = load(
+        model=options.model,
+        weights=options.weights,
+        checkpoint_key=options.checkpoint_key,
+        arch=options.arch,
+        patch_size=options.patch_size,
+        heads=options.heads,
+        offline=options.offline,
+        reporter=reporter,
+    )
+    backbone = Backbone(filled_network(weights.architecture, weights.tensors).to(device))
+    if options.compile:
+        backbone.compile()
+    return Model(backbone, device, precision, replace(weights, tensors={}))

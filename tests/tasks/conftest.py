@@ -1,0 +1,50 @@
+"""A tiny network and tiny pictures, so that commands run whole in a second."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from dino_cli.core.vit import VitArchitecture, build_vit
+
+COLOURS = {"blue": (30, 60, 200), "green": (40, 170, 60), "red": (210, 50, 40)}
+
+
+def write_weights(path: Path, seed: int = 0) -> Path:
+    """A backbone of 64 channels, 2 blocks, patches of 16, under the original's names."""
+    architecture = VitArchitecture(width=64, depth=2, heads=1, patch_size=16, grid=(14, 14))
+    torch.manual_seed(seed)
+    net = build_vit(architecture)
+    # Trained weights are larger than initial ones; so small, every picture would look the same.
+    tensors = {
+        name: value * (8 if value.ndim > 1 else 1) for name, value in net.state_dict().items()
+    }
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_weights() -> Callable[..., Path]:
+    return write_weights
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """photos/<colour>/<n>.png: four noisy pictures for each of three colours."""
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for j in range(4):
+            noise = np.random.default_rng(10 * i + j).normal(0, 25, (40 + j, 50 - j, 3))
+            pixels = np.clip(noise + colour, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{j}.png")
+    return tmp_path / "photos"

@@ -1,0 +1,307 @@
+"""`dino knn` through the command line, on files."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from dino_cli.cli.app import app
+from dino_cli.store.embeddings import writing
+
+MADE = {
+    "model": "m",
+    "weights": "m.pth",
+    "weights_sha256": "ab" * 32,
+    "features": "cls",
+    "preprocessing": {"resize": 256, "crop": 224},
+}
+
+
+def dino(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def knn(*arguments: object) -> dict[str, Any]:
+    return json.loads(dino("knn", *arguments, "--json").stdout)  # type: ignore[no-any-return]
+
+
+def fails(code: int, *arguments: object) -> str:
+    result = dino("knn", *arguments, code=code)
+    assert result.stdout == ""
+    return result.stderr.splitlines()[-1]
+
+
+def write_index(path: Path, vectors: np.ndarray, labels: list[str], **changes: object) -> None:
+    facts = {**MADE, "dim": vectors.shape[1], **changes}
+    with writing(path, len(vectors), lambda _: facts) as writer:
+        rows = [(f"{path.stem}/{i}.jpg", label) for i, label in enumerate(labels)]
+        writer.append(vectors.astype(np.float32), rows)
+
+
+def clusters(
+    rows: int, classes: int, seed: int, spread: float = 0.9
+) -> tuple[np.ndarray, list[str]]:
+    centres = np.random.default_rng(99).normal(size=(classes, 8))
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(0, classes, rows)
+    return centres[numbers] + spread * rng.normal(size=(rows, 8)), [f"c{i}" for i in numbers]
+
+
+def slow_knn(
+    bank: np.ndarray, labels: list[str], query: np.ndarray, k: int, t: float, leave: int | None
+) -> tuple[list[str], float, list[int]]:
+    """One query, in plain Python: classes in the order of their votes, share, neighbours."""
+    unit = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+    cosines = unit @ (query / np.linalg.norm(query))
+    near = [j for j in np.argsort(-cosines, kind="stable").tolist() if j != leave][:k]
+    votes = dict.fromkeys(sorted(set(labels) - {""}), 0.0)
+    for j in near:
+        votes[labels[j]] += float(np.exp(cosines[j] / t))
+    order = sorted(votes, key=lambda name: -votes[name])  # stable: the first name among equals
+    return order, votes[order[0]] / sum(votes.values()), near
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_accuracies_and_predictions_equal_the_oracle(tmp_path: Path, own: bool) -> None:
+    bank, labels = clusters(60, 7, 1)
+    write_index(tmp_path / "train.npy", bank, labels)
+    test, targets = (bank, labels) if own else clusters(40, 7, 2)
+    if not own:
+        write_index(tmp_path / "test.npy", test, targets)
+    ks, t = [1, 3, 5, 20], 0.2
+    arguments: list[object] = [] if own else [tmp_path / "test.npy"]
+    for k in ks:
+        arguments += ["-k", k]
+    out = tmp_path / "p.csv"
+    result = knn(
+        *arguments, "--index", tmp_path / "train.npy", "--temperature", t, "-o", out,
+        "--neighbors", 2,
+    )  # fmt: skip
+    for k in ks:
+        orders = [
+            slow_knn(bank, labels, q, k, t, i if own else None)[0] for i, q in enumerate(test)
+        ]
+        pairs = list(zip(orders, targets, strict=True))
+        top1 = 100 * sum(order[0] == target for order, target in pairs) / len(test)
+        top5 = 100 * sum(target in order[: min(5, k)] for order, target in pairs) / len(test)
+        assert result["k"][str(k)] == {"top1": top1, "top5": top5}
+    assert 40 < result["k"]["20"]["top1"] < 100  # neither trivial nor hopeless
+    assert (result["queries"], result["index"]) == (len(test), 60)
+    assert result["output"] == str(out)
+
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "path", "predicted", "probability", "label",
+        "neighbor1", "similarity1", "neighbor2", "similarity2",
+    ]  # fmt: skip
+    stem = "train" if own else "test"
+    for i, (row, query) in enumerate(zip(rows, test, strict=True)):
+        order, share, near = slow_knn(bank, labels, query, ks[0], t, i if own else None)
+        assert row["path"] == f"{stem}/{i}.jpg"
+        assert (row["predicted"], row["label"]) == (order[0], targets[i])
+        assert float(row["probability"]) == pytest.approx(share, abs=1e-4)
+        assert row["neighbor1"] == f"train/{near[0]}.jpg"
+
+
+@pytest.mark.golden
+def test_accuracies_of_the_original(tmp_path: Path, golden: Any) -> None:
+    """The original's numbers, from files to JSON."""
+    data = golden.tensors("knn")
+    for name in ("train", "test"):
+        labels = [f"{number:04}" for number in data[f"{name}_labels"].tolist()]
+        write_index(tmp_path / f"{name}.npy", data[f"{name}_features"].numpy(), labels)
+    expected = golden.json("knn")
+    ks = [part for k in expected for part in ("-k", k)]
+    result = knn(tmp_path / "test.npy", "--index", tmp_path / "train.npy", *ks)
+    assert result["k"] == expected
+
+
+def test_predictions_use_twenty_neighbours_unless_told(tmp_path: Path) -> None:
+    bank, labels = clusters(60, 7, 1)
+    write_index(tmp_path / "train.npy", bank, labels)
+    knn("--index", tmp_path / "train.npy", "--temperature", 1, "-o", tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as file:
+        found = [row["predicted"] for row in csv.DictReader(file)]
+    expected = [slow_knn(bank, labels, q, 20, 1, i)[0][0] for i, q in enumerate(bank)]
+    assert found == expected
+    assert found != [slow_knn(bank, labels, q, 10, 1, i)[0][0] for i, q in enumerate(bank)]
+
+
+def test_k_is_clamped_with_a_remark(tmp_path: Path) -> None:
+    bank, labels = clusters(30, 3, 1)
+    write_index(tmp_path / "train.npy", bank, labels)
+    write_index(tmp_path / "one.npy", bank[:1], labels[:1])
+    result = dino("knn", tmp_path / "one.npy", "--index", tmp_path / "train.npy", "--json")
+    assert list(json.loads(result.stdout)["k"]) == ["10", "20", "30"]
+    assert json.loads(result.stdout)["queries"] == 1
+    assert "k=200 but the index has 30 images; using 30\n" in result.stderr
+    result = dino("knn", "--index", tmp_path / "train.npy", "--json", "-k", "30")
+    assert list(json.loads(result.stdout)["k"]) == ["29"]
+    assert "k=30 but the index has 29 other images; using 29\n" in result.stderr
+
+
+def test_table_of_accuracies(tmp_path: Path) -> None:
+    bank, labels = clusters(30, 3, 1, spread=0.01)
+    write_index(tmp_path / "train.npy", bank, labels)
+    result = dino("knn", "--index", tmp_path / "train.npy", "-k", 3, "-k", 5)
+    assert result.stdout == "k\ttop-1 %\ttop-5 %\n3\t100.00\t100.00\n5\t100.00\t100.00\n"
+
+
+def test_rows_without_label_do_not_vote(tmp_path: Path) -> None:
+    bank = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [1, 0.05]])
+    write_index(tmp_path / "train.npy", bank, ["a", "", "b", "b", "a"])
+    result = dino(
+        "knn", "--index", tmp_path / "train.npy", "-k", "1", "--json", "-o", tmp_path / "p.csv"
+    )
+    assert "1 of the 5 images of the index have no label and do not vote" in result.stderr
+    values = json.loads(result.stdout)
+    assert values["k"] == {"1": {"top1": 100.0, "top5": 100.0}}
+    assert (values["queries"], values["index"]) == (5, 4)
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["predicted"] for row in rows] == ["a", "a", "b", "b", "a"]
+    assert "train/1.jpg" not in {row["neighbor1"] for row in rows}
+
+
+def test_labels_that_the_index_does_not_know(tmp_path: Path) -> None:
+    bank, labels = clusters(30, 3, 1, spread=0.01)
+    write_index(tmp_path / "train.npy", bank, labels)
+    write_index(tmp_path / "some.npy", bank[:4], ["other", *labels[1:3], ""])
+    result = dino(
+        "knn", tmp_path / "some.npy", "--index", tmp_path / "train.npy", "-k", 3, "--json"
+    )
+    assert json.loads(result.stdout)["k"] == {"3": {"top1": 100.0, "top5": 100.0}}
+    assert "1 of the 4 queries have labels that are no classes" in result.stderr
+    write_index(tmp_path / "none.npy", bank[:2], ["other", ""])
+    values = knn(tmp_path / "none.npy", "--index", tmp_path / "train.npy", "-k", 3)
+    assert values["k"] == {}
+    assert values["predictions"] == [
+        {"path": "none/0.jpg", "predicted": labels[0], "probability": 1.0},
+        {"path": "none/1.jpg", "predicted": labels[1], "probability": 1.0},
+    ]
+    printed = dino("knn", tmp_path / "none.npy", "--index", tmp_path / "train.npy", "-k", 3).stdout
+    assert printed.splitlines()[1] == f"none/0.jpg\t{labels[0]}\t1.000"
+
+
+def test_an_index_of_another_make_is_refused(tmp_path: Path) -> None:
+    bank, labels = clusters(30, 3, 1)
+    index = tmp_path / "train.npy"
+    write_index(index, bank, labels)
+
+    def refusal(**changes: object) -> str:
+        write_index(tmp_path / "q.npy", bank, labels, **changes)
+        return fails(1, tmp_path / "q.npy", "--index", index)
+
+    text = refusal(model="other", weights_sha256="cd" * 32)
+    assert f"'{index}' was made with m (weights abababab), but '{tmp_path}/q.npy' with" in text
+    assert "with other (weights cdcdcdcd); embed both" in text
+    assert "resize 256, but" in refusal(preprocessing={"resize": 200, "crop": 224})
+    assert "features cls, but" in refusal(features="mean")
+    assert "checkpoint_key None, but" in refusal(checkpoint_key="student")
+    write_index(tmp_path / "q.npy", bank[:, :5], labels)
+    assert "dim 8, but" in fails(1, tmp_path / "q.npy", "--index", index)
+
+
+def test_misuse_is_a_sentence(tmp_path: Path) -> None:
+    bank, labels = clusters(30, 3, 1)
+    index = ["--index", tmp_path / "train.npy"]
+    write_index(tmp_path / "train.npy", bank, labels)
+    write_index(tmp_path / "bare.npy", bank, [""] * 30)
+    write_index(tmp_path / "single.npy", bank[:1], labels[:1])
+    before = sorted(os.listdir(tmp_path))
+    assert "none.npy' does not exist" in fails(1, "--index", tmp_path / "none.npy")
+    assert "has no labels; embed a folder" in fails(1, "--index", tmp_path / "bare.npy")
+    assert "a single image with a label" in fails(1, "--index", tmp_path / "single.npy")
+    assert "k=0 is not a positive number; use -k 20" in fails(2, *index, "-k", 0)
+    assert "temperature 0.0 is not" in fails(2, *index, "--temperature", 0)
+    assert "temperature nan is not" in fails(2, *index, "--temperature", "nan")
+    assert "--neighbors -1" in fails(2, *index, "--neighbors", -1)
+    assert "predictions are .csv" in fails(2, *index, "-o", tmp_path / "p.json")
+    assert "does not exist; mkdir" in fails(1, *index, "-o", tmp_path / "no/p.csv")
+    assert "exists already" in fails(1, *index, "-o", tmp_path / "bare.csv")
+    own = [*index, "-o", tmp_path / "train.csv", "--overwrite"]
+    assert "belongs to the index" in fails(2, *own)
+    two = [tmp_path / "train.npy", tmp_path / "bare.npy"]
+    assert "a feature file beside other queries" in fails(2, *two, *index)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+# Pictures as queries: the model is opened from what the index tells.
+
+
+@pytest.fixture
+def index(photos: Path, tiny_weights: Path, tmp_path: Path) -> Path:
+    weights = tmp_path / "own.safetensors"
+    shutil.copy(tiny_weights, weights)
+    path = tmp_path / "feats.npy"
+    dino(
+        "embed", photos, "-o", path, "--weights", weights, "--device", "cpu",
+        "--precision", "fp32", "--resize", 64, "--crop", 64,
+    )  # fmt: skip
+    return path
+
+
+CPU = ("--device", "cpu", "--precision", "fp32")
+
+
+def test_pictures_are_read_as_the_index_was(photos: Path, index: Path, tmp_path: Path) -> None:
+    (photos / "red/broken.jpg").write_bytes(b"")
+    result = knn(photos, "--index", index, "-k", 1, "-o", tmp_path / "p.csv", *CPU)
+    assert result["k"] == {"1": {"top1": 100.0, "top5": 100.0}}
+    assert (result["queries"], result["index"], result["skipped"]) == (12, 12, 1)
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:  # every picture finds itself: the same model, preprocessing and order
+        assert row["neighbor1"] == row["path"]
+        assert float(row["similarity1"]) > 0.99999
+        assert row["predicted"] == row["label"] == Path(row["path"]).parent.name
+    skipped = (tmp_path / "p.skipped.csv").read_text()
+    assert skipped == f"path,reason\n{photos}/red/broken.jpg,empty file\n"
+
+
+def test_a_single_picture(photos: Path, index: Path) -> None:
+    picture = photos / "green/2.png"
+    result = knn(picture, "--index", index, "-k", 3, *CPU)
+    (prediction,) = result["predictions"]
+    assert prediction["path"] == str(picture)
+    assert prediction["predicted"] == "green"
+    assert 0 < prediction["probability"] <= 1
+    assert result["k"] == {}
+
+
+def test_unreadable_pictures(photos: Path, index: Path) -> None:
+    bad = photos / "red/0.png"
+    bad.write_bytes(b"")
+    assert "the file cannot be read as a picture" in fails(1, bad, "--index", index, *CPU)
+    assert "empty file" in fails(1, photos, "--index", index, "--strict", *CPU)
+    result = dino("knn", photos, "--index", index, *CPU)
+    assert f"skipped '{bad}': empty file" in result.stderr
+
+
+def test_another_model_or_reading_is_refused(
+    photos: Path, index: Path, tmp_path: Path, make_weights: Callable[..., Path]
+) -> None:
+    other = make_weights(tmp_path / "other.safetensors", seed=5)
+    text = fails(1, photos, "--index", index, "--weights", other, *CPU)
+    assert f"the index '{index}' was made with" in text
+    assert "but the model for the queries with" in text
+    assert knn(photos, "--index", index, "--weights", tmp_path / "own.safetensors", *CPU)["k"]
+    text = fails(1, photos, "--index", index, "--no-exif", *CPU)
+    assert "exif True, but the model for the queries with exif False" in text
+    # The file that the index names now holds something else; then it is gone.
+    shutil.copy(other, tmp_path / "own.safetensors")
+    assert "was made with" in fails(1, photos, "--index", index, *CPU)
+    (tmp_path / "own.safetensors").unlink()
+    text = fails(1, photos, "--index", index, *CPU)
+    assert f"'{tmp_path}/own.safetensors', are not there any more; name them with" in text

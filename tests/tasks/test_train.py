@@ -1,0 +1,283 @@
+"""`dino train` through the command line, on drawn images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dino_cli.cli.app import app
+from dino_cli.store.checkpoint import Log
+from dino_cli.tasks.draw import draw_folder
+
+SMALL = """
+arch = "vit_tiny"
+patch_size = 8
+width = 32
+depth = 2
+heads = 2
+out_dim = 64
+head_hidden = 48
+head_bottleneck = 16
+batch_size = 8
+epochs = 3
+global_size = 32
+local_size = 16
+local_crops_number = 2
+device = "cpu"
+precision = "fp32"
+workers = 0
+log_every = 1
+warmup_epochs = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    from dino_cli.progress import Reporter
+
+    folder = tmp_path_factory.mktemp("data") / "drawn"
+    draw_folder(folder, count=33, size=40, seed=0, style="final", reporter=Reporter(), masks=False)
+    return folder / "images"
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def dino(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def losses(run):
+    return {e["step"]: e["loss"] for e in Log.read(Path(run) / "log.jsonl") if "step" in e}
+
+
+def test_a_run_leaves_what_spec_says(images, small, tmp_path):
+    run = tmp_path / "run"
+    result = json.loads(dino("train", images, "--config", small, "-o", run, "--json").stdout)
+    assert result["steps"] == 12  # 33 images, 8 per step, 3 epochs
+    assert {p.name for p in run.iterdir()} == {
+        "config.json", "log.jsonl", "checkpoint.pt", "teacher.safetensors", "loss.png",
+    }  # fmt: skip
+    entries = Log.read(run / "log.jsonl")
+    steps = [e for e in entries if "step" in e]
+    epochs = [e for e in entries if "epoch_loss" in e]
+    assert [e["step"] for e in steps] == list(range(12))
+    wanted = {
+        "step", "epoch", "loss", "lr", "weight_decay", "momentum", "teacher_entropy",
+        "images_per_second", "data_wait",
+    }  # fmt: skip
+    assert wanted <= steps[0].keys()
+    assert [e["epoch"] for e in epochs] == [0, 1, 2]
+    assert all(not {"step", "loss", "lr"} & e.keys() for e in epochs)
+    for e in epochs:
+        mean = sum(s["loss"] for s in steps if s["epoch"] == e["epoch"]) / 4
+        assert e["epoch_loss"] == pytest.approx(mean, rel=1e-6)
+    assert steps[0]["lr"] == 0
+    assert max(s["lr"] for s in steps) == pytest.approx(0.0005 * 8 / 256)
+    config = json.loads((run / "config.json").read_text())
+    assert config["architecture"]["grid"] == [4, 4]
+    assert config["train"]["out_dim"] == 64
+
+
+def test_same_seed_same_losses_and_other_seed_others(images, small, tmp_path):
+    for name, flags in {"a": [], "b": ["--workers", "1"], "c": ["--seed", "1"]}.items():
+        dino("train", images, "--config", small, "-o", tmp_path / name, "--max-steps", "3", *flags)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+
+
+def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_path):
+    dino("train", images, "--config", small, "-o", tmp_path / "whole", "--drop-path", "0.3")
+    part = tmp_path / "part"
+    dino("train", images, "--config", small, "-o", part, "--drop-path", "0.3", "--max-steps", "6")
+    dino("train", "--resume", part, "--max-steps", "12", "--workers", "1")
+    assert losses(part) == losses(tmp_path / "whole")
+    assert len(Log.read(part / "log.jsonl")) == len(Log.read(tmp_path / "whole" / "log.jsonl"))
+    a, b = (
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
+        for name in ("whole", "part")
+    )
+    for key in ("student", "teacher"):
+        assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+
+
+def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
+    result = dino("train", "--resume", run, "--lr", "0.1", code=2)
+    assert "--lr cannot change in a resumed run (it was 0.0005)" in result.stderr
+    fewer = images / "fish"
+    result = dino("train", fewer, "--resume", run, code=1)
+    assert "images" in result.stderr
+    assert dino("train", images, "-o", run, "--config", small, code=2)
+
+
+def test_accumulation_equals_the_large_batch(images, small, tmp_path):
+    """Same images per step in the same order, so the losses agree to rounding."""
+    for name, flags in {"one": ["8", "1"], "two": ["4", "2"]}.items():
+        dino(
+            "train", images, "--config", small, "-o", tmp_path / name, "--drop-path", "0",
+            "--batch-size", flags[0], "--accumulate", flags[1],
+        )  # fmt: skip
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-4)
+
+
+def test_training_learns(images, small, tmp_path):
+    """The loss falls well below where it starts, which is near ln K, and targets stay apart."""
+    run = tmp_path / "run"
+    dino(
+        "train", images, "--config", small, "-o", run, "--epochs", "30", "--lr", "0.03",
+        "--use-bn-in-head", "--center-init", "batch", "--momentum-teacher", "0.9",
+        "--teacher-temp", "0.03", "--warmup-teacher-temp", "0.03", "--log-every", "10",
+    )  # fmt: skip
+    entries = [e for e in Log.read(run / "log.jsonl") if "step" in e]
+    assert entries[-1]["loss"] < 0.75 * entries[0]["loss"]
+    assert entries[-1]["target_spread"] > 0.3
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "xcit_nano_12_p16_224"])
+def test_other_timm_backbones_train(images, small, tmp_path, arch):
+    flags = ["--arch", arch, "--max-steps", "2"]
+    config = small.read_text().replace("width = 32\ndepth = 2\nheads = 2\n", "")
+    small.write_text(config)
+    dino("train", images, "--config", small, "-o", tmp_path / "run", *flags)
+    assert len(losses(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_optimizers_and_head_options_run(images, small, tmp_path, optimizer):
+    dino(
+        "train", images, "--config", small, "-o", tmp_path / "run", "--max-steps", "2",
+        "--optimizer", optimizer, "--no-norm-last-layer", "--conv-stem", "--final-size", "48", "24",
+        "--final-share", "0.9", "--augment-ramp", "0.5", "--checkpoint-activations",
+        "--local-crops-number", "0",
+    )  # fmt: skip
+    assert all(loss > 0 for loss in losses(tmp_path / "run").values())
+
+
+def test_an_unreadable_image_is_named_and_skipped(images, small, tmp_path):
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    (data / "fish" / "broken.png").write_bytes(b"not an image")
+    result = dino("train", data, "--config", small, "-o", tmp_path / "run", "--epochs", "1")
+    assert "broken.png" in result.stderr
+    result = dino(
+        "train", data, "--config", small, "-o", tmp_path / "strict", "--epochs", "1", "--strict",
+        code=1,
+    )  # fmt: skip
+    assert "broken.png" in result.stderr
+
+
+def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
+    def resolved(*flags):
+        return json.loads(dino("train", "photos", "--dry-run", "--json", *flags).stdout)
+
+    file = tmp_path / "mine.toml"
+    file.write_text("epochs = 17\nlocal-size = 40\n")
+    assert resolved()["epochs"] == 100
+    assert resolved("--preset", "demo")["epochs"] == 20
+    both = resolved("--preset", "demo", "--config", file)
+    assert (both["epochs"], both["local_size"], both["out_dim"]) == (17, 40, 256)
+    assert resolved("--preset", "demo", "--config", file, "--epochs", "19")["epochs"] == 19
+
+
+def test_configuration_files_are_checked(tmp_path):
+    file = tmp_path / "mine.toml"
+    for text, expected in {
+        "epoch = 3": "did you mean 'epochs'",
+        'epochs = "three"': "epochs to 'three'",
+        "epochs = true": "epochs to True",
+        "jitter = [1, 2]": "jitter to [1, 2]",
+        'optimizer = "adam"': "optimizer to 'adam'",
+        "epochs = = 3": "not a TOML file",
+    }.items():
+        file.write_text(text)
+        result = CliRunner().invoke(app, ["train", "x", "--dry-run", "--config", str(file)])
+        assert result.exit_code in (1, 2)
+        assert expected in result.stderr, result.output
+
+
+def run_process(*arguments, **variables):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dino_cli", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_step(run, step, process):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        log = run / "log.jsonl"
+        if log.exists() and len(log.read_text().splitlines()) > step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signals_save_and_say_how_to_go_on(images, small, tmp_path, number):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    dino("train", images, "--config", small, "-o", whole, "--epochs", "60")
+    process = run_process("train", images, "--config", small, "-o", run, "--epochs", "60")
+    wait_for_step(run, 20, process)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"dino train --resume {run}" in stderr
+    assert "Traceback" not in stderr
+    dino("train", "--resume", run)
+    assert losses(run) == losses(whole)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_floats(images, small, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    dino("train", images, "--config", small, "-o", whole, "--epochs", "40")
+    process = run_process(
+        "train", images, "--config", small, "-o", run, "--epochs", "40", "--save-every", "3"
+    )
+    for step in (15, 60, 100):
+        wait_for_step(run, step, process)
+        process.kill()
+        process.communicate()
+        process = run_process("train", "--resume", run)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert losses(run) == losses(whole)
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one(images, small, tmp_path):
+    dino("train", images, "--config", small, "-o", tmp_path / "one", "--drop-path", "0.2")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "--master-port", "29517", "-m", "dino_cli", "train", str(images), "--config", str(small),
+        "-o", str(tmp_path / "two"), "--drop-path", "0.2", "--batch-size", "4",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-4)
+    assert len(one) == len(two) == 12

@@ -1,0 +1,104 @@
+"""Which room may open which door: an arrow is an allowed import (see the README of the code)."""
+
+import ast
+from pathlib import Path
+
+import dino_cli
+
+ROOT = Path(dino_cli.__file__).parent
+STANDARD_ONLY = {"config", "config_train", "errors", "progress"}
+ALLOWED = {
+    "core": {"core"},
+    "data": {"core", "data", "runtime"},
+    "store": {"core", "store", "runtime"},
+    "tasks": {"tasks", "core", "data", "store", "runtime"},
+    "cli": {"cli", "tasks"},
+    "runtime": set(),
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+HEAVY = {"torch", "timm", "torchvision", "numpy", "PIL", "cv2", "matplotlib", "safetensors"}
+
+
+def imports(path):
+    """(module, at import time) of every import statement; `if TYPE_CHECKING` costs nothing."""
+    tree = ast.parse(path.read_text())
+    late = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) not in late
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module]
+            if node.module == "dino_cli":
+                names = [f"dino_cli.{alias.name}" for alias in node.names]
+            elif node.module.count(".") == 1 and node.module.startswith("dino_cli."):
+                names = [node.module]
+            for name in names:
+                yield name, id(node) not in late
+
+
+def room(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def modules():
+    return [p for p in sorted(ROOT.rglob("*.py")) if "_weights" not in p.parts]
+
+
+def test_imports_follow_the_arrows():
+    wrong = []
+    for path in modules():
+        here = room(path)
+        for name, _ in imports(path):
+            parts = name.split(".")
+            if parts[0] != "dino_cli":
+                continue
+            target = parts[1] if len(parts) > 1 else "__init__"
+            free = STANDARD_ONLY | {"__version__", "__init__"}
+            if here in STANDARD_ONLY:
+                allowed = STANDARD_ONLY
+            else:
+                allowed = ALLOWED[here] | free
+            if target not in allowed:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+def test_the_command_line_starts_without_heavy_libraries():
+    wrong = []
+    for path in modules():
+        if room(path) in STANDARD_ONLY | {"cli", "__main__", "__init__"}:
+            for name, at_start in imports(path):
+                if at_start and name.split(".")[0] in HEAVY:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+                if at_start and name.startswith("dino_cli.tasks"):
+                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+def test_typer_and_rich_live_in_cli_only():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules()
+        if room(path) != "cli"
+        for name, _ in imports(path)
+        if name.split(".")[0] in {"typer", "rich", "click"}
+    ]
+    assert wrong == []
+
+
+def test_no_module_is_too_long_for_one_noun():
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in modules()
+        if (n := len(p.read_text().splitlines())) > 400
+    }
+    assert long == {}
