@@ -24,6 +24,9 @@ __all__ = [
     "ModelOptions",
     "Preprocessing",
     "TransformOptions",
+    "WeightsDownloadConfig",
+    "WeightsListConfig",
+    "WeightsPathConfig",
     "to_json",
 ]
 
@@ -264,6 +267,40 @@ class DemoConfig:
     train: bool = setting(False, "Repeat the whole training from nothing (about 20 minutes).")
     model: str = setting("dino_demo", "Which model to show; a released one needs the network once.")
     overwrite: bool = setting(False, "Replace an existing output.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsListConfig:
+    """`dino weights list`: the models known by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsPathConfig:
+    """`dino weights path`: where a model's weights are on this disk."""
+
+    name: str = setting(
+        help="A name from `dino weights list`, a Hugging Face id, or a timm name.",
+        argument=True,
+        metavar="NAME",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsDownloadConfig:
+    """`dino weights download`: fetch weights before they are needed."""
+
+    names: tuple[str, ...] = setting(
+        (),
+        "Names from `dino weights list`, Hugging Face ids, or timm names.",
+        argument=True,
+        metavar="NAME...",
+    )
+    to: Path | None = setting(
+        None,
+        "Also copy them into this folder, for --weights on a machine without a network.",
+        metavar="DIR",
+    )
+    overwrite: bool = setting(False, "Replace copies that exist.")
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def last_block_input(net: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Any]]
         seen.append((args[0], kwargs))
         raise _Stop
 
-    handle = net.blocks[-1].register_forward_pre_hook(stop, with_kwargs=True)  # type: ignore[index,union-attr,operator]
+    handle = net.blocks[-1].register_forward_pre_hook(stop, with_kwargs=True)  # type: ignore[index,union-attr]
     try:
         net.forward_features(x)  # type: ignore[operator]
     except _Stop:

@@ -77,7 +77,7 @@ def best_heads(attention: Tensor, references: Tensor, threshold: float) -> list[
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of bool masks over the last two dimensions; 1 where both are empty."""
+    """Intersection over union of bool masks, over the last two dimensions; 1 if both are empty."""
     both = (a & b).flatten(-2).sum(-1).double()
     either = (a | b).flatten(-2).sum(-1).double()
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)

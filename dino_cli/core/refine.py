@@ -28,7 +28,7 @@ def guided_mask(mask: NDArray[np.bool_], photo: NDArray[np.uint8]) -> NDArray[np
         max(1, round(RADIUS * size[1] / mask.shape[0])),
         max(1, round(RADIUS * size[0] / mask.shape[1])),
     )
-    return guided_filter(soft, guide.astype(np.float32) / 255, radius, EPSILON)
+    return guided_filter(soft, guide.astype(np.float32) / np.float32(255), radius, EPSILON)
 
 
 def cut(soft: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:

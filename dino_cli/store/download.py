@@ -1,4 +1,4 @@
-"""Original files by their address, into torch.hub's cache, where the reference's users have them."""
+"""Original files by their address, into torch.hub's cache, where the reference puts them too."""
 
 import hashlib
 import os

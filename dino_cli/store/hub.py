@@ -82,7 +82,7 @@ def _of_entry(entry: Entry, offline: bool, reporter: Reporter) -> Located:
         source = entry.hub
     if path is None and entry.url:
         if offline or _switched_off():
-            raise _unreachable(entry, "it is not on this disk")
+            raise _absent(entry)
         path = _download(entry, entry.url, reporter)
     if path is None:
         raise TaskError(
@@ -170,7 +170,7 @@ def _hub_model(
         if path is not None and (alone or _complete(path)):
             return path if alone else path.parent
     if offline or _switched_off():
-        raise _unreachable(entry or repository, "it is not on this disk")
+        raise _absent(entry or repository)
     if not alone:
         if _fetch(repository, "config.json", reporter, entry) is None:
             raise TaskError(f"the hub's {repository!r} has no config.json", "use another model")
@@ -268,11 +268,22 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
+def _absent(model: Entry | str) -> TaskError:
+    name = model.name if isinstance(model, Entry) else model
+    return TaskError(
+        f"the model {name!r} is not on this disk (neither shipped nor in {cache_folder()})",
+        f"fetch it once with `dino weights download {name}` and no --offline, or give a file with"
+        " --weights",
+    )
+
+
 def _unreachable(model: Entry | str, why: str) -> TaskError:
     name = model.name if isinstance(model, Entry) else model
-    by_hand = f" (from {model.url})" if isinstance(model, Entry) and model.url else ""
+    where = (
+        model.url if isinstance(model, Entry) and model.url else f"https://huggingface.co/{name}"
+    )
     return TaskError(
         f"the model {name!r} cannot be fetched: {why}, and {cache_folder()} does not hold it",
-        f"fetch the file elsewhere{by_hand} and give it with --weights, or copy it into that cache"
-        " and use --offline",
+        f"fetch it elsewhere ({where}) and give the file with --weights, or copy that cache from a"
+        " machine that has it and use --offline",
     )

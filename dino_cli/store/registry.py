@@ -1,4 +1,4 @@
-"""The models we know by name, from `registry.toml`. Standard library only, so listing is instant."""
+"""The models we know by name, from `registry.toml`. Standard library only, to list fast."""
 
 import difflib
 import tomllib
@@ -73,7 +73,7 @@ def _registry() -> Mapping[str, Any]:
 
 @cache
 def entries() -> Mapping[str, Entry]:
-    """All models by name, in the order of the file. Raises `TaskError` for a damaged installation."""
+    """All models by name, in the file's order. Raises `TaskError` for a damaged installation."""
     return {name: Entry(name=name, **values) for name, values in _registry()["model"].items()}
 
 

@@ -22,10 +22,11 @@ from dino_cli.data.preprocess import normalize
 from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
-from dino_cli.store.atomic import atomic_write
 from dino_cli.store.attention_files import RESULT_NAMES, Compared, Shown, attention_files
 from dino_cli.store.folders import ResultFolders, folder_names
+from dino_cli.store.tables import csv_table
 from dino_cli.tasks.attention_photos import Photo, Unread, photo_groups
+from dino_cli.tasks.embed import nothing_read
 from dino_cli.tasks.model import Model, open_model
 
 __all__ = ["attention", "parse_heads"]
@@ -51,7 +52,7 @@ def attention(config: AttentionConfig, reporter: Reporter) -> dict[str, Any]:
     """Write a result folder for each photo; see SPEC for its files.
 
     Returns {"images": [{"input", "folder", "size", "grid", "heads", "best_head"}, …], "skipped":
-    count, "skipped_files": path or None, "output": path}, sizes height first. Raises `Interrupted`
+    count, "skipped_list": path or None, "output": path}, sizes height first. Raises `Interrupted`
     after Ctrl-C; photos that are done stay. After any other error nothing new is left.
     """
     _check(config)
@@ -76,6 +77,8 @@ def attention(config: AttentionConfig, reporter: Reporter) -> dict[str, Any]:
         multiple=1,
         exif=config.exif,
     )
+    if config.compile:
+        model.backbone.compile_blocks()
     work = _Work(config, chosen, files, names, results, reporter)
     try:
         work.run(model, preprocessing, patch)
@@ -143,9 +146,17 @@ def _patch_size(model: Model, chosen: Sequence[int | str]) -> int:
 
 def look(model: Model, pixels: Tensor, p: Preprocessing, config: AttentionConfig) -> list[Seen]:
     """One forward pass over uint8 pixels (B, 3, H, W), and the masks of patches that follow."""
-    with model.autocast():
-        x = normalize(pixels, p, model.device)
-        heads, keys = model.backbone.cls_attention_and_keys(x)
+    try:
+        with model.autocast():
+            heads, keys = model.backbone.cls_attention_and_keys(normalize(pixels, p, model.device))
+    except torch.OutOfMemoryError:
+        size = " x ".join(map(str, pixels.shape[2:]))
+        raise TaskError(
+            f"{len(pixels)} images of {size} pixels do not fit the device's memory",
+            "use a smaller --batch-size or --image-size",
+        ) from None
+    if not heads.isfinite().all():
+        raise TaskError(f"attention in {model.precision} is not finite", "use --precision fp32")
     seeded = seeded_masks(heads, keys)
     best = best_heads(heads, seeded, config.threshold)
     whole = {"attention": None, "seeded": seeded}.get(config.masks)
@@ -208,15 +219,7 @@ class _Work:
     def result(self) -> dict[str, Any]:
         output = self.config.output
         if not self.rows:
-            index, reason = next(iter(self.unread.items()))
-            count = len(self.files)
-            raise TaskError(
-                f"{str(self.files[index].path)!r} cannot be read: {reason}"
-                if count == 1
-                else f"none of the {count} pictures can be read; the first,"
-                f" {str(self.files[index].path)!r}: {reason}",
-                "check the files",
-            )
+            raise nothing_read([(str(self.files[i].path), why) for i, why in self.unread.items()])
         listed = self._list_skipped()
         if self.unread:
             are = "1 file was" if len(self.unread) == 1 else f"{len(self.unread)} files were"
@@ -225,14 +228,14 @@ class _Work:
             "output": str(output),
             "images": [self.rows[index] for index in sorted(self.rows)],
             "skipped": len(self.unread),
-            "skipped_files": str(listed) if self.unread else None,
+            "skipped_list": str(listed) if self.unread else None,
         }
 
     def _skip(self, file: Unread) -> None:
         if self.config.strict:
             raise TaskError(
-                f"{str(self.files[file.index].path)!r} cannot be read: {file.reason}",
-                "leave out --strict to skip such files",
+                f"cannot read {str(self.files[file.index].path)!r}: {file.reason}",
+                "repair it or leave out --strict",
             )
         self.unread[file.index] = file.reason
         self.reporter.advance()
@@ -278,11 +281,9 @@ class _Work:
             with suppress(FileNotFoundError):
                 path.unlink()
             return path
-        with (
-            atomic_write(path) as part,
-            part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines,
-        ):
-            csv.writer(lines).writerows([("path", "reason"), *listed.items()])
+        with csv_table(path, ("path", "reason")) as write:
+            for row in listed.items():
+                write(row)
         return path
 
 

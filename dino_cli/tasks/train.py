@@ -18,6 +18,7 @@ from dino_cli.core.backbone import Architecture
 from dino_cli.core.droppath import draw_masks
 from dino_cli.core.step import Networks, StepResult, Views, train_step
 from dino_cli.data.crops import CropBatch, Plan, crop_batches, normalize_views
+from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.images import ImageFile, find_images
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
@@ -85,6 +86,7 @@ def _train_on(
             f"({config.batch_size} × {ranks.count} processes × {config.accumulate} accumulated)",
             "lower --batch-size or give more images",
         )
+    _check_readable(files, config)
     schedules = schedules_of(config, plan, reporter)
     folder = RunFolder(
         config.resume or config.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
@@ -107,6 +109,18 @@ def _train_on(
         pin=device.type == "cuda",
     )
     return run.steps(batches, start, end)
+
+
+def _check_readable(files: list[ImageFile], config: TrainConfig) -> None:
+    """Raise `TaskError` when no image at all can be read, before a run folder is made."""
+    reason = ""
+    for file in files:
+        try:
+            read_image(file.path, exif=config.exif)
+            return
+        except UnreadableImage as error:
+            reason = reason or f"{file.path}: {error.reason}"
+    raise TaskError(f"none of {len(files)} images can be read ({reason})", "check the data")
 
 
 class _Run:

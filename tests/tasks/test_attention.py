@@ -199,7 +199,7 @@ def test_result_as_json(run, tmp_path):
          "heads": 3},
     ]  # fmt: skip
     assert result["skipped"] == 0
-    assert result["skipped_files"] is None
+    assert result["skipped_list"] is None
 
 
 def test_many_sizes_and_batches_give_what_single_photos_give(run, tmp_path):

@@ -1,0 +1,110 @@
+"""Models by name: which there are, where they lie, and fetching them ahead of time."""
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dino_cli.config import WeightsDownloadConfig
+from dino_cli.errors import TaskError, UsageError
+from dino_cli.progress import Reporter
+from dino_cli.store.atomic import atomic_write
+from dino_cli.store.hub import locate, on_disk
+from dino_cli.store.registry import entries
+
+__all__ = ["download_weights", "list_weights", "weights_path"]
+
+CONFIGS = ("config.json", "preprocessor_config.json")
+WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+
+
+def list_weights() -> list[dict[str, Any]]:
+    """One JSON-ready record per model of the registry, in its order; `path` is None if not here."""
+    records = []
+    for entry in entries().values():
+        path = on_disk(entry)
+        records.append(
+            {
+                "name": entry.name,
+                "architecture": entry.architecture,
+                "patch_size": entry.patch_size,
+                "parameters": entry.parameters,
+                "knn": entry.knn,
+                "linear": entry.linear,
+                "licence": entry.licence,
+                "hub": entry.hub,
+                "url": entry.url,
+                "note": entry.note,
+                "path": str(path) if path else None,
+            }
+        )
+    return records
+
+
+def weights_path(name: str) -> Path:
+    """The file (or Hugging Face folder) of a model on this disk; the network is not asked.
+
+    Raises `TaskError` when it is not here, or there is no such model.
+    """
+    return locate(name, offline=True, reporter=Reporter()).path
+
+
+def download_weights(config: WeightsDownloadConfig, reporter: Reporter) -> dict[str, str]:
+    """Fetch every model into the cache; with `to`, copy them there. Where each of them lies now.
+
+    Raises `TaskError` for the first that cannot be had, and before anything when `to` cannot be
+    written.
+    """
+    if not config.names:
+        raise UsageError("no model named", "as in: dino weights download dino_vits16")
+    if config.to is not None:
+        _check(config.to)
+    found = {}
+    for name in dict.fromkeys(config.names):
+        path = locate(name, offline=False, reporter=reporter).path
+        if config.to is not None:
+            path = _copy(path, config.to, name, overwrite=config.overwrite)
+        found[name] = str(path)
+    return found
+
+
+def _check(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise TaskError(f"{str(folder)!r} is a file", "name a folder with --to")
+    if not folder.parent.is_dir():
+        raise TaskError(f"the folder {str(folder.parent)!r} does not exist", "create it first")
+
+
+def _copy(source: Path, folder: Path, name: str, *, overwrite: bool) -> Path:
+    """A file becomes FOLDER/NAME.suffix, a Hugging Face snapshot FOLDER/NAME/."""
+    plain = name.replace("/", "--")
+    if source.is_dir():
+        target = folder / plain
+        pairs = [(path, target / path.name) for path in _files(source)]
+    else:
+        target = folder / f"{plain}{source.suffix}"
+        pairs = [(source, target)]
+    taken = [path for _, path in pairs if path.exists()]
+    if taken and not overwrite:
+        raise TaskError(f"{str(taken[0])!r} already exists", "use --overwrite or another --to")
+    try:
+        _copy_all(pairs)
+    except OSError as error:
+        raise TaskError(
+            f"cannot copy to {str(target)!r}: {error.strerror}", "choose another --to"
+        ) from None
+    return target
+
+
+def _copy_all(pairs: Sequence[tuple[Path, Path]]) -> None:
+    for source, target in pairs:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def _files(snapshot: Path) -> Iterator[Path]:
+    for path in sorted(snapshot.iterdir()):
+        if path.name in CONFIGS or WEIGHTS.fullmatch(path.name):
+            yield path
