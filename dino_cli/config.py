@@ -42,10 +42,12 @@ def setting(
     panel: str | None = None,
     argument: bool = False,
     metavar: str | None = None,
+    switch: bool = False,
 ) -> Any:
     """A field that is also a command-line option (or a positional argument).
 
-    `flag` replaces the name made from the field's; `panel` groups options in the help.
+    `flag` replaces the name made from the field's; `panel` groups options in the help; `switch`
+    gives a flag that is off by default a --no- form, for what a file or preset may switch on.
     """
     metadata = {
         "help": help,
@@ -53,6 +55,7 @@ def setting(
         "panel": panel,
         "argument": argument,
         "metavar": metavar,
+        "switch": switch,
     }
     return field(default=default, metadata=metadata)
 
@@ -137,7 +140,10 @@ class ComputeOptions:
         8, "Processes that decode images, at most one per core; 0: none.", panel=COMPUTE_PANEL
     )
     compile: bool = setting(
-        False, "torch.compile: pays from a few thousand images on.", panel=COMPUTE_PANEL
+        False,
+        "torch.compile: pays from a few thousand images on.",
+        panel=COMPUTE_PANEL,
+        switch=True,
     )
 
 
@@ -251,10 +257,16 @@ class AttentionConfig(ModelOptions, ComputeOptions, ImageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(ModelOptions, ComputeOptions):
     """`dino demo`: a ViT that learned without labels finds objects, offline, in minutes."""
 
     output: Path = setting(Path("demo"), "Folder for the results.", flag="--output,-o")
+    train: bool = setting(
+        False,
+        "Repeat the whole training from nothing, watching the heads; again: go on.",
+    )
+    seed: int = setting(0, "Seed of the drawings.")
+    overwrite: bool = setting(False, "Replace an existing output; with --train, start anew.")
     images: Path | None = setting(
         None, "Only draw: write images/<class>/*.png and masks/<class>/*.png into this new folder."
     )
@@ -263,10 +275,13 @@ class DemoConfig:
     style: Literal["final", "early", "mixed"] = setting(
         "final", "Style of the drawings, with --images; early ones are for training."
     )
-    seed: int = setting(0, "Seed of the drawings.")
-    train: bool = setting(False, "Repeat the whole training from nothing (about 20 minutes).")
-    model: str = setting("dino_demo", "Which model to show; a released one needs the network once.")
-    overwrite: bool = setting(False, "Replace an existing output.")
+    model: str = setting(
+        "dino_demo",
+        "Which network to show; a released one needs the network once, and more minutes.",
+        panel=MODEL_PANEL,
+        metavar="NAME",
+    )
+    workers: int = setting(8, "Processes that draw, at most one per core.", panel=COMPUTE_PANEL)
 
 
 @dataclass(frozen=True, kw_only=True)

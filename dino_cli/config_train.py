@@ -63,7 +63,10 @@ class TrainConfig(ImageOptions):
         None, "Attention heads of such a ViT; else width / 64.", panel=MODEL
     )
     conv_stem: bool = setting(
-        False, "Stride-2 convolutions instead of one patch projection.", panel=MODEL
+        False,
+        "Stride-2 convolutions instead of one patch projection.",
+        panel=MODEL,
+        switch=True,
     )
     drop_path: float = setting(
         0.1, "Stochastic depth of the student, a linear ramp over its blocks.", panel=MODEL
@@ -81,7 +84,10 @@ class TrainConfig(ImageOptions):
     head_hidden: int = setting(2048, "Width of the head's hidden layers.", panel=METHOD)
     head_bottleneck: int = setting(256, "Width of the head's bottleneck.", panel=METHOD)
     use_bn_in_head: bool = setting(
-        False, "Batch norm in the head; small data collapses without it.", panel=METHOD
+        False,
+        "Batch norm in the head; small data collapses without it.",
+        panel=METHOD,
+        switch=True,
     )
     norm_last_layer: bool = setting(
         True,
@@ -195,9 +201,14 @@ class TrainConfig(ImageOptions):
         "auto: bf16 where the hardware multiplies it, else fp32; fp16 uses a gradient scaler.",
         panel=RUN,
     )
-    compile: bool = setting(False, "torch.compile the networks; for long runs.", panel=RUN)
+    compile: bool = setting(
+        False, "torch.compile the networks; for long runs.", panel=RUN, switch=True
+    )
     checkpoint_activations: bool = setting(
-        False, "Recompute activations in the backward pass: less memory, slower.", panel=RUN
+        False,
+        "Recompute activations in the backward pass: less memory, slower.",
+        panel=RUN,
+        switch=True,
     )
     workers: int = setting(
         10, "Processes that load images, per GPU, at most one per core.", panel=RUN

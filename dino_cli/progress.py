@@ -13,16 +13,16 @@ T = TypeVar("T")
 
 
 class Reporter:
-    """Silent; the base of those that print. Every method may be called from the main thread only."""
+    """Silent; the base of those that print. Called from the main thread only."""
 
     def stage(self, name: str, total: int | None = None, unit: str = "images") -> None:
-        """A new stage of the work begins: its name, and how many units it has when that is known."""
+        """A new stage begins: its name, and how many units it has when that is known."""
 
     def advance(self, count: int = 1) -> None:
         """`count` units of the current stage are done."""
 
     def metric(self, values: Mapping[str, float | int | str]) -> None:
-        """The current figures, shown beside the bar of the current stage (training: one log line)."""
+        """The current figures, shown beside the bar of the current stage."""
 
     def remark(self, text: str) -> None:
         """Something the person should know, in one sentence; the work goes on."""

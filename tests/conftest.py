@@ -1,33 +1,9 @@
-import json
 import os
-from pathlib import Path
-from typing import Any
 
 import pytest
-from safetensors.torch import load_file
-from torch import Tensor
+from golden_files import Golden, golden_folder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask the network by accident
-
-SHIPPED_GOLDEN = Path(__file__).parent / "golden"
-
-
-def golden_folder() -> Path:
-    """The original's numbers: DINO_GOLDEN_DIR, else the copy beside the tests."""
-    return Path(os.environ.get("DINO_GOLDEN_DIR", SHIPPED_GOLDEN))
-
-
-class Golden:
-    """Reads files of the golden folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.folder / f"{name}.safetensors")
-
-    def json(self, name: str) -> Any:
-        return json.loads((self.folder / f"{name}.json").read_text())
 
 
 @pytest.fixture(scope="session")

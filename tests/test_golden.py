@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import golden_folder
+from golden_files import golden_folder
 
 from dino_cli.core.attention import threshold_mass
 from dino_cli.core.backbone import Backbone, build

@@ -63,10 +63,7 @@ def test_imports_follow_the_arrows():
                 continue
             target = parts[1] if len(parts) > 1 else "__init__"
             free = STANDARD_ONLY | {"__version__", "__init__"}
-            if here in STANDARD_ONLY:
-                allowed = STANDARD_ONLY
-            else:
-                allowed = ALLOWED[here] | free
+            allowed = STANDARD_ONLY if here in STANDARD_ONLY else ALLOWED[here] | free
             if target not in allowed:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert wrong == []

@@ -83,7 +83,7 @@ def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
     meta: Mapping[str, Any] = f.metadata
     default = f.default
     if getattr(hint, "__origin__", None) is tuple and hint.__args__[-1] is Ellipsis:
-        hint = list[hint.__args__[0]]  # type: ignore[name-defined]
+        hint = list[hint.__args__[0]]
         default = list(default) if isinstance(default, tuple) else default
     if meta["argument"]:
         info: Any = typer.Argument(help=meta["help"], metavar=meta["metavar"], show_default=False)
@@ -91,8 +91,9 @@ def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
         dashed = "--" + f.name.replace("_", "-")
         flags = meta["flag"].split(",") if meta["flag"] else [dashed]
         if hint is bool:
-            flags = [dashed] if default is False else [f"{dashed}/--no-{f.name.replace('_', '-')}"]
-            flags = [meta["flag"]] if meta["flag"] else flags
+            # What is on can be switched off; what another source may switch on, too (--config).
+            switch = default is not False or meta["switch"]
+            flags = [f"{dashed}/--no-{dashed[2:]}"] if switch else [dashed]
         shown = default is not None and default is not False
         info = typer.Option(
             *flags,

@@ -59,8 +59,8 @@ def draw_masks(
 ) -> Tensor:
     """Masks for one forward pass over `views` views of `share` of a batch of `images` images.
 
-    key: what they are drawn from (seed, step, resolution). Returns float32 (layers, V · B), view-major:
-    0 with probability rate, else 1 / (1 - rate) (Huang et al. 2016). Drawn on the CPU.
+    key: what they are drawn from (seed, step, resolution). Returns float32 (layers, V · B),
+    view-major: 0 with probability rate, else 1 / (1 - rate) (Huang et al. 2016). Drawn on the CPU.
     """
     generator = torch.Generator()
     generator.manual_seed(_mixed(key))

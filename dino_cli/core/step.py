@@ -157,11 +157,12 @@ def train_step(
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, weight: Tensor) -> None:
-    """θt ← θt + weight · (θs - θt) over all parameters, frozen ones too; buffers stay the teacher's.
+    """θt ← θt + weight · (θs - θt) over all parameters, frozen ones too; buffers stay its own.
 
     weight: 0-dimensional, 1 - momentum (paper, section 3.1 "Teacher network").
     """
-    old, new = list(teacher.parameters()), list(student.parameters())
-    difference = torch._foreach_sub(new, old)
+    old: list[Tensor] = list(teacher.parameters())
+    new: list[Tensor] = list(student.parameters())
+    difference = list(torch._foreach_sub(new, old))
     torch._foreach_mul_(difference, weight)
     torch._foreach_add_(old, difference)

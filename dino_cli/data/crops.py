@@ -1,4 +1,4 @@
-"""Batches of views for training: which image when, read, cropped and stacked by worker processes."""
+"""Batches of views for training: which image when; read, cropped and stacked by workers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -209,7 +209,7 @@ def crop_batches(
     exif: bool = True,
     pin: bool = False,
 ) -> Iterator[CropBatch]:
-    """Micro-batches of the steps from start to end, in order; the workers run ahead across epochs."""
+    """Micro-batches of the steps from start to end, in order; workers run ahead across epochs."""
     loader = DataLoader(
         _Crops([f.path for f in files], schedule, plan.seed, exif),
         batch_sampler=_Order(plan, start_step, end_step),

@@ -42,7 +42,8 @@ def draw_sets(
 ) -> list[DrawingSet]:
     """Draw every series; the result does not depend on `processes`.
 
-    advance: told how many drawings came since the last call. Raises `TaskError` when a process dies.
+    advance: told how many drawings came since the last call. Raises `TaskError` when a process
+    dies.
     """
     jobs = [
         (one, first, min(first + CHUNK, one.count))

@@ -6,7 +6,7 @@ Letters: S side of the square in pixels, C fields. Image coordinates x, y run ov
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -87,14 +87,16 @@ def texture(name: str, rng: Generator, noise: Field) -> Field:
     across = axis[None, :] * cos + axis[:, None] * sin
     along = axis[:, None] * cos - axis[None, :] * sin
     periods = np.float32(3 + 8 * scale)
-    field: NDArray[np.floating] | NDArray[np.bool_]
+    field: NDArray[Any]
     match name:
         case "fractal":
             field = np.clip((noise - np.float32(0.5)) * 2.5 + np.float32(0.5), 0, 1)
         case "stripes":
             field = (across * periods + np.float32(phase)) % 1 < 0.5
         case "gradient":
-            field = (across - (min(cos, 0) + min(sin, 0))) / (abs(cos) + abs(sin))
+            field = (across - (float(np.minimum(cos, 0)) + float(np.minimum(sin, 0)))) / (
+                abs(cos) + abs(sin)
+            )
         case "camouflage":
             field = ((noise > 0.44).astype(np.float32) + (noise > 0.54)) / 2
         case "dots":

@@ -62,7 +62,7 @@ def read_architecture(named: Named, known: Known) -> Architecture:
     if named.huggingface:  # transformers' ViT has another default than its Dinov2
         default = 1e-6 if "blocks.0.ls1.gamma" in named.tensors else 1e-12
         eps = float(known.config.get("layer_norm_eps", default))
-    return _checked(_vit(named.tensors, known, eps=eps, supervised=named.supervised), known)
+    return _vit(named.tensors, known, eps=eps, supervised=named.supervised)
 
 
 def _vit(tensors: Tensors, known: Known, *, eps: float, supervised: bool) -> VitArchitecture:
@@ -74,8 +74,10 @@ def _vit(tensors: Tensors, known: Known, *, eps: float, supervised: bool) -> Vit
     for name in ("cls_token", "pos_embed", "blocks.0.mlp.fc1.weight"):
         if name not in tensors:
             raise TaskError(f"the tensor {name!r} is missing, which tells the architecture", WHOLE)
-    width = tensors["cls_token"].shape[-1]
+    width, depth = tensors["cls_token"].shape[-1], _depth(tensors)
     stem = PROJECTION[True] in tensors
+    patch_size = _patch_size(tensors, stem=stem)
+    _agree(width, depth, patch_size, known)
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     scaled = "blocks.0.ls1.gamma" in tensors
     positions: Positions = "dino"
@@ -86,9 +88,9 @@ def _vit(tensors: Tensors, known: Known, *, eps: float, supervised: bool) -> Vit
     grid, embed_class = _grid(tensors["pos_embed"].shape[1], registers)
     return VitArchitecture(
         width=width,
-        depth=_depth(tensors),
+        depth=depth,
         heads=_heads(width, known),
-        patch_size=_patch_size(tensors, stem=stem),
+        patch_size=patch_size,
         grid=grid,
         in_chans=tensors[PROJECTION[stem]].shape[1],
         mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
@@ -153,21 +155,20 @@ def _heads(width: int, known: Known) -> int:
     return heads
 
 
-def _checked(a: VitArchitecture, known: Known) -> VitArchitecture:
-    """The architecture, after comparing it with what was said about it."""
-    if known.patch_size is not None and known.patch_size != a.patch_size:
+def _agree(width: int, depth: int, patch_size: int, known: Known) -> None:
+    """Raises `TaskError` when the tensors are not those of what was asked for."""
+    if known.patch_size is not None and known.patch_size != patch_size:
         raise TaskError(
-            f"its patch size is {a.patch_size}, not {known.patch_size}", "leave --patch-size out"
+            f"its patch size is {patch_size}, not {known.patch_size}", "leave --patch-size out"
         )
     if known.arch is not None:
-        width, depth, _ = VIT_SIZES[ALIASES.get(known.arch, known.arch)]
-        if (a.width, a.depth) != (width, depth):
+        size = VIT_SIZES[ALIASES.get(known.arch, known.arch)]
+        if (width, depth) != size[:2]:
             raise TaskError(
-                f"it is {a.width} wide and {a.depth} blocks deep, but {known.arch} is {width} wide"
-                f" and {depth} deep",
+                f"it is {width} wide and {depth} blocks deep, but {known.arch} is {size[0]} wide"
+                f" and {size[1]} deep",
                 "leave --arch out",
             )
-    return a
 
 
 def _dinov3(tensors: Tensors, known: Known) -> TimmArchitecture:

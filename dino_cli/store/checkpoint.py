@@ -35,7 +35,7 @@ class RunFolder:
         self.teacher = path / "teacher.safetensors"
 
     def write_config(self, values: Mapping[str, Any]) -> None:
-        """config.json; keys `format`, `architecture`, `preprocessing`, `attention_size`, `train`."""
+        """config.json: `format`, `architecture`, `preprocessing`, `attention_size`, `train`."""
         with atomic_write(self.config) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, **values}, indent=2) + "\n")
 
@@ -65,7 +65,7 @@ class RunFolder:
             torch.save(dict(state), temporary)
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """The state on the CPU. Runs no pickled code. Raises `TaskError` when missing or damaged."""
+        """The state, on the CPU. Runs no pickled code. `TaskError` when missing or damaged."""
         if not self.checkpoint.is_file():
             raise TaskError(
                 f"{self.path} has no checkpoint.pt, so there is nothing to go on from",

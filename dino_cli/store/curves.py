@@ -30,7 +30,11 @@ def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
         label="teacher entropy",
     )
     axes.plot(
-        x, [e["target_spread"] for e in steps], color="#588b3c", linewidth=1.0, label="target spread"
+        x,
+        [e["target_spread"] for e in steps],
+        color="#588b3c",
+        linewidth=1.0,
+        label="target spread",
     )
     axes.set_xlabel("step")
     axes.set_ylabel("nats")

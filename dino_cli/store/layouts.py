@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dino_cli.errors import TaskError
 
-__all__ = ["Named", "network_of", "to_timm_names"]
+__all__ = ["HEADS", "Named", "bare_names", "network_of", "to_timm_names"]
 
 Tensors = dict[str, Tensor]
 Rename = tuple[str, str]
@@ -37,7 +37,7 @@ OUTER_PREFIXES = (
     "encoder.",
 )
 FIRST_LAYERS = ("patch_embed.", "embeddings.", "embedder.", "conv1.")
-DROPPED = ("head.", "dino_head.", "ibot_head.", "classifier.", "pooler.", "mask_token")
+HEADS = ("head.", "dino_head.", "ibot_head.", "classifier.", "pooler.", "mask_token")
 
 # Hugging Face names and their replacements, applied in this order.
 VIT_NAMES: tuple[Rename, ...] = (
@@ -91,7 +91,10 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> Named:
 
     Missing and unexpected tensors pass; whoever fills the network finds them.
     """
-    bare, supervised = bare_names(tensors)
+    bare = bare_names(tensors)
+    signs = ("head.weight", "classifier.weight", "pooler.dense.weight")
+    supervised = any(name in bare and bare[name].ndim == 2 for name in signs)
+    bare = {name: tensor for name, tensor in bare.items() if not name.startswith(HEADS)}
     if "embeddings.patch_embeddings.weight" in bare:
         return Named(_dinov3(bare), "dinov3", True)
     if "embedder.embedder.convolution.weight" in bare:
@@ -128,11 +131,8 @@ def network_of(content: Mapping[str, Any], checkpoint_key: str) -> Tensors:
     return tensors
 
 
-def bare_names(tensors: Mapping[str, Tensor]) -> tuple[Tensors, bool]:
-    """Names without the prefixes of wrappers, heads dropped; and whether a classifier was there.
-
-    What else lies beside a prefixed backbone is kept, and later reported as unexpected.
-    """
+def bare_names(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Names without the prefixes of wrappers. What lies beside a prefixed backbone is kept."""
     bare = {_without(name, TRAINING_PREFIXES): tensor for name, tensor in tensors.items()}
     for prefix in OUTER_PREFIXES:
         if any(name.startswith(tuple(prefix + first for first in FIRST_LAYERS)) for name in bare):
@@ -141,9 +141,7 @@ def bare_names(tensors: Mapping[str, Tensor]) -> tuple[Tensors, bool]:
                 for name, tensor in bare.items()
             }
             break
-    signs = ("head.weight", "classifier.weight", "pooler.dense.weight")
-    supervised = any(name in bare and bare[name].ndim == 2 for name in signs)
-    return {name: t for name, t in bare.items() if not name.startswith(DROPPED)}, supervised
+    return bare
 
 
 def _without(name: str, prefixes: tuple[str, ...]) -> str:

@@ -108,7 +108,9 @@ def line_chart(
     width, height = size
     top, right, bottom, left = MARGIN
     x_marks = _ticks(min(a for a, _ in points), max(a for a, _ in points), 8)
-    y_marks = _ticks(*(y_range or (min(0.0, *(b for _, b in points)), max(b for _, b in points))), 5)
+    y_marks = _ticks(
+        *(y_range or (min(0.0, *(b for _, b in points)), max(b for _, b in points))), 5
+    )
 
     def across(value: float) -> float:
         low, high = min(x_marks[0], points[0][0]), max(x_marks[-1], points[-1][0])

@@ -13,7 +13,7 @@ from dino_cli.core.backbone import Architecture, TimmArchitecture
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.architectures import Known, read_architecture
 from dino_cli.store.empty import empty_network
-from dino_cli.store.layouts import bare_names, to_timm_names
+from dino_cli.store.layouts import HEADS, bare_names, to_timm_names
 
 __all__ = ["as_timm"]
 
@@ -31,14 +31,14 @@ def as_timm(
         near = difflib.get_close_matches(base, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
         raise UsageError(f"timm has no architecture {base!r}", hint)
-    bare, _ = bare_names(tensors)
+    bare = bare_names(tensors)
     foreign = any(key.startswith(("embeddings.", "embedder.")) for key in bare)
     ours = name.endswith(".dino") or ("_dinov2" in base and "giant" not in base)
     if foreign or ours:
         named = to_timm_names(tensors)
         return read_architecture(named, Known(patch_size=patch_size)), named.tensors
     architecture = _fitted(base, bare, patch_size)
-    return architecture, _converted(base, tensors, bare, empty_network(architecture))
+    return architecture, _converted(base, bare, empty_network(architecture))
 
 
 def _fitted(base: str, bare: Mapping[str, Tensor], patch_size: int | None) -> TimmArchitecture:
@@ -69,16 +69,12 @@ def _fitted(base: str, bare: Mapping[str, Tensor], patch_size: int | None) -> Ti
     return TimmArchitecture(name=base, in_chans=channels, arguments=arguments)
 
 
-def _converted(
-    base: str, tensors: Mapping[str, Tensor], bare: Mapping[str, Tensor], net: nn.Module
-) -> dict[str, Tensor]:
+def _converted(base: str, bare: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     """Through the model family's own `checkpoint_filter_fn`, then without the classifier."""
     module = sys.modules[timm.model_entrypoint(base).__module__]
     convert: Callable[..., Any] | None = getattr(module, "checkpoint_filter_fn", None)
     wanted = net.state_dict()
     named: dict[str, Tensor] = dict(bare)
-    if "mask_token" in tensors:  # by which timm knows DINOv2
-        named["mask_token"] = tensors["mask_token"]
     if convert is not None and set(named) != set(wanted):
         try:
             named = dict(convert(named, net))
@@ -89,8 +85,8 @@ def _converted(
             ) from None
     classifier = _config(net).get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    dropped = tuple(f"{head}." for head in heads)
-    return {k: t for k, t in named.items() if k in wanted or not k.startswith(dropped or "\0")}
+    dropped = (*(f"{head}." for head in heads), *HEADS)
+    return {k: t for k, t in named.items() if k in wanted or not k.startswith(dropped)}
 
 
 def _config(net: nn.Module) -> Mapping[str, Any]:

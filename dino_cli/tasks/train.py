@@ -152,11 +152,12 @@ class _Run:
         if config.compile:
             networks.student.compile()
             networks.teacher.compile()
-        self.wrapped: nn.Module | None = None
+        self.wrapped: nn.parallel.DistributedDataParallel | None = None
         if ranks.count > 1:
             if device.type == "cuda":
-                networks.student = nn.SyncBatchNorm.convert_sync_batchnorm(networks.student)
-                networks.teacher = nn.SyncBatchNorm.convert_sync_batchnorm(networks.teacher)
+                convert = nn.SyncBatchNorm.convert_sync_batchnorm
+                networks.student = convert(networks.student)  # type: ignore[no-untyped-call]
+                networks.teacher = convert(networks.teacher)  # type: ignore[no-untyped-call]
             self.wrapped = nn.parallel.DistributedDataParallel(
                 networks.student, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -187,7 +188,7 @@ class _Run:
                     clip_grad=config.clip_grad,
                     forward=self.wrapped,
                     autocast=self.autocast,
-                    no_sync=self.wrapped.no_sync if self.wrapped else nullcontext,  # type: ignore[union-attr,operator,arg-type]
+                    no_sync=self.wrapped.no_sync if self.wrapped else nullcontext,
                     average=self.ranks.average,
                     scaler=self.scaler,
                 )

@@ -97,7 +97,7 @@ def restore_run(
         for name, now in (("images", plan.images), ("total_batch", plan.total_batch)):
             if state[name] != now:
                 raise TaskError(
-                    f"the run has {name.replace('_', ' ')} {state[name]}, but now it would be {now}",
+                    f"the run has {name.replace('_', ' ')} {state[name]}, now it would be {now}",
                     "resume with the same data, and with --batch-size × processes unchanged",
                 )
         networks.student.load_state_dict(state["student"])

@@ -39,7 +39,10 @@ def teacher_knn(
     device: torch.device,
     precision: Precision,
 ) -> float:
-    """Top-1 in percent of weighted k-NN over the teacher's CLS features, leave-one-out (k 20, T .07)."""
+    """Top-1 in percent of weighted k-NN over the teacher's CLS features, leave-one-out.
+
+    k 20, temperature .07, as the paper's best.
+    """
     p = preprocessing_of(config)
     net = networks.teacher.backbone
     backbone = Backbone(net)  # puts the network into eval mode

@@ -87,6 +87,8 @@ def test_outputs_equal_those_of_transformers(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_tensor_changed_by_a_thousandth_is_noticed(layout: str) -> None:
     expected = load_file(GOLDEN / layout / "expected.safetensors")
+    h, w = expected["input"].shape[-2:]
+    expected = {k: t for k, t in expected.items() if k.startswith((f"{h}x{w}.", "input"))}
     model = opened(GOLDEN / layout)
     for name, tensor in model.backbone.net.state_dict().items():
         if tensor.is_floating_point():
