@@ -334,7 +334,7 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def options(config_type: type) -> tuple[Field[Any], ...]:
-    """The fields of a config that are command-line options or arguments, in the order of the help."""
+    """The fields of a config that are options or arguments, in the order of the help."""
     own_first = list(fields(config_type))
     inherited = {
         f.name

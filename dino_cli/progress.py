@@ -15,8 +15,10 @@ T = TypeVar("T")
 class Reporter:
     """Silent; the base of those that print. Called from the main thread only."""
 
-    def stage(self, name: str, total: int | None = None, unit: str = "images") -> None:
-        """A new stage begins: its name, and how many units it has when that is known."""
+    def stage(
+        self, name: str, total: int | None = None, unit: str = "images", done: int = 0
+    ) -> None:
+        """A new stage begins: its name, how many units it has, and how many were done before."""
 
     def advance(self, count: int = 1) -> None:
         """`count` units of the current stage are done."""

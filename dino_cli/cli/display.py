@@ -35,7 +35,7 @@ class Terminal(Reporter):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._name, self._unit, self._total = "", "images", None  # type: tuple[str, str, int | None]
-        self._done = 0
+        self._done = self._before = 0
         self._started = self._said = time.monotonic()
         self._metrics: Mapping[str, float | int | str] = {}
 
@@ -52,9 +52,12 @@ class Terminal(Reporter):
 
     # Reporter
 
-    def stage(self, name: str, total: int | None = None, unit: str = "images") -> None:
+    def stage(
+        self, name: str, total: int | None = None, unit: str = "images", done: int = 0
+    ) -> None:
         self._close()
-        self._name, self._total, self._unit, self._done = name, total, unit, 0
+        self._name, self._total, self._unit = name, total, unit
+        self._done = self._before = done
         self._started = self._said = time.monotonic()
         self._metrics = {}
         if not self.live:
@@ -83,7 +86,7 @@ class Terminal(Reporter):
             transient=True,
         )
         self._progress.start()
-        self._task = self._progress.add_task(name, total=total, rate="", metrics="")
+        self._task = self._progress.add_task(name, total=total, completed=done, rate="", metrics="")
 
     def advance(self, count: int = 1) -> None:
         self._done += count
@@ -148,7 +151,8 @@ class Terminal(Reporter):
 
     def _rate(self) -> str:
         seconds = time.monotonic() - self._started
-        return f"{self._done / seconds:.3g} {self._unit}/s" if seconds > 0.5 and self._done else ""
+        done = self._done - self._before
+        return f"{done / seconds:.3g} {self._unit}/s" if seconds > 0.5 and done else ""
 
     def _plain(self) -> None:
         self._said = time.monotonic()

@@ -46,7 +46,7 @@ def architecture_to_json(architecture: Architecture) -> dict[str, Any]:
 
 
 def architecture_from_json(values: Mapping[str, Any]) -> Architecture:
-    """Raises `KeyError`, `TypeError` or `ValueError` for what `architecture_to_json` never wrote."""
+    """Raises `KeyError`, `TypeError` or `ValueError` for what was never written by it."""
     rest = {key: value for key, value in values.items() if key != "kind"}
     if values["kind"] == "vit":
         rows, columns = rest["grid"]

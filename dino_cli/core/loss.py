@@ -21,10 +21,10 @@ def teacher_targets(teacher_logits: Tensor, centre: Tensor, temperature: float) 
 
 
 def dino_loss(student_logits: Tensor, targets: Tensor, *, views: int) -> Tensor:
-    """Mean cross-entropy over all pairs of a target view and another student view, scalar float32.
+    """Mean cross-entropy over all pairs of a target view and another student view, float32 scalar.
 
     student_logits: (V · B, K), view-major; targets: (2 · B, K) from `teacher_targets`. The pair of
-    a global view with itself is left out, so 2 V - 2 pairs count (equation 3). The loss is linear in
+    a global view with itself is left out: 2 V - 2 pairs count (equation 3). The loss is linear in
     the targets, so each student view needs one log-sum-exp and one product with the sum of the
     targets it is paired with.
     """

@@ -10,6 +10,7 @@ import timm
 from torch import Tensor, nn
 
 from dino_cli.core.backbone import Architecture, TimmArchitecture
+from dino_cli.core.vit import VitArchitecture
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.architectures import Known, read_architecture
 from dino_cli.store.empty import empty_network
@@ -36,9 +37,24 @@ def as_timm(
     ours = name.endswith(".dino") or ("_dinov2" in base and "giant" not in base)
     if foreign or ours:
         named = to_timm_names(tensors)
-        return read_architecture(named, Known(patch_size=patch_size)), named.tensors
+        architecture = read_architecture(named, Known(patch_size=patch_size))
+        if ours:
+            _expect_size(architecture, base)
+        return architecture, named.tensors
     architecture = _fitted(base, bare, patch_size)
     return architecture, _converted(base, bare, empty_network(architecture))
+
+
+def _expect_size(found: Architecture, base: str) -> None:
+    net = empty_network(TimmArchitecture(name=base))
+    wanted = net.embed_dim, len(net.blocks), net.patch_embed.patch_size[0]  # type: ignore[arg-type,union-attr,index]
+    if isinstance(found, VitArchitecture):
+        size = found.width, found.depth, found.patch_size
+        if size != wanted:
+            raise TaskError(
+                f"its width, depth and patch size are {size}, but those of {base} {wanted}",
+                "leave --arch out",
+            )
 
 
 def _fitted(base: str, bare: Mapping[str, Tensor], patch_size: int | None) -> TimmArchitecture:

@@ -178,10 +178,11 @@ class Glance:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A drawing (S, S, 3) and what each network looks at in it."""
+    """A drawing (S, S, 3), its object's mask (S, S), and what each network looks at in it."""
 
     name: str
     photo: NDArray[np.uint8]
+    truth: NDArray[np.bool_]
     glances: dict[str, Glance]
 
 
@@ -198,6 +199,7 @@ def examples(
         Example(
             name=CLASSES[label],
             photo=photos.images[i],
+            truth=photos.masks[i],
             glances={
                 name: Glance(
                     heads=maps[i, :-1].numpy(),

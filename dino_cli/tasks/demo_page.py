@@ -6,7 +6,7 @@ from typing import Any
 from dino_cli import __version__
 from dino_cli.data.drawing_sets import DrawingSet
 from dino_cli.data.drawings import CLASSES
-from dino_cli.store.pages import Chart, Picture, heat, line_chart, overlaid, picture
+from dino_cli.store.pages import Chart, Picture, cut_out, heat, line_chart, picture
 from dino_cli.tasks.demo_look import Drawings, Example, Glance
 from dino_cli.tasks.demo_scores import Votes
 
@@ -52,6 +52,7 @@ def example_values(one: Example) -> dict[str, Any]:
     return {
         "name": one.name,
         "photo": picture(one.photo, f"Drawing of a {one.name} on a patchwork."),
+        "truth": cut_out(one.photo, one.truth, f"The true outline of the {one.name}."),
         "trained": seen["trained"],
         "untrained": seen.get("untrained"),
     }
@@ -62,7 +63,7 @@ def _glance(one: Example, network: str, glance: Glance) -> dict[str, Any]:
     return {
         "heads": [heat(h, f"Attention of head {i} {of}.") for i, h in enumerate(glance.heads)],
         "mean": heat(glance.mean, f"Mean attention of the heads {of}."),
-        "mask": overlaid(one.photo, glance.mask, f"Mask from the mean attention {of}."),
+        "mask": cut_out(one.photo, glance.mask, f"Mask from the mean attention {of}."),
         "iou": glance.iou,
     }
 

@@ -169,8 +169,8 @@ class _Run:
         config, plan, folder = self.config, self.plan, self.folder
         started = time.monotonic()
         last = float("nan")
-        self.reporter.stage("training", end * plan.total_batch)
-        self.reporter.advance(start * plan.total_batch)
+        batch = plan.total_batch
+        self.reporter.stage("training", end * batch, done=start * batch)
         window, waited, since = time.monotonic(), 0.0, start
         with _signals() as asked, self._open_log(start) as log:
             for step in range(start, end):

@@ -273,9 +273,10 @@ def test_any_timm_model_that_arch_names(tmp_path: Path, name: str) -> None:
         torch.testing.assert_close(model.backbone.features(x), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_timms_names_of_dino_models_resample_positions_as_dino(tmp_path: Path) -> None:
+def test_a_timm_name_of_another_size(tmp_path: Path) -> None:
     save_file(tensors_of(SMALL), tmp_path / "w.safetensors")
-    assert read(tmp_path / "w.safetensors", arch="vit_small_patch16_224.dino").architecture == SMALL
+    with pytest.raises(TaskError, match=r"\(64, 2, 16\), but those of vit_small_patch16_224 \(384"):
+        read(tmp_path / "w.safetensors", arch="vit_small_patch16_224.dino")
 
 
 # What is refused

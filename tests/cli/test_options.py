@@ -1,0 +1,111 @@
+"""The surface that people type: names, defaults, help, where output goes, and how fast it answers."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from dino_cli import config as configs
+from dino_cli.cli.app import app
+from dino_cli.cli.display import Terminal
+from dino_cli.config import options
+from dino_cli.config_train import TrainConfig
+
+# The original's names and defaults, under ours.
+ORIGINAL = {
+    "arch": "vit_small", "patch_size": 16, "out_dim": 65536, "norm_last_layer": True,
+    "momentum_teacher": 0.996, "use_bn_in_head": False, "warmup_teacher_temp": 0.04,
+    "teacher_temp": 0.04, "warmup_teacher_temp_epochs": 0, "weight_decay": 0.04,
+    "weight_decay_end": 0.4, "clip_grad": 3.0, "batch_size": 64, "epochs": 100,
+    "freeze_last_layer": 1, "lr": 0.0005, "min_lr": 1e-6, "optimizer": "adamw",
+    "drop_path": 0.1, "global_crops_scale": [0.4, 1.0], "local_crops_number": 8,
+    "local_crops_scale": [0.05, 0.4], "seed": 0, "workers": 10, "keep_every": 20,
+    "global_size": 224, "local_size": 96, "head_hidden": 2048, "head_bottleneck": 256,
+    "center_momentum": 0.9, "jitter": [0.4, 0.4, 0.2, 0.1],
+}  # fmt: skip
+
+
+def subcommands():
+    group = typer.main.get_command(app)
+    found = {}
+    for name, command in group.commands.items():
+        for inner, sub in getattr(command, "commands", {None: command}).items():
+            found[f"{name} {inner}" if inner else name] = sub
+    return found
+
+
+def test_train_has_the_originals_options_and_defaults():
+    shown = CliRunner().invoke(app, ["train", "photos", "--dry-run", "--json"])
+    resolved = json.loads(shown.stdout)
+    assert {name: resolved[name] for name in ORIGINAL} == ORIGINAL
+
+
+def test_every_option_says_what_it_is_for():
+    types = [TrainConfig, *(v for k, v in vars(configs).items() if k.endswith("Config"))]
+    for config in types:
+        for field in options(config):
+            assert "help" in field.metadata, f"{config.__name__}.{field.name} is no option"
+            assert len(field.metadata["help"]) > 10, f"{config.__name__}.{field.name}"
+
+
+@pytest.mark.parametrize("name", subcommands())
+def test_every_command_has_help(name):
+    result = CliRunner().invoke(app, [*name.split(), "--help"])
+    assert result.exit_code == 0
+    assert "TODO" not in result.stdout
+    assert len(result.stdout) > 300
+
+
+def test_result_goes_to_stdout_and_progress_to_stderr(capsys):
+    terminal = Terminal()
+    with terminal:
+        terminal.stage("reading", 3)
+        terminal.advance(3)
+        terminal.remark("k=200 but the index has 90 images; using 90")
+        terminal.finish()
+        terminal.table("", ["k", "top-1"], [["20", "80.75"]])
+    out, err = capsys.readouterr()
+    assert out == "k\ttop-1\n20\t80.75\n"
+    assert err.splitlines()[0] == "dino: k=200 but the index has 90 images; using 90"
+    assert "reading 3/3 images" in err
+
+
+def test_quiet_and_json_print_no_more_than_asked(capsys):
+    terminal = Terminal(json=True, quiet=True)
+    with terminal:
+        terminal.stage("reading", 3)
+        terminal.advance(3)
+        terminal.remark("a remark")
+        terminal.finish()
+        terminal.table("", ["k"], [["20"]])
+        terminal.line("a line")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_resumed_stage_reports_the_rate_of_now(capsys, monkeypatch):
+    terminal = Terminal()
+    clock = iter([0.0, *[20.0] * 9])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with terminal:
+        terminal.stage("training", 2000, done=1000)
+        terminal.advance(100)
+    assert "training 1100/2000 images, 5 images/s" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_help_answers_at_once():
+    """Within 0.3 s of an empty Python, so nothing heavy is imported before a command runs."""
+
+    def fastest(*arguments):
+        times = []
+        for _ in range(5):
+            started = time.monotonic()
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            times.append(time.monotonic() - started)
+        return min(times)
+
+    assert fastest("-m", "dino_cli", "--help") - fastest("-c", "pass") < 0.3

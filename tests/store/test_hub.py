@@ -1,0 +1,360 @@
+"""Models by name, against a server on this machine that speaks as much of the hub as is needed.
+
+In subprocesses, because huggingface_hub reads its environment when it is imported.
+"""
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.progress import Reporter
+from dino_cli.store import download as downloads
+from dino_cli.store.download import Unanswered, cached_download, download, within
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SMALL = VitArchitecture(width=64, depth=2, heads=1, patch_size=16, grid=(14, 14), eps=1e-12)
+VIT_S = VitArchitecture(width=384, depth=12, heads=6, patch_size=16, grid=(14, 14))
+CONFIG = {"model_type": "vit", "num_attention_heads": 1, "layer_norm_eps": 1e-12}
+
+
+class Hub:
+    """files: content by path. requests: "METHOD path" in order. cut: send half of each body."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.status: int | None = None
+        self.cut = False
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.answer(b"")
+
+            def do_GET(self) -> None:
+                self.answer(None)
+
+            def answer(self, body: bytes | None) -> None:
+                path = self.path.lstrip("/").replace("%2F", "/")
+                hub.requests.append(f"{self.command} {path}")
+                content = hub.files.get(path)
+                if hub.status is not None or content is None:
+                    self.send_response(hub.status or 404)
+                    repository = "/".join(path.split("/")[:2])
+                    known = any(name.startswith(repository + "/") for name in hub.files)
+                    if hub.status == 403:
+                        self.send_header("X-Error-Code", "GatedRepo")
+                    elif hub.status is None:
+                        self.send_header(
+                            "X-Error-Code", "EntryNotFound" if known else "RepoNotFound"
+                        )
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                self.send_response(200)
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("ETag", f'"{hash(content) & 0xFFFFFFFF:08x}"')
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if body is None:
+                    self.wfile.write(content[: len(content) // 2] if hub.cut else content)
+                    if hub.cut:
+                        self.close_connection = True
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def add(self, repository: str, file: str, content: bytes) -> None:
+        self.files[f"{repository}/resolve/main/{file}"] = content
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    hub = Hub()
+    yield hub
+    hub.server.shutdown()
+    hub.server.server_close()
+
+
+class Dino:
+    """Runs the command with an empty cache, against the given server."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder = folder
+        kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+        kept.pop("HF_HUB_OFFLINE", None)
+        self.environment = {
+            **kept,
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(folder / "hf"),
+            "TORCH_HOME": str(folder / "torch"),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def __call__(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.python("from dino_cli.__main__ import main; main()", *arguments, **environment)
+
+    def python(
+        self, code: str, *arguments: object, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.fixture
+def dino(tmp_path: Path, hub: Hub) -> Dino:
+    return Dino(tmp_path, hub.address)
+
+
+def sentence(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("dino: error: ")
+    return lines[0]
+
+
+def huggingface_bytes(architecture: VitArchitecture) -> bytes:
+    """A small ViT under Hugging Face's names."""
+    torch.manual_seed(0)
+    named = {}
+    for name, tensor in build_vit(architecture).state_dict().items():
+        name = name.replace("blocks.", "encoder.layer.").replace("norm1", "layernorm_before")
+        name = (
+            name.replace("norm2", "layernorm_after")
+            .replace("patch_embed.proj", "embeddings.patch_embeddings.projection")
+            .replace("mlp.fc1", "intermediate.dense")
+        )
+        name = name.replace("mlp.fc2", "output.dense").replace(
+            "attn.proj", "attention.output.dense"
+        )
+        name = name.replace("pos_embed", "embeddings.position_embeddings")
+        name = name.replace("cls_token", "embeddings.cls_token")
+        name = "layer" + name if name.startswith("norm.") else name
+        if "attn.qkv" in name:
+            for part, chunk in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                renamed = name.replace("attn.qkv", f"attention.attention.{part}")
+                named[renamed] = chunk.contiguous()
+        else:
+            named[name] = tensor
+    return save(named)
+
+
+DESCRIBE = """
+import json, sys
+from dino_cli.errors import DinoError
+from dino_cli.progress import Reporter
+from dino_cli.store.weights import load
+for name in sys.argv[2:]:
+    w = load(model=name, weights=None, offline=sys.argv[1] == "offline")
+    a = w.architecture
+    print(json.dumps({"name": w.name, "source": w.source, "tensors": len(w.tensors),
+        "eps": a.eps, "positions": a.positions, "resize": w.preprocessing.resize,
+        "crop": w.preprocessing.crop, "mean": w.preprocessing.mean}))
+"""
+
+
+def test_by_registry_name_hub_id_and_timm_name_then_offline(hub: Hub, dino: Dino) -> None:
+    backbone = save(build_vit(VIT_S).state_dict())
+    hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", backbone)
+    hub.add("facebook/dino-small", "config.json", json.dumps(CONFIG).encode())
+    hub.add("facebook/dino-small", "pytorch_model.bin", b"")
+    hub.add("facebook/dino-small", "model.safetensors", huggingface_bytes(SMALL))
+    preprocessor = {"size": 224, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.1, 0.2, 0.3]}
+    hub.add("facebook/dino-small", "preprocessor_config.json", json.dumps(preprocessor).encode())
+    names = ["dino_vits16", "facebook/dino-small", "vit_small_patch16_224.dino"]
+    result = dino.python(DESCRIBE, "online", *names)
+    assert result.returncode == 0, result.stderr
+    registry, huggingface, timm = map(json.loads, result.stdout.splitlines())
+    assert registry == {
+        "name": "dino_vits16",
+        "source": "timm/vit_small_patch16_224.dino",
+        "tensors": 150,
+        "eps": 1e-6,
+        "positions": "dino",
+        "resize": 256,
+        "crop": 224,
+        "mean": [0.485, 0.456, 0.406],
+    }
+    assert timm == {**registry, "name": "vit_small_patch16_224.dino", "resize": 248}
+    assert huggingface["eps"] == 1e-12
+    assert huggingface["positions"] == "dino"
+    assert (huggingface["resize"], huggingface["crop"]) == (256, 224)
+    assert huggingface["mean"] == [0.4, 0.5, 0.6]
+    assert sum("GET timm/" in request for request in hub.requests) == 1
+
+    asked = len(hub.requests)
+    again = dino.python(DESCRIBE, "online", *names)
+    assert again.stdout == result.stdout
+    assert len(hub.requests) == asked  # what is cached needs no network
+    offline = dino.python(DESCRIBE, "offline", *names, HF_HUB_OFFLINE="1")
+    assert offline.stdout == result.stdout
+
+
+def test_a_bin_file_where_there_is_no_safetensors(hub: Hub, dino: Dino, tmp_path: Path) -> None:
+    torch.save(build_vit(VIT_S).state_dict(), tmp_path / "w.bin")
+    content = (tmp_path / "w.bin").read_bytes()
+    hub.add("timm/vit_small_patch16_224.dino", "pytorch_model.bin", content)
+    result = dino("weights", "download", "dino_vits16", "--to", tmp_path / "kept")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "kept" / "dino_vits16.bin").read_bytes() == content
+    assert result.stdout == f"dino_vits16\t{tmp_path / 'kept' / 'dino_vits16.bin'}\n"
+    assert dino("weights", "path", "dino_vits16").stdout.strip().endswith("pytorch_model.bin")
+    listed = json.loads(dino("weights", "list", "--json").stdout)
+    assert [m["name"] for m in listed if m["path"] and m["hub"]] == ["dino_vits16"]
+
+
+def test_a_snapshot_is_copied_as_a_folder(hub: Hub, dino: Dino, tmp_path: Path) -> None:
+    hub.add("someone/vit", "config.json", json.dumps(CONFIG).encode())
+    hub.add("someone/vit", "model.safetensors", huggingface_bytes(SMALL))
+    result = dino("weights", "download", "someone/vit", "--to", tmp_path / "kept", "--json")
+    assert json.loads(result.stdout) == {"someone/vit": str(tmp_path / "kept" / "someone--vit")}
+    files = sorted(path.name for path in (tmp_path / "kept" / "someone--vit").iterdir())
+    assert files == ["config.json", "model.safetensors"]
+    assert "exists; use --overwrite" in sentence(
+        dino("weights", "download", "someone/vit", "--to", tmp_path / "kept")
+    )
+
+
+def test_what_the_hub_does_not_give(hub: Hub, dino: Dino) -> None:
+    hub.add("someone/empty", "config.json", b"{}")
+    said = sentence(dino("weights", "download", "someone/empty"))
+    assert "has no model.safetensors and no pytorch_model.bin" in said
+    said = sentence(dino("weights", "download", "timm/vit_smal_patch16_224.dino"))
+    assert "the hub has no model 'timm/vit_smal_patch16_224.dino'" in said
+    assert "did you mean timm/vit_small_patch16_224.dino" in said
+    hub.status = 403
+    said = sentence(dino("weights", "download", "facebook/dinov3"))
+    assert "accepted its licence" in said
+    assert "HF_TOKEN" in said
+    hub.status = 500
+    said = sentence(dino("weights", "download", "dino_vits16"))
+    assert "the hub answered 500" in said
+
+
+def test_a_download_that_breaks_off(hub: Hub, dino: Dino) -> None:
+    hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", bytes(5000))
+    hub.cut = True
+    assert "broke off" in sentence(dino("weights", "download", "dino_vits16"))
+    assert "not on this disk" in sentence(dino("weights", "path", "dino_vits16"))
+
+
+TIMED = """
+import sys, time, huggingface_hub
+from dino_cli.store.hub import locate
+from dino_cli.progress import Reporter
+from dino_cli.errors import TaskError
+huggingface_hub.get_hf_file_metadata, huggingface_hub.hf_hub_url  # imported lazily
+start = time.monotonic()
+try:
+    locate("dino_vits16", offline=False, reporter=Reporter())
+except TaskError as error:
+    print(time.monotonic() - start)
+    print(error)
+"""
+
+
+def test_no_network_is_said_within_five_seconds(tmp_path: Path) -> None:
+    with socket.socket() as silent, socket.socket() as closed:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(5)  # accepts connections and never answers
+        closed.bind(("127.0.0.1", 0))  # refuses them
+        for server in (silent, closed):
+            dino = Dino(tmp_path, f"http://127.0.0.1:{server.getsockname()[1]}")
+            result = dino.python(TIMED)
+            seconds, said = result.stdout.splitlines()
+            assert float(seconds) < 5
+            assert result.stderr == ""
+            for part in (
+                "'dino_vits16' cannot be fetched: the hub does not answer",
+                str(tmp_path / "hf" / "hub"),
+                "dino_deitsmall16_pretrain.pth",
+                "--weights",
+                "--offline",
+            ):
+                assert part in said
+
+
+def test_a_call_that_hangs_is_given_up() -> None:
+    never = threading.Event()
+    with pytest.raises(Unanswered):
+        within(0.05, never.wait)
+    never.set()
+    assert within(5, lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        within(5, lambda: 1 // 0)
+
+
+class Notes(Reporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.done = 0
+
+    def remark(self, text: str) -> None:
+        self.said.append(text)
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+
+
+@pytest.fixture
+def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path / "torch"
+
+
+def test_original_files_go_where_torch_hub_keeps_them(hub: Hub, torch_home: Path) -> None:
+    url, content = f"{hub.address}/dino/a_pretrain/a.pth", os.urandom(3 << 20)
+    hub.files["dino/a_pretrain/a.pth"] = content
+    assert cached_download(url) is None
+    notes = Notes()
+    path = download(url, None, notes)
+    assert path == torch_home / "hub" / "checkpoints" / "a.pth"
+    assert path == Path(torch.hub.get_dir()) / "checkpoints" / "a.pth"
+    assert path.read_bytes() == content
+    assert cached_download(url) == path
+    assert notes.done >= 3
+    assert "(3 MB)" in notes.said[0]
+
+
+def test_original_files_that_do_not_arrive_leave_nothing(hub: Hub, torch_home: Path) -> None:
+    from dino_cli.errors import TaskError
+
+    url = f"{hub.address}/a.pth"
+    with pytest.raises(Unanswered, match="answered 404"):
+        download(url, None, Reporter())
+    hub.files["a.pth"] = bytes(5000)
+    with pytest.raises(TaskError, match="SHA-256"):
+        download(url, "0" * 64, Reporter())
+    hub.cut = True
+    with pytest.raises(TaskError, match=r"broke off after 2500 of 5000|failed"):
+        download(url, None, Reporter())
+    hub.server.shutdown()
+    hub.server.server_close()
+    with pytest.raises(Unanswered, match="does not answer"):
+        download(url, None, Reporter())
+    assert [path for path in torch_home.rglob("*") if path.is_file()] == []
+    assert downloads.ANSWER_SECONDS < downloads.GIVE_UP_SECONDS < 5

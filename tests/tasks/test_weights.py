@@ -1,0 +1,174 @@
+"""`dino weights` through the command line, without a network."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from dino_cli.cli.app import app
+from dino_cli.config import EmbedConfig, Preprocessing
+from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
+from dino_cli.store import registry
+from dino_cli.tasks.model import open_model
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["weights", *map(str, arguments)])
+
+
+def sentence(result: Result, code: int = 1) -> str:
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(autouse=True)
+def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of original files; huggingface_hub's is switched off for all tests."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "torch"
+
+
+def put_original(torch_home: Path, name: str, content: bytes) -> Path:
+    url = registry.entries()[name].url
+    assert url is not None
+    path = torch_home / "hub" / "checkpoints" / url.rsplit("/", 1)[1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_list_has_the_published_figures() -> None:
+    models = {m["name"]: m for m in json.loads(run("list", "--json").stdout)}
+    # README of facebookresearch/dino, its two tables of pretrained models
+    published = {
+        "dino_vits16": (74.5, 77.0, 21),
+        "dino_vits8": (78.3, 79.7, 21),
+        "dino_vitb16": (76.1, 78.2, 85),
+        "dino_vitb8": (77.4, 80.1, 85),
+        "dino_resnet50": (67.5, 75.3, 23),
+        "dino_xcit_small_12_p16": (76.0, 77.8, 26),
+        "dino_xcit_small_12_p8": (77.1, 79.2, 26),
+        "dino_xcit_medium_24_p16": (76.4, 78.8, 84),
+        "dino_xcit_medium_24_p8": (77.9, 80.3, 84),
+    }
+    for name, (knn, linear, millions) in published.items():
+        assert (models[name]["knn"], models[name]["linear"]) == (knn, linear)
+        assert models[name]["parameters"] == pytest.approx(millions, abs=1)
+        assert models[name]["licence"] == "Apache-2.0"
+        assert models[name]["url"].startswith("https://dl.fbaipublicfiles.com/dino/")
+    assert {*models} == {*published, "dino_vits8_300ep", "dino_demo"}
+    rows = [line.split("\t") for line in run("list").stdout.splitlines()]
+    assert rows[0][:2] == ["name", "architecture"]
+    assert rows[1][:6] == [
+        "dino_vits16",
+        "vit_small, patch 16",
+        "21.7",
+        "74.5",
+        "77.0",
+        "Apache-2.0",
+    ]
+
+
+def test_parameters_of_the_registry_are_those_of_the_networks() -> None:
+    from dino_cli.core.backbone import TimmArchitecture
+    from dino_cli.core.vit import VIT_SIZES
+    from dino_cli.store.empty import empty_network
+
+    for entry in registry.entries().values():
+        if entry.architecture is None:
+            continue
+        architecture: Any = TimmArchitecture(name=entry.architecture)
+        if entry.architecture in VIT_SIZES:
+            width, depth, heads = VIT_SIZES[entry.architecture]
+            patch = entry.patch_size or 0
+            architecture = VitArchitecture(
+                width=width, depth=depth, heads=heads, patch_size=patch, grid=(224 // patch,) * 2
+            )
+        count = sum(p.numel() for p in empty_network(architecture).parameters())
+        assert entry.parameters == pytest.approx(count / 1e6, abs=0.08), entry.name
+
+
+def test_path_and_list_of_an_original_file(torch_home: Path) -> None:
+    assert "is not on this disk" in sentence(run("path", "dino_vits8_300ep"))
+    path = put_original(torch_home, "dino_vits8_300ep", b"x")
+    assert run("path", "dino_vits8_300ep").stdout == f"{path}\n"
+    models = {m["name"]: m for m in json.loads(run("list", "--json").stdout)}
+    assert models["dino_vits8_300ep"]["path"] == str(path)
+    shown = next(line for line in run("list").stdout.splitlines() if "300ep" in line)
+    assert shown.endswith("yes")
+
+
+def test_download_copies_what_is_cached(torch_home: Path, tmp_path: Path) -> None:
+    put_original(torch_home, "dino_vitb8", b"first")
+    put_original(torch_home, "dino_resnet50", b"second")
+    to = tmp_path / "kept"
+    result = run("download", "dino_vitb8", "dino_resnet50", "--to", to)
+    assert result.exit_code == 0
+    assert (to / "dino_vitb8.pth").read_bytes() == b"first"
+    assert (to / "dino_resnet50.pth").read_bytes() == b"second"
+    put_original(torch_home, "dino_vitb8", b"third")
+    assert "already exists; use --overwrite" in sentence(run("download", "dino_vitb8", "--to", to))
+    assert run("download", "dino_vitb8", "--to", to, "--overwrite").exit_code == 0
+    assert (to / "dino_vitb8.pth").read_bytes() == b"third"
+    missing = tmp_path / "no" / "kept"
+    assert "does not exist" in sentence(run("download", "dino_vitb8", "--to", missing))
+    assert "is a file" in sentence(run("download", "dino_vitb8", "--to", to / "dino_vitb8.pth"))
+
+
+def test_names_that_are_none() -> None:
+    assert "no model named" in sentence(run("download"), code=2)
+    assert "did you mean dino_vits16" in sentence(run("path", "dino_vit_s16"))
+    assert "did you mean vit_small_patch14_dinov2.lvd142m" in sentence(
+        run("path", "vit_small_patch14_dinov2.lvd")
+    ) or "timm has vit_small_patch14_dinov2.lvd142m" in sentence(
+        run("path", "vit_small_patch14_dinov2.lvd")
+    )
+    refused = sentence(run("download", "probing-vits/vit-dino-base16"))
+    assert "Keras" in refused
+    assert "--model dino_vitb16" in refused
+    assert "a/b/c" in sentence(run("path", "a/b/c"))
+
+
+def test_a_named_model_must_be_what_the_registry_says(torch_home: Path, tmp_path: Path) -> None:
+    small = VitArchitecture(width=64, depth=2, heads=1, patch_size=8, grid=(28, 28))
+    torch.save(build_vit(small).state_dict(), tmp_path / "w.pth")
+    put_original(torch_home, "dino_vits8_300ep", (tmp_path / "w.pth").read_bytes())
+    options = EmbedConfig(model="dino_vits8_300ep", device="cpu", offline=True)
+    with pytest.raises(TaskError, match=r"64 wide and 2 blocks deep, but vit_small is 384"):
+        open_model(options, Reporter())
+    put_original(torch_home, "dino_vits8_300ep", b"<html>moved</html>")
+    with pytest.raises(TaskError, match="is a web page"):
+        open_model(options, Reporter())
+
+
+def test_shipped_weights_bring_their_own_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    shutil.copy(registry.shipped_folder() / "registry.toml", folder)
+    monkeypatch.setattr(registry, "shipped_folder", lambda: folder)
+    assert "ships with the package" in sentence(run("path", "dino_demo"))
+    from safetensors.torch import save_file
+
+    demo = VitArchitecture(width=128, depth=1, heads=2, patch_size=8, grid=(8, 8), conv_stem=True)
+    net = build_vit(demo)
+    save_file(
+        {k: t.half() if t.is_floating_point() else t for k, t in net.state_dict().items()},
+        folder / "dino_demo.safetensors",
+    )
+    model = open_model(EmbedConfig(model="dino_demo", device="cpu"), Reporter())
+    assert model.weights.architecture == demo
+    assert model.preprocessing == Preprocessing(resize=64, crop=64)
+    assert model.weights.attention_size == 128
+    assert model.identity["model"] == "dino_demo"
+    assert model.identity["weights"] == "dino_demo.safetensors"
+    assert run("path", "dino_demo").stdout == f"{folder / 'dino_demo.safetensors'}\n"
