@@ -233,7 +233,8 @@ class AttentionConfig(ModelOptions, ComputeOptions, ImageOptions):
     head: str = setting("all", "all, mean, best, or head numbers such as 0,3.")
     image_size: str | None = setting(
         None,
-        "480: short side, aspect kept. 480x480: height x width, stretched, as the original.",
+        "480: short side, aspect kept. 480x480: height x width, stretched, as the original."
+        " Default: the short side that suits the model, 480 for DINO.",
         metavar="SIZE",
     )
     threshold: float = setting(

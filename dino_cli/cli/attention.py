@@ -12,9 +12,9 @@ from dino_cli.config import AttentionConfig
 def attention(config: AttentionConfig, terminal: Terminal) -> dict[str, Any] | None:
     """Turn a ViT's attention into heat maps and masks, a folder for each image.
 
-    cat.jpg gives OUT/cat/: attention.npy (heads, rows, columns), a heat map, a mask and an overlay
-    for each head, and grid.png with all heads side by side. For the best masks:
-    --masks seeded --refine guided.
+    cat.jpg gives OUT/cat/: attention.npy (heads, rows, columns), a heat map,
+    a mask and an overlay for each head, and grid.png with all heads side by
+    side. For the best masks: --masks seeded --refine guided.
     """
     from dino_cli.tasks.attention import attention as task
 

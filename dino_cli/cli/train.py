@@ -32,7 +32,8 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
 
     result = run(config, terminal)
     terminal.line(
-        f"{result['run']}: {result['steps']} steps, loss {result['loss']:.4f}, "
-        f"{result['images_per_second']} images/s"
+        f"{result['run']}: {result['steps']} steps"
+        + (f", loss {result['loss']:.4f}" if result["loss"] is not None else "")
+        + f", {result['images_per_second']} images/s"
     )
     return result

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dino_cli.config import Preprocessing
 from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.draws import ViewSpec, draw_view, uniforms
 from dino_cli.data.images import ImageFile
+from dino_cli.data.preprocess import normalize
 from dino_cli.data.views import render_view
 
 __all__ = ["CropBatch", "Plan", "ViewSchedule", "crop_batches", "normalize_views"]
@@ -223,12 +225,6 @@ def crop_batches(
     yield from loader
 
 
-def normalize_views(
-    views: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> Tensor:
-    """uint8 (B, V, s, s, C) → float32 (V · B, C, s, s), view-major, normalised, on `device`."""
-    moved = views.to(device, non_blocking=True)
-    planes = moved.permute(1, 0, 4, 2, 3).flatten(0, 1).float()
-    scale = torch.tensor([255.0 * s for s in std], device=device).view(-1, 1, 1)
-    shift = torch.tensor([255.0 * m for m in mean], device=device).view(-1, 1, 1)
-    return (planes - shift) / scale
+def normalize_views(views: Tensor, p: Preprocessing, device: torch.device) -> Tensor:
+    """uint8 (B, V, s, s, 3) → (V · B, C, s, s), view-major, as `data.preprocess.normalize`."""
+    return normalize(views.permute(1, 0, 4, 2, 3).flatten(0, 1), p, device)

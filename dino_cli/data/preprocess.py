@@ -14,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from dino_cli.config import Preprocessing
+from dino_cli.errors import UsageError
 
 __all__ = ["build_transform", "normalize"]
 
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's mode L
 FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -37,9 +39,19 @@ def build_transform(p: Preprocessing) -> Callable[[Image.Image], NDArray[np.uint
 
 
 def normalize(images: Tensor, p: Preprocessing, device: torch.device) -> Tensor:
-    """uint8 (B, 3, H, W) → float32 on `device`: x / 255, minus the mean, over the deviation."""
+    """uint8 (B, 3, H, W) → float32 on `device`: x / 255, minus the mean, over the deviation.
+
+    With one mean the model takes grey images, (B, 1, H, W): the luminance of ITU-R 601. Raises
+    `UsageError` for a model of other channels.
+    """
+    if len(p.mean) not in (1, 3):
+        raise UsageError(
+            f"the model takes images of {len(p.mean)} channels", "use one of 3 channels, or of 1"
+        )
     # Moved as bytes: a quarter of the traffic.
     x = images.to(device, non_blocking=True).to(torch.float32).div_(255)
+    if len(p.mean) == 1:
+        x = (x * torch.tensor(LUMINANCE, device=device).view(-1, 1, 1)).sum(dim=1, keepdim=True)
     mean = torch.tensor(p.mean, device=device).view(-1, 1, 1)
     std = torch.tensor(p.std, device=device).view(-1, 1, 1)
     return x.sub_(mean).div_(std)

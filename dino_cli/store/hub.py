@@ -4,6 +4,7 @@ The network is asked for nothing that is cached. Files keep the caches of others
 (HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE are its own) and torch.hub's for original files.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,6 +237,7 @@ def _fetch(repository: str, file: str, reporter: Reporter, entry: Entry | None) 
     if megabytes >= 1:
         reporter.remark(f"fetching {repository} ({megabytes:.0f} MB) into {cache_folder()}")
     huggingface_hub.utils.disable_progress_bars()
+    huggingface_hub.utils.logging.set_verbosity(logging.CRITICAL)  # it tells of every retry
     try:
         return Path(huggingface_hub.hf_hub_download(repository, file))
     except Exception as error:  # as above; a broken connection is not even an OSError

@@ -47,7 +47,7 @@ def as_timm(
 
 def _expect_size(found: Architecture, base: str) -> None:
     net = empty_network(TimmArchitecture(name=base))
-    wanted = net.embed_dim, len(net.blocks), net.patch_embed.patch_size[0]  # type: ignore[arg-type,union-attr,index]
+    wanted: Any = (net.embed_dim, len(net.blocks), net.patch_embed.patch_size[0])  # type: ignore[arg-type,union-attr,index]
     if isinstance(found, VitArchitecture):
         size = found.width, found.depth, found.patch_size
         if size != wanted:

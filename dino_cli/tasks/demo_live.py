@@ -34,8 +34,10 @@ class Forwarded(Reporter):
     def __init__(self, reporter: Reporter, name: str) -> None:
         self.reporter, self.name = reporter, name
 
-    def stage(self, name: str, total: int | None = None, unit: str = "images") -> None:
-        self.reporter.stage(self.name, total, unit)
+    def stage(
+        self, name: str, total: int | None = None, unit: str = "images", done: int = 0
+    ) -> None:
+        self.reporter.stage(self.name, total, unit, done)
 
     def advance(self, count: int = 1) -> None:
         self.reporter.advance(count)

@@ -180,8 +180,8 @@ class _Training:
         first, started = done, time.monotonic()
         while done < self.total:
             until = min(self.total, (done // self.sizes.every + 1) * self.sizes.every)
-            told = _Progress(self.reporter, self.total - done, self.recipe.batch_size)
             session = time.monotonic()
+            told = _Progress(self.reporter, self.total * self.recipe.batch_size)
             train(self._chunk(until), told)
             done = until
             minutes = self.moments[-1]["minutes"] + (time.monotonic() - session) / 60
@@ -301,30 +301,29 @@ class _Training:
 
 
 class _Progress(Forwarded):
-    """One bar for what is left of the whole training, though it goes in parts, and the time."""
+    """Shows each part of the training as what it is of the whole, and the time left for that."""
 
-    def __init__(self, reporter: Reporter, steps: int, batch: int) -> None:
+    def __init__(self, reporter: Reporter, images: int) -> None:
         super().__init__(reporter, "training")
-        self.images, self.done = steps * batch, 0
-        self.skip: int | None = None
+        self.images = images
+        self.before = self.done = 0
         self.started = time.monotonic()
 
-    def stage(self, name: str, total: int | None = None, unit: str = "images") -> None:
-        super().stage(name, self.images, unit)
+    def stage(
+        self, name: str, total: int | None = None, unit: str = "images", done: int = 0
+    ) -> None:
+        super().stage(name, self.images, unit, done)
+        self.before = self.done = done
         self.started = time.monotonic()
-        self.skip = None
 
     def advance(self, count: int = 1) -> None:
-        if self.skip is None:  # the first call tells what earlier parts have done
-            self.skip = count
-            return
         self.done += count
         super().advance(count)
 
     def metric(self, values: Mapping[str, float | int | str]) -> None:
-        if self.done:
-            seconds = (time.monotonic() - self.started) / self.done * (self.images - self.done)
-            values = {**values, "left": _about(seconds / 60)}
+        if self.done > self.before:
+            pace = (time.monotonic() - self.started) / (self.done - self.before)
+            values = {**values, "left": _about(pace * (self.images - self.done) / 60)}
         super().metric(values)
 
 

@@ -32,13 +32,15 @@ from dino_cli.runtime import (
 )
 from dino_cli.store.checkpoint import Log, RunFolder
 from dino_cli.store.curves import draw_loss
-from dino_cli.tasks.train_folder import about, create_run, restore_run, save_run
+from dino_cli.store.events import Events
+from dino_cli.tasks.train_folder import about, create_run, restore_run, save_run, update_run
 from dino_cli.tasks.train_knn import labelled_images, teacher_knn
 from dino_cli.tasks.train_setup import (
     Schedules,
     architecture_of,
     build_networks,
     check,
+    preprocessing_of,
     schedules_of,
     view_schedule_of,
 )
@@ -98,6 +100,8 @@ def _train_on(
         run.create_folder()
     ranks.barrier()
     end = min(plan.steps, config.max_steps or plan.steps)
+    if start >= end:
+        reporter.remark(f"the run is at step {start} of {end} already; --max-steps may raise that")
     batches = crop_batches(
         files,
         view_schedule_of(config),
@@ -149,6 +153,7 @@ class _Run:
         self.unreadable: dict[str, str] = {}
         self.labelled: list[ImageFile] = labelled_images(config) if ranks.rank == 0 else []
         self.drawn = float("-inf")
+        self.events = Events(folder.path if ranks.rank == 0 else None)
         if config.compile:
             networks.student.compile()
             networks.teacher.compile()
@@ -172,7 +177,7 @@ class _Run:
         batch = plan.total_batch
         self.reporter.stage("training", end * batch, done=start * batch)
         window, waited, since = time.monotonic(), 0.0, start
-        with _signals() as asked, self._open_log(start) as log:
+        with _signals() as asked, self._open_log(start) as log, closing(self.events):
             for step in range(start, end):
                 asking = time.monotonic()
                 micro_batches = [self._next(batches) for _ in range(config.accumulate)]
@@ -200,8 +205,10 @@ class _Run:
                     last = result.loss.item()
                     seconds = time.monotonic() - window
                     rate = (done - since) * plan.total_batch / seconds
+                    entry = self._entry(step, result, rate, waited / seconds)
                     if log:
-                        log.write(self._entry(step, result, rate, waited / seconds))
+                        log.write(entry)
+                        self.events.write(entry)
                     self._show(result, waited / seconds)
                     self._check_finite(result, step)
                     window, waited, since = time.monotonic(), 0.0, done
@@ -224,12 +231,12 @@ class _Run:
         seconds = time.monotonic() - started
         return {
             "run": str(folder.path),
-            "steps": end,
-            "epochs": end // plan.steps_per_epoch,
+            "steps": max(start, end),
+            "epochs": max(start, end) // plan.steps_per_epoch,
             "images": plan.images,
-            "loss": last,
+            "loss": last if end > start else None,
             "seconds": round(seconds, 1),
-            "images_per_second": round((end - start) * plan.total_batch / seconds, 1),
+            "images_per_second": round(max(0, end - start) * plan.total_batch / seconds, 1),
         }
 
     def _next(self, batches: Iterator[CropBatch]) -> CropBatch:
@@ -261,7 +268,8 @@ class _Run:
     def _views(self, batch: CropBatch, step: int, micro: int) -> Views:
         """Normalised views on the device, and the stochastic depth of this step."""
         config, plan = self.config, self.plan
-        groups = [normalize_views(g, config.mean, config.std, self.device) for g in batch.groups]
+        p = preprocessing_of(config)
+        groups = [normalize_views(g, p, self.device) for g in batch.groups]
         masks: list[Tensor] = []
         if any(self.rates):
             for i, group in enumerate(batch.groups):
@@ -349,7 +357,10 @@ class _Run:
     def restore(self) -> int:
         """The step to go on with."""
         args = (self.folder, self.networks, self.scaler, self.plan, self.epoch_loss)
-        return restore_run(*args)
+        step = restore_run(*args)
+        if self.ranks.rank == 0:
+            update_run(self.folder, self.config, about(self.config, self.architecture))
+        return step
 
     def save(self, done: int) -> None:
         if self.ranks.rank == 0:

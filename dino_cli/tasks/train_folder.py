@@ -15,7 +15,7 @@ from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.checkpoint import RunFolder
 from dino_cli.tasks.train_setup import attention_size_of, preprocessing_of
 
-__all__ = ["about", "create_run", "restore_run", "save_run"]
+__all__ = ["about", "create_run", "restore_run", "save_run", "update_run"]
 
 
 def about(config: TrainConfig, architecture: Architecture) -> dict[str, Any]:
@@ -42,6 +42,17 @@ def create_run(folder: RunFolder, config: TrainConfig, described: Mapping[str, A
         raise TaskError(f"the folder {path.parent} does not exist", "create it first") from None
     except OSError as error:
         raise TaskError(f"cannot write to {path} ({error.strerror})", "choose another -o") from None
+
+
+def update_run(folder: RunFolder, config: TrainConfig, described: Mapping[str, Any]) -> None:
+    """config.json of a run that goes on, with what the person changed."""
+    values = {**to_json(config), "resume": None}
+    try:
+        folder.write_config({**described, "train": values})
+    except OSError as error:
+        raise TaskError(
+            f"cannot write to {folder.path} ({error.strerror})", "make it writable"
+        ) from None
 
 
 def save_run(

@@ -70,6 +70,7 @@ def check(config: TrainConfig) -> None:
     shares = ("momentum_teacher", "center_momentum", "jitter_prob", "grayscale_prob")
     for name in (*shares, "solarize_prob", "augment_ramp", "final_share"):
         _require(0 <= getattr(config, name) <= 1, config, name, "must be between 0 and 1")
+    _require(config.in_chans in (1, 3), config, "in_chans", "must be 3, or 1 for grey images")
     _require(0 <= config.drop_path < 1, config, "drop_path", "must be in [0, 1)")
     _require(all(0 <= p <= 1 for p in config.blur_prob), config, "blur_prob", "are probabilities")
     _require(0 <= config.jitter[3] <= 0.5, config, "jitter", "has a hue outside [0, 0.5]")
@@ -166,11 +167,13 @@ def timm_architecture(name: str, in_chans: int, size: int) -> TimmArchitecture:
 def preprocessing_of(config: TrainConfig) -> Preprocessing:
     """How the trained model wants its images: 256 and 224 px, scaled to the global views."""
     side = config.final_size[0] if config.final_size else config.global_size
+    mean, std = config.mean, config.std
+    grey = config.in_chans == 1
     return Preprocessing(
         resize=round(side * 256 / 224),
         crop=side,
-        mean=config.mean,
-        std=config.std,
+        mean=(sum(mean) / 3,) if grey else mean,
+        std=(sum(std) / 3,) if grey else std,
         exif=config.exif,
     )
 

@@ -1,4 +1,4 @@
-"""The surface that people type: names, defaults, help, where output goes, and how fast it answers."""
+"""What people type and see: names, defaults, help, where output goes, how fast it answers."""
 
 import json
 import subprocess

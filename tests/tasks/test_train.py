@@ -68,7 +68,8 @@ def test_a_run_leaves_what_spec_says(images, small, tmp_path):
     run = tmp_path / "run"
     result = json.loads(dino("train", images, "--config", small, "-o", run, "--json").stdout)
     assert result["steps"] == 12  # 33 images, 8 per step, 3 epochs
-    assert {p.name for p in run.iterdir()} == {
+    names = {p.name for p in run.iterdir() if not p.name.startswith("events.out.tfevents")}
+    assert names == {
         "config.json", "log.jsonl", "checkpoint.pt", "teacher.safetensors", "loss.png",
     }  # fmt: skip
     entries = Log.read(run / "log.jsonl")
@@ -232,6 +233,45 @@ def wait_for_step(run, step, process):
             return
         time.sleep(0.02)
     raise AssertionError(process.communicate())
+
+
+def test_a_grey_model_trains_and_embeds(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "2", "--in-chans", "1")
+    described = json.loads((run / "config.json").read_text())
+    assert described["architecture"]["in_chans"] == 1
+    assert len(described["preprocessing"]["mean"]) == 1
+    dino("embed", images / "fish", "--weights", run, "-o", tmp_path / "f.npy", "--device", "cpu")
+
+
+def test_knn_during_training_is_in_the_log(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--eval-data", images, "--eval-every", "2")
+    epochs = [e for e in Log.read(run / "log.jsonl") if "epoch_loss" in e]
+    assert ["knn_top1" in e for e in epochs] == [False, True, True]
+    assert all(0 <= e["knn_top1"] <= 100 for e in epochs[1:])
+
+
+def test_a_finished_run_says_so(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "2")
+    result = dino("train", "--resume", run)
+    assert "at step 2 of 2 already" in result.stderr
+    assert len(losses(run)) == 2
+
+
+def test_starting_from_weights_resamples_positions(images, small, tmp_path):
+    """--init-from at another resolution: student and teacher start as those weights."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    dino("train", images, "--config", small, "-o", first, "--max-steps", "3")
+    dino(
+        "train", images, "--config", small, "-o", second, "--max-steps", "1", "--init-from", first,
+        "--global-size", "48",
+    )  # fmt: skip
+    a = torch.load(first / "checkpoint.pt", weights_only=True)["teacher"]
+    b = torch.load(second / "checkpoint.pt", weights_only=True)["student"]  # its lr was 0
+    assert b["backbone.pos_embed"].shape == (1, 37, 32)
+    assert torch.equal(a["backbone.blocks.1.mlp.fc1.weight"], b["backbone.blocks.1.mlp.fc1.weight"])
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_parameters_of_the_registry_are_those_of_the_networks() -> None:
                 width=width, depth=depth, heads=heads, patch_size=patch, grid=(224 // patch,) * 2
             )
         count = sum(p.numel() for p in empty_network(architecture).parameters())
-        assert entry.parameters == pytest.approx(count / 1e6, abs=0.08), entry.name
+        assert entry.parameters == pytest.approx(count / 1e6, abs=0.051), entry.name
 
 
 def test_path_and_list_of_an_original_file(torch_home: Path) -> None:
@@ -126,11 +126,8 @@ def test_download_copies_what_is_cached(torch_home: Path, tmp_path: Path) -> Non
 def test_names_that_are_none() -> None:
     assert "no model named" in sentence(run("download"), code=2)
     assert "did you mean dino_vits16" in sentence(run("path", "dino_vit_s16"))
-    assert "did you mean vit_small_patch14_dinov2.lvd142m" in sentence(
-        run("path", "vit_small_patch14_dinov2.lvd")
-    ) or "timm has vit_small_patch14_dinov2.lvd142m" in sentence(
-        run("path", "vit_small_patch14_dinov2.lvd")
-    )
+    said = sentence(run("path", "vit_small_patch14_dinov2.lvd"))
+    assert "timm has vit_small_patch14_dinov2.lvd142m" in said
     refused = sentence(run("download", "probing-vits/vit-dino-base16"))
     assert "Keras" in refused
     assert "--model dino_vitb16" in refused
