@@ -100,7 +100,7 @@ class VisionTransformer(TimmVisionTransformer):  # type: ignore[misc]
         rows, columns = self.patch_embed.grid_size
         if (h, w) == (rows, columns):
             return self.pos_embed  # type: ignore[no-any-return]
-        prefix = 0 if self.no_embed_class else 1
+        prefix = 0 if self.no_embed_class else self.num_prefix_tokens
         patches = self.pos_embed[:, prefix:].reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
         if self.positions == "dino":
             scale = ((h + 0.1) / rows, (w + 0.1) / columns)
@@ -120,9 +120,11 @@ class VisionTransformer(TimmVisionTransformer):  # type: ignore[misc]
         if self.reg_token is not None:
             prefix.append(self.reg_token.expand(b, -1, -1))
         if self.no_embed_class:
-            return self.pos_drop(torch.cat([*prefix, tokens + positions], dim=1))  # type: ignore[no-any-return]
-        tokens = torch.cat([prefix[0], tokens], dim=1) + positions
-        return self.pos_drop(torch.cat([tokens[:, :1], *prefix[1:], tokens[:, 1:]], dim=1))  # type: ignore[no-any-return]
+            tokens = torch.cat([*prefix, tokens + positions], dim=1)
+        else:
+            tokens = torch.cat([*prefix, tokens], dim=1) + positions
+        dropped: Tensor = self.pos_drop(tokens)
+        return dropped
 
 
 def build_vit(architecture: VitArchitecture, *, drop_path: float = 0.0) -> VisionTransformer:
