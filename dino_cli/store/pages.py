@@ -37,7 +37,6 @@ class Picture:
     width: int
     height: int
     alt: str
-    pixelated: bool = False
 
 
 def picture(pixels: NDArray[np.uint8] | Image.Image, alt: str, *, exact: bool = False) -> Picture:
@@ -54,10 +53,12 @@ def picture(pixels: NDArray[np.uint8] | Image.Image, alt: str, *, exact: bool = 
 
 
 def heat(attention: NDArray[np.float32], alt: str) -> Picture:
-    """Attention of the patches (h, w) as a heat map of one pixel each; the page enlarges it."""
+    """Attention of the patches (h, w) as a heat map of one pixel each, a few hundred bytes.
+
+    The browser enlarges it and smooths a little, which is easier on the eye than squares.
+    """
     size = (attention.shape[0], attention.shape[1])
-    small = picture(heat_map(attention, PatchLayout(size, size, 1)), alt, exact=True)
-    return Picture(uri=small.uri, width=small.width, height=small.height, alt=alt, pixelated=True)
+    return picture(heat_map(attention, PatchLayout(size, size, 1)), alt, exact=True)
 
 
 def cut_out(photo: NDArray[np.uint8], mask: NDArray[np.bool_], alt: str) -> Picture:
@@ -101,7 +102,7 @@ def line_chart(
     x_label: str,
     y_label: str,
     alt: str,
-    size: tuple[int, int] = (720, 260),
+    size: tuple[int, int] = (520, 240),
     y_range: tuple[float, float] | None = None,
 ) -> Chart:
     """Values y at x. y_range: of the axis; else from 0 to a round number above the largest.

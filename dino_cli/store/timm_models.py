@@ -4,6 +4,7 @@ import difflib
 import math
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -20,7 +21,7 @@ __all__ = ["as_timm"]
 
 
 def as_timm(
-    name: str, tensors: Mapping[str, Tensor], *, patch_size: int | None = None
+    name: str, tensors: Mapping[str, Tensor], known: Known
 ) -> tuple[Architecture, dict[str, Tensor]]:
     """The architecture that timm calls `name`, and the tensors under its names.
 
@@ -37,11 +38,11 @@ def as_timm(
     ours = name.endswith(".dino") or ("_dinov2" in base and "giant" not in base)
     if foreign or ours:
         named = to_timm_names(tensors)
-        architecture = read_architecture(named, Known(patch_size=patch_size))
+        architecture = read_architecture(named, replace(known, arch=None))
         if ours:
             _expect_size(architecture, base)
         return architecture, named.tensors
-    architecture = _fitted(base, bare, patch_size)
+    architecture = _fitted(base, bare, known)
     return architecture, _converted(base, bare, empty_network(architecture))
 
 
@@ -57,13 +58,15 @@ def _expect_size(found: Architecture, base: str) -> None:
             )
 
 
-def _fitted(base: str, bare: Mapping[str, Tensor], patch_size: int | None) -> TimmArchitecture:
+def _fitted(base: str, bare: Mapping[str, Tensor], known: Known) -> TimmArchitecture:
     """With the arguments under which the model takes any image size and these tensors."""
     arguments: dict[str, Any] = {"dynamic_img_size": True}
     if "dinov3" in base:  # timm's default there is the mean of the patches
         arguments["global_pool"] = "token"
-    if patch_size is not None:
-        arguments["patch_size"] = patch_size
+    if known.patch_size is not None:
+        arguments["patch_size"] = known.patch_size
+    if known.heads is not None:
+        arguments["num_heads"] = known.heads
     try:
         net = empty_network(TimmArchitecture(name=base, arguments=arguments))
     except TaskError:  # not a ViT: it has no such argument, and needs none

@@ -110,21 +110,24 @@ def _arrange(
     if source.own is not None:
         return _own(source.own, known), to_timm_names(tensors).tensors
     if not is_own_arch(known.arch):
-        return as_timm(str(known.arch), tensors, patch_size=known.patch_size)
+        return as_timm(str(known.arch), tensors, replace(known, config=source.config))
     named = to_timm_names(tensors)
     return read_architecture(named, replace(known, config=source.config)), named.tensors
 
 
 def _own(run: OwnRun, known: Known) -> Architecture:
-    """What the run says; of the options only the number of heads can differ without a misfit."""
+    """What the run says, which the options may not contradict."""
     a = run.architecture
+    facts = {"arch": None}
     if isinstance(a, VitArchitecture):
-        if known.patch_size not in (None, a.patch_size):
+        facts |= {"patch_size": a.patch_size, "heads": a.heads}  # type: ignore[dict-item]
+    for option in ("arch", "patch_size", "heads"):
+        asked, flag = getattr(known, option), "--" + option.replace("_", "-")
+        if asked is not None and asked != facts.get(option):
             raise TaskError(
-                f"its patch size is {a.patch_size}, not {known.patch_size}",
-                "leave --patch-size out",
+                f"it is of a `dino train` run that says what it is, and not {flag} {asked}",
+                f"leave {flag} out",
             )
-        return replace(a, heads=known.heads) if known.heads else a
     return a
 
 

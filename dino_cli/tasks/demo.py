@@ -25,7 +25,7 @@ from dino_cli.tasks.demo_scores import sides, untrained_twin
 from dino_cli.tasks.draw import draw_folder
 from dino_cli.tasks.model import open_model
 
-__all__ = ["PAGE", "DemoSizes", "demo", "demo_seed"]
+__all__ = ["PAGE", "DemoSizes", "demo", "demo_seed", "line", "next_commands"]
 
 PAGE = "index.html"
 RESULTS = ("gallery", "drawn", "attention", PAGE)  # the page last: it is there when all is
@@ -170,10 +170,6 @@ def _shipped(config: DemoConfig) -> bool:
 def next_commands(config: DemoConfig) -> list[dict[str, str]]:
     """Three commands that work as they stand, and what each is for."""
     out = config.output
-
-    def line(*words: str | Path) -> str:
-        return shlex.join(str(word) for word in words)
-
     network: list[str | Path] = [] if config.weights else ["--model", config.model]
     for f in fields(ModelOptions):
         value = getattr(config, f.name)
@@ -200,6 +196,11 @@ def next_commands(config: DemoConfig) -> list[dict[str, str]]:
             "command": line("dino", "demo", "--train", *again),
         },
     ]
+
+
+def line(*words: str | Path) -> str:
+    """A command line that a shell takes apart into these words again."""
+    return shlex.join(str(word) for word in words)
 
 
 class _Clock:

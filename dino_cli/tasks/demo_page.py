@@ -162,9 +162,7 @@ def training_values(
     def chart(key: str, label: str, top: float) -> Chart:
         values = [float(m[key]) for m in moments]
         alt = f"{label} From {values[0]:.3g} at step {steps[0]} to {values[-1]:.3g} at {steps[-1]}."
-        return line_chart(
-            steps, values, x_label="step", y_label=label, alt=alt, size=(560, 240), y_range=(0, top)
-        )
+        return line_chart(steps, values, x_label="step", y_label=label, alt=alt, y_range=(0, top))
 
     return {
         "title": f"dino demo --train, step {steps[-1]}",
@@ -193,7 +191,6 @@ def _moment(moment: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
             width=16,
             height=16,
             alt=f"Mean attention at step {step}, drawing of a {name}.",
-            pixelated=True,
         )
         for uri, name in zip(moment["maps"], names, strict=False)
     ]

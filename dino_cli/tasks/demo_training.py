@@ -21,7 +21,7 @@ from dino_cli.store.checkpoint import Log, RunFolder
 from dino_cli.store.pages import write_page
 from dino_cli.store.staging import check_free
 from dino_cli.store.weights import Weights
-from dino_cli.tasks.demo import demo_seed, next_commands
+from dino_cli.tasks.demo import demo_seed, line, next_commands
 from dino_cli.tasks.demo_live import Forwarded, compute_flags, demo_recipe
 from dino_cli.tasks.demo_look import draw_all, examples, look_masks, look_neighbours
 from dino_cli.tasks.demo_page import moment_values, training_values
@@ -276,8 +276,26 @@ class _Training:
         return entries[-1] if entries else {}
 
     def _next(self) -> list[dict[str, str]]:
-        own = DemoConfig(output=self.output, weights=self.run.path)
-        return next_commands(own)[:2]
+        out, images = self.output, self.images / "images"
+        network = ("--weights", self.run.path)
+        return [
+            {
+                "why": "The demo's page for the network that you trained:",
+                "command": line("dino", "demo", *network, "-o", out / "own"),
+            },
+            {
+                "why": "Its attention as heat maps, masks and arrays:",
+                "command": line(
+                    "dino", "attention", images / "cat/000009.png", *network, "-o", out / "cat"
+                ),
+            },
+            {
+                "why": "Its features, and how well they tell the classes of its drawings apart:",
+                "command": line("dino", "embed", images, *network, "-o", out / "feats.npy")
+                + " && "
+                + line("dino", "knn", "--index", out / "feats.npy"),
+            },
+        ]
 
     def _again(self) -> list[dict[str, str]]:
         return [

@@ -127,6 +127,11 @@ def _check_readable(files: list[ImageFile], config: TrainConfig) -> None:
     raise TaskError(f"none of {len(files)} images can be read ({reason})", "check the data")
 
 
+def _has_batch_norm(network: nn.Module) -> bool:
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    return any(isinstance(module, kinds) for module in network.modules())
+
+
 class _Run:
     """One training run while it goes: the loop, its log and its checkpoints."""
 
@@ -163,6 +168,8 @@ class _Run:
                 convert = nn.SyncBatchNorm.convert_sync_batchnorm
                 networks.student = convert(networks.student)  # type: ignore[no-untyped-call]
                 networks.teacher = convert(networks.teacher)  # type: ignore[no-untyped-call]
+            elif _has_batch_norm(networks.student):
+                reporter.remark("on CPUs, batch norm sees each process's own images only")
             self.wrapped = nn.parallel.DistributedDataParallel(
                 networks.student, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -355,7 +362,10 @@ class _Run:
         create_run(self.folder, self.config, about(self.config, self.architecture))
 
     def restore(self) -> int:
-        """The step to go on with."""
+        """The step to go on with: 0 for a run that ended before its first checkpoint."""
+        if not self.folder.checkpoint.is_file():
+            self.reporter.remark(f"{self.folder.path} has no checkpoint yet; starting at step 0")
+            return 0
         args = (self.folder, self.networks, self.scaler, self.plan, self.epoch_loss)
         step = restore_run(*args)
         if self.ranks.rank == 0:

@@ -22,6 +22,7 @@ from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.progress import Reporter
 from dino_cli.store import download as downloads
 from dino_cli.store.download import Unanswered, cached_download, download, within
+from dino_cli.store.empty import empty_network
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = VitArchitecture(width=64, depth=2, heads=1, patch_size=16, grid=(14, 14), eps=1e-12)
@@ -150,6 +151,11 @@ HUGGINGFACE_NAMES = {
 }
 
 
+def vit_small() -> dict[str, torch.Tensor]:
+    shapes = empty_network(VIT_S).state_dict()
+    return {name: torch.full(t.shape, 0.01, dtype=torch.float16) for name, t in shapes.items()}
+
+
 def huggingface_bytes(architecture: VitArchitecture) -> bytes:
     """A small ViT under Hugging Face's names."""
     named = {}
@@ -171,8 +177,8 @@ import json, sys
 from dino_cli.errors import DinoError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights import load
-for name in sys.argv[2:]:
-    w = load(model=name, weights=None, offline=sys.argv[1] == "offline")
+for i, name in enumerate(2 * sys.argv[1:]):
+    w = load(model=name, weights=None, offline=i >= len(sys.argv) - 1)
     a = w.architecture
     print(json.dumps({"name": w.name, "source": w.source, "tensors": len(w.tensors),
         "eps": a.eps, "positions": a.positions, "resize": w.preprocessing.resize,
@@ -181,7 +187,7 @@ for name in sys.argv[2:]:
 
 
 def test_by_registry_name_hub_id_and_timm_name_then_offline(hub: Hub, dino: Dino) -> None:
-    backbone = save(build_vit(VIT_S).state_dict())
+    backbone = save(vit_small())
     hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", backbone)
     hub.add("facebook/dino-small", "config.json", json.dumps(CONFIG).encode())
     hub.add("facebook/dino-small", "pytorch_model.bin", b"")
@@ -189,7 +195,7 @@ def test_by_registry_name_hub_id_and_timm_name_then_offline(hub: Hub, dino: Dino
     preprocessor = {"size": 224, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.1, 0.2, 0.3]}
     hub.add("facebook/dino-small", "preprocessor_config.json", json.dumps(preprocessor).encode())
     names = ["dino_vits16", "facebook/dino-small", "vit_small_patch16_224.dino"]
-    result = dino.python(DESCRIBE, "online", *names, *names)
+    result = dino.python(DESCRIBE, *names)
     assert result.returncode == 0, result.stderr
     registry, huggingface, timm, *again = map(json.loads, result.stdout.splitlines())
     assert again == [registry, huggingface, timm]
@@ -213,13 +219,13 @@ def test_by_registry_name_hub_id_and_timm_name_then_offline(hub: Hub, dino: Dino
     assert max(Counter(asked).values()) <= 2
     assert not any("pytorch_model" in request for request in asked)
     count = len(hub.requests)
-    offline = dino.python(DESCRIBE, "offline", *names, HF_HUB_OFFLINE="1")
-    assert offline.stdout.splitlines() == result.stdout.splitlines()[:3]
+    assert dino("weights", "path", "dino_vits16", HF_HUB_OFFLINE="1").returncode == 0
+    assert dino("weights", "download", "facebook/dino-small").returncode == 0
     assert len(hub.requests) == count
 
 
 def test_a_bin_file_where_there_is_no_safetensors(hub: Hub, dino: Dino, tmp_path: Path) -> None:
-    torch.save(build_vit(VIT_S).state_dict(), tmp_path / "w.bin")
+    torch.save({"cls_token": torch.zeros(1, 1, 64)}, tmp_path / "w.bin")
     content = (tmp_path / "w.bin").read_bytes()
     hub.add("timm/vit_small_patch16_224.dino", "pytorch_model.bin", content)
     result = dino("weights", "download", "dino_vits16", "--to", tmp_path / "kept")

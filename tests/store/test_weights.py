@@ -219,6 +219,10 @@ def test_a_run_folder_and_its_files(tmp_path: Path) -> None:
         assert found.attention_size == 128
         assert_equal(found.tensors, teacher)
     assert_equal(read(tmp_path / "run", checkpoint_key="student").tensors, student)
+    assert read(tmp_path / "run", heads=3, patch_size=16).architecture == a
+    for option in ({"heads": 4}, {"patch_size": 8}, {"arch": "vit_small"}):
+        with pytest.raises(TaskError, match=r"of a `dino train` run .*; leave --"):
+            read(tmp_path / "run", **option)
     (tmp_path / "run" / "teacher.safetensors").unlink()
     assert_equal(read(tmp_path / "run").tensors, teacher)
     (tmp_path / "run" / "checkpoint.pt").unlink()
@@ -271,6 +275,16 @@ def test_any_timm_model_that_arch_names(tmp_path: Path, name: str) -> None:
     with torch.inference_mode():
         wanted = net.forward_head(net.forward_features(x), pre_logits=True)
         torch.testing.assert_close(model.backbone.features(x), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_options_reach_timm(tmp_path: Path) -> None:
+    net = timm.create_model("test_vit", num_classes=0, num_heads=4)
+    save_file(net.state_dict(), tmp_path / "w.safetensors")
+    found = read(tmp_path / "w.safetensors", arch="test_vit", heads=4).architecture
+    assert isinstance(found, TimmArchitecture)
+    assert found.arguments["num_heads"] == 4
+    with pytest.raises(TaskError, match="timm cannot build this architecture"):
+        read(tmp_path / "w.safetensors", arch="test_convnext", heads=4)
 
 
 def test_a_timm_name_of_another_size(tmp_path: Path) -> None:

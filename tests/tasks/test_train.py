@@ -252,6 +252,16 @@ def test_knn_during_training_is_in_the_log(images, small, tmp_path):
     assert all(0 <= e["knn_top1"] <= 100 for e in epochs[1:])
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_again(images, small, tmp_path):
+    dino("train", images, "--config", small, "-o", tmp_path / "whole", "--max-steps", "2")
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "2")
+    (run / "checkpoint.pt").unlink()
+    result = dino("train", "--resume", run)
+    assert "no checkpoint yet" in result.stderr
+    assert losses(run) == losses(tmp_path / "whole")
+
+
 def test_a_finished_run_says_so(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "2")

@@ -1,0 +1,327 @@
+"""`dino demo`, whole but tiny; and the numbers it shows, against cases one can check by eye."""
+
+import json
+import re
+import shlex
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import dino_cli.tasks.demo as demo_task
+import dino_cli.tasks.demo_training as training_task
+from dino_cli.cli.app import app
+from dino_cli.config import Preprocessing
+from dino_cli.core.backbone import architecture_to_json
+from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.data.drawing_sets import Series, draw_sets
+from dino_cli.data.drawings import CLASSES, draw
+from dino_cli.errors import Interrupted
+from dino_cli.store.checkpoint import Log, RunFolder
+from dino_cli.tasks.demo_scores import MaskScore, best_box, chroma, classify, histograms, iou
+
+TINY = demo_task.DemoSizes(bank=24, queries=6, masks=4, gallery=2, drawn=32, steps=2)
+RECIPE = {
+    "epochs": 4,
+    "batch_size": 8,
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "out_dim": 32,
+    "head_hidden": 32,
+    "head_bottleneck": 16,
+    "warmup_teacher_temp_epochs": 1,
+    "global_size": 32,
+    "local_size": 16,
+    "final_size": (32, 16),
+    "workers": 0,
+}
+
+
+def dino(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A run's teacher.safetensors: two heads, drawings of 32 px, attention at 48 px."""
+    architecture = VitArchitecture(width=32, depth=2, heads=2, patch_size=8, grid=(4, 4))
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("network")
+    about = {
+        "architecture": architecture_to_json(architecture),
+        "preprocessing": asdict(Preprocessing(resize=37, crop=32)),
+        "attention_size": 50,
+    }
+    RunFolder(folder).save_teacher(build_vit(architecture).state_dict(), about)
+    return folder / "teacher.safetensors"
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo_task, "FULL", TINY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def leaves(value):
+    if isinstance(value, dict):
+        for one in value.values():
+            yield from leaves(one)
+    elif isinstance(value, float):
+        yield value
+
+
+def test_the_demo_leaves_a_page_whose_numbers_are_the_results(tiny, weights):
+    result = json.loads(dino("demo", "--weights", weights, "--json", "--workers", 1).stdout)
+    page = (tiny / "demo" / "index.html").read_text()
+
+    shown = {float(v) for v in re.findall(r'<data value="([^"]+)">', page)}
+    assert set(leaves(result["knn"]["top1"])) <= shown
+    masks = result["masks"]
+    for score in (*masks["trained"].values(), *masks["untrained"].values(), *masks.values()):
+        if isinstance(score, dict) and "iou" in score:
+            assert {score["iou"], score["found"]} <= shown
+    assert {result["training"]["first"], result["training"]["last"]} <= shown
+
+    assert result["page"] == "demo/index.html"
+    assert result["knn"]["bank"] == TINY.bank
+    assert masks["size"] == 48  # 50, in whole patches
+    assert len(result["training"]["losses"]) == TINY.steps
+    assert all(np.isfinite(result["training"]["losses"]))
+
+    # One file: nothing is asked of anybody, and every picture says what it shows.
+    assert not re.search(r"https?://|<script|<link rel=.stylesheet", page)
+    sources = re.findall(r'<img src="([^"]{12})', page)
+    assert len(sources) > 2 * (2 + 2 * 4)
+    assert set(sources) <= {"data:image/j", "data:image/p"}
+    assert len(re.findall(r'<img [^>]*alt="[^"]+"', page)) == len(sources)
+
+    # The gallery's drawings are those of seeds that no training used.
+    assert sorted(p.stem for p in (tiny / "demo/gallery").iterdir()) == sorted(CLASSES[:2])
+    assert (tiny / "demo/attention" / CLASSES[0] / "grid.png").is_file()
+    assert sorted(p.name for p in (tiny / "demo").iterdir()) == [
+        "attention",
+        "drawn",
+        "gallery",
+        "index.html",
+    ]
+    assert [p.name for p in tiny.iterdir()] == ["demo"]
+
+    # A second demo does not replace the first, unless asked to.
+    again = dino("demo", "--weights", weights, code=1)
+    assert "exists already" in again.stderr
+    assert "--overwrite" in again.stderr
+    assert (tiny / "demo" / "index.html").read_text() == page
+
+    # The first two commands that it proposes work as they stand.
+    for line in result["next"][:2]:
+        for part in line.split(" && "):
+            words = shlex.split(part)
+            assert words[0] == "dino"
+            dino(*words[1:], "--quiet")
+    assert (tiny / "demo/cats").is_dir()
+    assert shlex.split(result["next"][2]) == ["dino", "demo", "--train"]
+
+
+def test_the_result_is_a_table_and_where_to_look(tiny, weights, monkeypatch):
+    monkeypatch.setattr(
+        demo_task, "live_steps", lambda *_: demo_task_live(losses=[3.0, 2.0], images_per_second=9)
+    )
+    out = dino("demo", "--weights", weights, "-o", "a b", "--workers", 1).stdout.splitlines()
+    assert out[0].split("\t")[1:3] == ["trained", "untrained"]
+    assert "page: a b/index.html" in out
+    assert out[-1].strip() == "dino demo --train -o 'a b'"
+
+
+def demo_task_live(**values):
+    from dino_cli.tasks.demo_live import LiveSteps
+
+    return LiveSteps(**values)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError(28, "No space left"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_a_demo_that_fails_leaves_nothing(tiny, weights, monkeypatch, error, code):
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr(demo_task, "live_steps", failing)
+    result = dino("demo", "--weights", weights, "--workers", 1, code=code)
+    assert "Traceback" not in result.stderr
+    assert list(tiny.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--count", 3), "--count is for --images"),
+        (("--train", "--model", "dino_vits16"), "--model is for showing"),
+        (("--train", "--images", "x"), "choose one"),
+        (("--seed", -1), "--seed -1 must not be negative"),
+    ],
+)
+def test_misuse(tiny, arguments, said):
+    assert said in dino("demo", *arguments, code=2).stderr
+    assert list(tiny.iterdir()) == []
+
+
+def test_missing_folder_and_convnets_are_refused(tiny, tmp_path):
+    assert "does not exist" in dino("demo", "-o", "none/demo", code=1).stderr
+
+
+def test_the_training_goes_on_where_it_stopped(tiny, monkeypatch):
+    sizes = training_task.TrainingSizes(
+        images=16, size=40, every=4, bank=12, queries=4, masks=2, gallery=2, large=1
+    )
+    monkeypatch.setattr(training_task, "SIZES", sizes)
+    recipe, train = training_task.demo_recipe, training_task.train
+    monkeypatch.setattr(training_task, "demo_recipe", lambda **f: recipe(**{**f, **RECIPE}))
+    calls = []
+
+    def stopped_in_the_second_part(config, reporter):
+        calls.append(config.max_steps)
+        if len(calls) == 2:
+            raise Interrupted("stopped; go on with: dino train --resume demo/run")
+        return train(config, reporter)
+
+    monkeypatch.setattr(training_task, "train", stopped_in_the_second_part)
+    command = ("demo", "--train", "--workers", 1)
+    stopped = dino(*command, code=130)
+    assert "stopped at step 4 of 8" in stopped.stderr
+    assert stopped.stderr.rstrip().endswith("go on with: dino demo --train")
+    page = (tiny / "demo/training.html").read_text()
+    assert re.findall(r"<h3>Step (\d+)</h3>", page) == ["0", "4"]
+
+    assert "--seed 0, not 1" in dino(*command, "--seed", 1, code=1).stderr
+
+    result = json.loads(dino(*command, "--json").stdout)
+    assert calls == [4, 8, 8]
+    assert (result["steps"], result["total"]) == (8, 8)
+    assert [m["step"] for m in result["moments"]] == [0, 4, 8]
+    steps = [e["step"] for e in Log.read(tiny / "demo/run/log.jsonl") if "step" in e]
+    assert steps == sorted(set(steps))
+    page = (tiny / "demo/training.html").read_text()
+    assert re.findall(r"<h3>Step (\d+)</h3>", page) == ["0", "4", "8"]
+    shown = {float(v) for v in re.findall(r'<data value="([^"]+)">', page)}
+    for moment in result["moments"]:
+        assert {moment["iou"], moment["knn"], moment["best_iou"]} <= shown
+    assert "http" not in page.replace("http-equiv", "")
+
+    # A training that is complete is shown again, not repeated.
+    assert json.loads(dino(*command, "--json").stdout)["moments"] == result["moments"]
+    assert calls == [4, 8, 8]
+    for line in result["next"][1:]:
+        for part in line.split(" && "):
+            if "000009" not in part:
+                dino(*shlex.split(part)[1:], "--quiet")
+
+
+# Numbers
+
+
+def test_histograms_count_colours():
+    red, blue = np.zeros((2, 4, 4, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    half = red.copy()
+    half[:2] = blue[:2]
+    found = histograms(np.stack([red, blue, half]))
+    assert found.shape == (3, 512)
+    assert found.dtype == np.float32
+    assert found @ found.T == pytest.approx(
+        np.array([[1, 0, 0.5**0.5], [0, 1, 0.5**0.5], [0.5**0.5, 0.5**0.5, 1]]), abs=1e-6
+    )
+    # Position does not count; brightness within one of the eight levels neither.
+    assert np.array_equal(histograms(half[None, ::-1]), histograms(half[None]))
+    dark = np.zeros((1, 4, 4, 3), np.uint8)
+    assert np.array_equal(histograms(dark), histograms(dark + np.uint8(31)))
+    assert not np.array_equal(histograms(dark), histograms(dark + np.uint8(32)))
+
+
+def test_the_best_centred_box_of_masks_that_are_one():
+    masks = np.zeros((3, 32, 32), bool)
+    masks[:, 8:24, 12:20] = True
+    (height, width), overlaps = best_box(masks)
+    assert (height, width) == (16, 8)
+    assert overlaps.tolist() == [1, 1, 1]
+
+
+def test_the_best_centred_box_against_trying_all():
+    masks = draw_sets([Series(seed=5, count=6, size=32)])[0].masks
+    (height, width), overlaps = best_box(masks)
+
+    def mean_iou(h, w):
+        box = np.zeros((32, 32), bool)
+        top, left = (32 - h) // 2, (32 - w) // 2
+        box[top : top + h, left : left + w] = True
+        return np.mean([(box & m).sum() / (box | m).sum() for m in masks])
+
+    even = range(2, 33, 2)
+    assert overlaps.mean().item() == pytest.approx(max(mean_iou(h, w) for h in even for w in even))
+    assert overlaps.mean().item() == pytest.approx(mean_iou(height, width))
+
+
+def test_overlap_is_counted_in_pixels():
+    maps = torch.tensor([[[[0.7, 0.1], [0.1, 0.1]], [[0.4, 0.4], [0.1, 0.1]]]])  # N, M, h, w
+    truth = np.zeros((1, 8, 8), bool)
+    truth[0, :4, :2] = True  # half of the first patch
+    found = iou(maps, truth)
+    assert found.shape == (1, 2)
+    assert found[0].tolist() == pytest.approx([8 / 16, 8 / 32])
+    score = MaskScore.of(found[0])
+    assert (score.iou, score.found) == (pytest.approx(0.375), 50.0)
+
+
+def test_chroma_finds_the_colourful_patch():
+    image = np.full((1, 8, 8, 3), 120, np.uint8)
+    image[0, 4:, :4] = (200, 20, 20)
+    assert chroma(image, 4)[0, 0].tolist() == [[0, 0], [180, 0]]
+
+
+def test_neighbours_vote():
+    bank = np.array([[1, 0], [0.9, 0.1], [0, 1]], np.float32)
+    found = classify(
+        bank, np.array([0, 0, 1]), np.array([[2, 0], [0, 3]], np.float32), np.array([0, 1])
+    )
+    assert found.top1 == 100
+    assert found.rows[:, 0].tolist() == [0, 2]
+    wrong = classify(bank, np.array([0, 0, 1]), np.array([[2, 0]], np.float32), np.array([1]))
+    assert wrong.top1 == 0
+
+
+def test_sets_are_the_drawings_whatever_the_processes():
+    series = [Series(seed=3, count=28, size=16), Series(seed=4, count=2, size=24)]
+    told = []
+    first, second = draw_sets(series, advance=told.append)
+    assert sum(told) == 30
+    assert first.images.shape == (28, 16, 16, 3)
+    assert np.array_equal(first.images[27], draw(3, 27, 16).image)
+    assert np.array_equal(second.masks[1], draw(4, 1, 24).mask)
+    assert second.labels.tolist() == [0, 1]
+    parallel = draw_sets(series, processes=2)
+    for a, b in zip((first, second), parallel, strict=True):
+        assert np.array_equal(a.images, b.images)
+        assert np.array_equal(a.masks, b.masks)
+
+
+def test_untrained_twins_are_equal_and_leave_chance_alone(weights):
+    from dino_cli.config import EmbedConfig
+    from dino_cli.progress import Reporter
+    from dino_cli.tasks.demo_scores import untrained_twin
+    from dino_cli.tasks.model import open_model
+
+    model = open_model(EmbedConfig(weights=weights), Reporter())
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    one, two = untrained_twin(model), untrained_twin(model)
+    assert torch.equal(torch.rand(1), expected)
+    names = dict(model.backbone.net.named_parameters())
+    a, b = (dict(m.backbone.net.named_parameters()) for m in (one, two))
+    assert all(torch.equal(a[name], b[name]) for name in names)
+    assert not torch.equal(a["cls_token"], names["cls_token"])
