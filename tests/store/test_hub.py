@@ -3,94 +3,26 @@
 In subprocesses, because huggingface_hub reads its environment when it is imported.
 """
 
-import http.server
 import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save
 
 from dino_cli.core.vit import VitArchitecture, build_vit
-from dino_cli.progress import Reporter
-from dino_cli.store import download as downloads
-from dino_cli.store.download import Unanswered, cached_download, download, within
 from dino_cli.store.empty import empty_network
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = VitArchitecture(width=64, depth=2, heads=1, patch_size=16, grid=(14, 14), eps=1e-12)
 VIT_S = VitArchitecture(width=384, depth=12, heads=6, patch_size=16, grid=(14, 14))
 CONFIG = {"model_type": "vit", "num_attention_heads": 1, "layer_norm_eps": 1e-12}
-
-
-class Hub:
-    """files: content by path. requests: "METHOD path" in order. cut: send half of each body."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.requests: list[str] = []
-        self.status: int | None = None
-        self.cut = False
-        hub = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.answer(b"")
-
-            def do_GET(self) -> None:
-                self.answer(None)
-
-            def answer(self, body: bytes | None) -> None:
-                path = self.path.lstrip("/").replace("%2F", "/")
-                hub.requests.append(f"{self.command} {path}")
-                content = hub.files.get(path)
-                if hub.status is not None or content is None:
-                    self.send_response(hub.status or 404)
-                    repository = "/".join(path.split("/")[:2])
-                    known = any(name.startswith(repository + "/") for name in hub.files)
-                    if hub.status == 403:
-                        self.send_header("X-Error-Code", "GatedRepo")
-                    elif hub.status is None:
-                        self.send_header(
-                            "X-Error-Code", "EntryNotFound" if known else "RepoNotFound"
-                        )
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                self.send_response(200)
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("ETag", f'"{hash(content) & 0xFFFFFFFF:08x}"')
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                if body is None:
-                    self.wfile.write(content[: len(content) // 2] if hub.cut else content)
-                    if hub.cut:
-                        self.close_connection = True
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def add(self, repository: str, file: str, content: bytes) -> None:
-        self.files[f"{repository}/resolve/main/{file}"] = content
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    hub = Hub()
-    yield hub
-    hub.server.shutdown()
-    hub.server.server_close()
 
 
 class Dino:
@@ -125,7 +57,7 @@ class Dino:
 
 
 @pytest.fixture
-def dino(tmp_path: Path, hub: Hub) -> Dino:
+def dino(tmp_path: Path, hub: Any) -> Dino:
     return Dino(tmp_path, hub.address)
 
 
@@ -186,7 +118,7 @@ for i, name in enumerate(2 * sys.argv[1:]):
 """
 
 
-def test_by_registry_name_hub_id_and_timm_name_then_offline(hub: Hub, dino: Dino) -> None:
+def test_by_registry_name_hub_id_and_timm_name_then_offline(hub: Any, dino: Dino) -> None:
     backbone = save(vit_small())
     hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", backbone)
     hub.add("facebook/dino-small", "config.json", json.dumps(CONFIG).encode())
@@ -224,7 +156,7 @@ def test_by_registry_name_hub_id_and_timm_name_then_offline(hub: Hub, dino: Dino
     assert len(hub.requests) == count
 
 
-def test_a_bin_file_where_there_is_no_safetensors(hub: Hub, dino: Dino, tmp_path: Path) -> None:
+def test_a_bin_file_where_there_is_no_safetensors(hub: Any, dino: Dino, tmp_path: Path) -> None:
     torch.save({"cls_token": torch.zeros(1, 1, 64)}, tmp_path / "w.bin")
     content = (tmp_path / "w.bin").read_bytes()
     hub.add("timm/vit_small_patch16_224.dino", "pytorch_model.bin", content)
@@ -237,7 +169,7 @@ def test_a_bin_file_where_there_is_no_safetensors(hub: Hub, dino: Dino, tmp_path
     assert [m["name"] for m in listed if m["path"] and m["hub"]] == ["dino_vits16"]
 
 
-def test_a_snapshot_is_copied_as_a_folder(hub: Hub, dino: Dino, tmp_path: Path) -> None:
+def test_a_snapshot_is_copied_as_a_folder(hub: Any, dino: Dino, tmp_path: Path) -> None:
     hub.add("someone/vit", "config.json", json.dumps(CONFIG).encode())
     hub.add("someone/vit", "model.safetensors", huggingface_bytes(SMALL))
     result = dino("weights", "download", "someone/vit", "--to", tmp_path / "kept", "--json")
@@ -249,7 +181,7 @@ def test_a_snapshot_is_copied_as_a_folder(hub: Hub, dino: Dino, tmp_path: Path) 
     )
 
 
-def test_what_the_hub_does_not_give(hub: Hub, dino: Dino) -> None:
+def test_what_the_hub_does_not_give(hub: Any, dino: Dino) -> None:
     hub.add("someone/empty", "config.json", b"{}")
     said = sentence(dino("weights", "download", "someone/empty"))
     assert "has no model.safetensors and no pytorch_model.bin" in said
@@ -265,7 +197,7 @@ def test_what_the_hub_does_not_give(hub: Hub, dino: Dino) -> None:
     assert "the hub answered 500" in said
 
 
-def test_a_download_that_breaks_off(hub: Hub, dino: Dino) -> None:
+def test_a_download_that_breaks_off(hub: Any, dino: Dino) -> None:
     hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", bytes(5000))
     hub.cut = True
     assert "broke off" in sentence(dino("weights", "download", "dino_vits16"))
@@ -306,66 +238,3 @@ def test_no_network_is_said_within_five_seconds(tmp_path: Path) -> None:
                 "--offline",
             ):
                 assert part in said
-
-
-def test_a_call_that_hangs_is_given_up() -> None:
-    never = threading.Event()
-    with pytest.raises(Unanswered):
-        within(0.05, never.wait)
-    never.set()
-    assert within(5, lambda: 3) == 3
-    with pytest.raises(ZeroDivisionError):
-        within(5, lambda: 1 // 0)
-
-
-class Notes(Reporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.done = 0
-
-    def remark(self, text: str) -> None:
-        self.said.append(text)
-
-    def advance(self, count: int = 1) -> None:
-        self.done += count
-
-
-@pytest.fixture
-def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    return tmp_path / "torch"
-
-
-def test_original_files_go_where_torch_hub_keeps_them(hub: Hub, torch_home: Path) -> None:
-    url, content = f"{hub.address}/dino/a_pretrain/a.pth", os.urandom(3 << 20)
-    hub.files["dino/a_pretrain/a.pth"] = content
-    assert cached_download(url) is None
-    notes = Notes()
-    path = download(url, None, notes)
-    assert path == torch_home / "hub" / "checkpoints" / "a.pth"
-    assert path == Path(torch.hub.get_dir()) / "checkpoints" / "a.pth"
-    assert path.read_bytes() == content
-    assert cached_download(url) == path
-    assert notes.done >= 3
-    assert "(3 MB)" in notes.said[0]
-
-
-def test_original_files_that_do_not_arrive_leave_nothing(hub: Hub, torch_home: Path) -> None:
-    from dino_cli.errors import TaskError
-
-    url = f"{hub.address}/a.pth"
-    with pytest.raises(Unanswered, match="answered 404"):
-        download(url, None, Reporter())
-    hub.files["a.pth"] = bytes(5000)
-    with pytest.raises(TaskError, match="SHA-256"):
-        download(url, "0" * 64, Reporter())
-    hub.cut = True
-    with pytest.raises(TaskError, match=r"broke off after 2500 of 5000|failed"):
-        download(url, None, Reporter())
-    hub.server.shutdown()
-    hub.server.server_close()
-    with pytest.raises(Unanswered, match="does not answer"):
-        download(url, None, Reporter())
-    assert [path for path in torch_home.rglob("*") if path.is_file()] == []
-    assert downloads.ANSWER_SECONDS < downloads.GIVE_UP_SECONDS < 5

@@ -44,9 +44,14 @@ def test_results_take_their_names_and_the_rest_stays(tmp_path):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_after_an_error_all_is_as_it_was(tmp_path, error):
     output = tmp_path / "out"
-    with pytest.raises(error), staged(output, NAMES) as stage:
-        fill(stage, "half")
-        raise error
+
+    def half():
+        with staged(output, NAMES) as stage:
+            fill(stage, "half")
+            raise error
+
+    with pytest.raises(error):
+        half()
     assert list(tmp_path.iterdir()) == []
 
 

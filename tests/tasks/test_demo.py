@@ -171,7 +171,7 @@ def test_misuse(tiny, arguments, said):
     assert list(tiny.iterdir()) == []
 
 
-def test_missing_folder_and_convnets_are_refused(tiny, tmp_path):
+def test_a_missing_parent_is_refused(tiny):
     assert "does not exist" in dino("demo", "-o", "none/demo", code=1).stderr
 
 
