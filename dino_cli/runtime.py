@@ -1,9 +1,12 @@
-"""Device, precision and ranks: what the machine offers and how we use it."""
+"""Device, precision, ranks and signals: what the machine offers and how we use it."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import FrameType
 from typing import Literal
 
 import torch
@@ -19,6 +22,7 @@ __all__ = [
     "choose_precision",
     "rank_device",
     "ranks_from_environment",
+    "stop_requests",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -153,3 +157,25 @@ def rank_device(name: str) -> torch.device:
     if local is not None and name in ("auto", "cuda") and torch.cuda.is_available():
         return choose_device(f"cuda:{local}")
     return choose_device(name)
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect SIGINT, SIGTERM and SIGUSR1 (SLURM's warning); a second SIGINT stops at once."""
+    asked: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, note) for number in names}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

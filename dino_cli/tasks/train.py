@@ -1,13 +1,10 @@
 """`dino train`: images in, a run folder out."""
 
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -29,6 +26,7 @@ from dino_cli.runtime import (
     choose_precision,
     rank_device,
     ranks_from_environment,
+    stop_requests,
 )
 from dino_cli.store.checkpoint import Log, RunFolder
 from dino_cli.store.curves import draw_loss
@@ -184,7 +182,7 @@ class _Run:
         batch = plan.total_batch
         self.reporter.stage("training", end * batch, done=start * batch)
         window, waited, since = time.monotonic(), 0.0, start
-        with _signals() as asked, self._open_log(start) as log, closing(self.events):
+        with stop_requests() as asked, self._open_log(start) as log, closing(self.events):
             for step in range(start, end):
                 asking = time.monotonic()
                 micro_batches = [self._next(batches) for _ in range(config.accumulate)]
@@ -384,25 +382,3 @@ class _Run:
                 about(self.config, self.architecture),
                 keep_every=self.config.keep_every,
             )
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGUSR1 (SLURM's warning); a second SIGINT stops at once."""
-    asked: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, note) for number in names}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
