@@ -20,7 +20,7 @@ from dino_cli.store.staging import check_free, staged
 from dino_cli.tasks.attention import attention
 from dino_cli.tasks.demo_live import live_steps
 from dino_cli.tasks.demo_look import Example, draw_all, examples, look_masks, look_neighbours
-from dino_cli.tasks.demo_page import demo_values
+from dino_cli.tasks.demo_page import Story, demo_values
 from dino_cli.tasks.demo_scores import sides, untrained_twin
 from dino_cli.tasks.draw import draw_folder
 from dino_cli.tasks.model import open_model
@@ -97,8 +97,14 @@ def demo(config: DemoConfig, reporter: Reporter) -> dict[str, Any]:
             with clock("files"):
                 _leave_pictures(stage, shown, seed + 6, size[1], counts, config, reporter)
             with clock("training"):
-                run = stage / "run"
-                live = live_steps(stage / "drawn" / "images", run, counts.steps, config, reporter)
+                live = live_steps(
+                    stage / "drawn" / "images",
+                    counts.drawn,
+                    stage / "run",
+                    counts.steps,
+                    config,
+                    reporter,
+                )
             result = {
                 "page": str(config.output / PAGE),
                 "model": {
@@ -115,7 +121,7 @@ def demo(config: DemoConfig, reporter: Reporter) -> dict[str, Any]:
                 "next": [step["command"] for step in next_commands(config)],
             }
             values = demo_values(
-                result, shown, drawings, near.votes, next_commands(config), shipped=_shipped(config)
+                result, shown, drawings, near.votes, next_commands(config), story=_story(config)
             )
             write_page(stage / PAGE, "demo", values)
     except (Interrupted, KeyboardInterrupt):
@@ -162,9 +168,14 @@ def _processes(config: DemoConfig) -> int:
     return max(1, min(config.workers, available_cores()))
 
 
-def _shipped(config: DemoConfig) -> bool:
-    """Whether this is the backbone that comes with the package, whose story the page can tell."""
-    return config.weights is None and config.model == "dino_demo"
+def _story(config: DemoConfig) -> Story:
+    """What the page may say about where the network comes from."""
+    if config.weights is not None:
+        own = (config.weights / "checkpoint.pt").is_file()  # a run folder of `dino train`
+        return "unlabelled" if own else "unknown"
+    if config.model == "dino_demo":
+        return "shipped"
+    return "unlabelled" if config.model.startswith("dino_") else "unknown"
 
 
 def next_commands(config: DemoConfig) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
 """The first steps of a training, run while one waits."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,18 @@ from dino_cli.progress import Reporter
 from dino_cli.store.checkpoint import Log
 from dino_cli.tasks.train import train
 
-__all__ = ["Forwarded", "LiveSteps", "compute_flags", "demo_recipe", "live_steps"]
+__all__ = [
+    "RECIPE_IMAGES",
+    "LiveSteps",
+    "WholeRun",
+    "about",
+    "compute_flags",
+    "demo_recipe",
+    "live_steps",
+]
 
 RECIPE = "demo"
+RECIPE_IMAGES = 12_000  # what the recipe is made for
 
 
 def demo_recipe(**flags: Any) -> TrainConfig:
@@ -49,6 +59,38 @@ class Forwarded(Reporter):
         self.reporter.finish()
 
 
+class WholeRun(Forwarded):
+    """Shows each part of the training as what it is of the whole, and the time left for that."""
+
+    def __init__(self, reporter: Reporter, images: int) -> None:
+        super().__init__(reporter, "training")
+        self.images = images
+        self.before = self.done = 0
+        self.started = time.monotonic()
+
+    def stage(
+        self, name: str, total: int | None = None, unit: str = "images", done: int = 0
+    ) -> None:
+        super().stage(name, self.images, unit, done)
+        self.before = self.done = done
+        self.started = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+        super().advance(count)
+
+    def metric(self, values: Mapping[str, float | int | str]) -> None:
+        if self.done > self.before:
+            pace = (time.monotonic() - self.started) / (self.done - self.before)
+            values = {**values, "left": about(pace * (self.images - self.done) / 60)}
+        super().metric(values)
+
+
+def about(minutes: float) -> str:
+    """Minutes in words."""
+    return f"{max(1, round(minutes))} min" if minutes >= 0.5 else "under a minute"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LiveSteps:
     """The loss of each step, and how fast they went."""
@@ -69,15 +111,22 @@ class LiveSteps:
 
 
 def live_steps(
-    images: Path, run: Path, steps: int, options: ComputeOptions, reporter: Reporter
+    images: Path, count: int, run: Path, steps: int, options: ComputeOptions, reporter: Reporter
 ) -> LiveSteps:
     """Train the demo's recipe from nothing for some steps, with `dino train`'s own loop.
 
-    images: folder with at least one batch of 32. run: new folder for the run. Raises what `train`
-    raises.
+    images: folder with `count` of them, at least one batch of 32. run: new folder for the run.
+    Raises what `train` raises.
     """
+    recipe = demo_recipe(data=(str(images),))
+    # Epochs of fewer images are shorter: with as many more, the schedules start as in the recipe.
+    longer = max(1, round(RECIPE_IMAGES / count))
     config = demo_recipe(
         data=(str(images),),
+        epochs=recipe.epochs * longer,
+        warmup_epochs=(recipe.warmup_epochs or 0) * longer,
+        warmup_teacher_temp_epochs=recipe.warmup_teacher_temp_epochs * longer,
+        freeze_last_layer=recipe.freeze_last_layer * longer,
         output=run,
         max_steps=steps,
         log_every=1,

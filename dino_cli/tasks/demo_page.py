@@ -1,7 +1,7 @@
 """From the demo's numbers and examples to the values of its page."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from dino_cli import __version__
 from dino_cli.data.drawing_sets import DrawingSet
@@ -10,8 +10,9 @@ from dino_cli.store.pages import Chart, Picture, cut_out, heat, line_chart, pict
 from dino_cli.tasks.demo_look import Drawings, Example, Glance
 from dino_cli.tasks.demo_scores import Votes
 
-__all__ = ["demo_values", "example_values", "moment_values", "training_values"]
+__all__ = ["Story", "demo_values", "example_values", "moment_values", "training_values"]
 
+Story = Literal["shipped", "unlabelled", "unknown"]
 VOTES = 5  # queries shown with their neighbours, and neighbours of each
 
 
@@ -22,18 +23,19 @@ def demo_values(
     votes: Mapping[str, Votes],
     commands: Sequence[Mapping[str, str]],
     *,
-    shipped: bool,
+    story: Story,
 ) -> dict[str, Any]:
-    """All that `demo.html.j2` shows."""
+    """All that `demo.html.j2` shows. story: what is known of the network's training."""
+    trained = "Trained" if story == "unknown" else "Trained without labels"
     losses = result["training"]["losses"]
     return {
         "title": "dino demo",
         "version": __version__,
-        "shipped": shipped,
+        "story": story,
         "result": result,
-        "knn_rows": _knn_rows(result["knn"]["top1"]),
+        "knn_rows": _knn_rows(result["knn"]["top1"], trained),
         "mask_rows": _mask_rows(result["masks"]),
-        "examples": [example_values(one) for one in shown],
+        "examples": [example_values(one, trained) for one in shown],
         "votes": _votes(drawings, votes),
         "loss": line_chart(
             range(1, len(losses) + 1),
@@ -46,11 +48,12 @@ def demo_values(
     }
 
 
-def example_values(one: Example) -> dict[str, Any]:
+def example_values(one: Example, trained: str = "Trained without labels") -> dict[str, Any]:
     """An example as the macro `example` of `parts.html.j2` wants it."""
     seen = {name: _glance(one, name, glance) for name, glance in one.glances.items()}
     return {
         "name": one.name,
+        "title": trained,
         "photo": picture(one.photo, f"Drawing of a {one.name} on a patchwork."),
         "truth": cut_out(one.photo, one.truth, f"The true outline of the {one.name}."),
         "trained": seen["trained"],
@@ -68,9 +71,9 @@ def _glance(one: Example, network: str, glance: Glance) -> dict[str, Any]:
     }
 
 
-def _knn_rows(top1: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+def _knn_rows(top1: Mapping[str, Mapping[str, float]], trained: str) -> list[dict[str, Any]]:
     names = {
-        "trained": ("Trained without labels", ""),
+        "trained": (trained, ""),
         "untrained": ("The same network, untrained", ""),
         "colour_histogram": ("Colour histograms", "no network: how often each colour occurs"),
     }

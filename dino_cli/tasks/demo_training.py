@@ -22,7 +22,7 @@ from dino_cli.store.pages import write_page
 from dino_cli.store.staging import check_free
 from dino_cli.store.weights import Weights
 from dino_cli.tasks.demo import demo_seed, line, next_commands
-from dino_cli.tasks.demo_live import Forwarded, compute_flags, demo_recipe
+from dino_cli.tasks.demo_live import RECIPE_IMAGES, WholeRun, about, compute_flags, demo_recipe
 from dino_cli.tasks.demo_look import draw_all, examples, look_masks, look_neighbours
 from dino_cli.tasks.demo_page import moment_values, training_values
 from dino_cli.tasks.demo_scores import sides
@@ -43,7 +43,7 @@ RUN = "run"
 class TrainingSizes:
     """The training's images, and how often and on how many drawings it is looked at."""
 
-    images: int = 12_000
+    images: int = RECIPE_IMAGES
     size: int = 96
     every: int = 500
     bank: int = 1000
@@ -181,7 +181,7 @@ class _Training:
         while done < self.total:
             until = min(self.total, (done // self.sizes.every + 1) * self.sizes.every)
             session = time.monotonic()
-            told = _Progress(self.reporter, self.total * self.recipe.batch_size)
+            told = WholeRun(self.reporter, self.total * self.recipe.batch_size)
             train(self._chunk(until), told)
             done = until
             minutes = self.moments[-1]["minutes"] + (time.monotonic() - session) / 60
@@ -190,7 +190,7 @@ class _Training:
             now = self.moments[-1]
             self.reporter.remark(
                 f"step {done} of {self.total}: overlap with the outlines {now['iou']:.2f}, k-NN"
-                f" {now['knn']:.0f} %; {_about(left)} left; see {self.output / TRAINING_PAGE}"
+                f" {now['knn']:.0f} %; {about(left)} left; see {self.output / TRAINING_PAGE}"
             )
         if not self.latest:  # it was complete before this session
             self._look(self._trained(), done, self.moments[-1]["minutes"])
@@ -316,37 +316,6 @@ class _Training:
             "moments": [{k: v for k, v in m.items() if k not in dull} for m in self.moments],
             "next": [step["command"] for step in self._next()],
         }
-
-
-class _Progress(Forwarded):
-    """Shows each part of the training as what it is of the whole, and the time left for that."""
-
-    def __init__(self, reporter: Reporter, images: int) -> None:
-        super().__init__(reporter, "training")
-        self.images = images
-        self.before = self.done = 0
-        self.started = time.monotonic()
-
-    def stage(
-        self, name: str, total: int | None = None, unit: str = "images", done: int = 0
-    ) -> None:
-        super().stage(name, self.images, unit, done)
-        self.before = self.done = done
-        self.started = time.monotonic()
-
-    def advance(self, count: int = 1) -> None:
-        self.done += count
-        super().advance(count)
-
-    def metric(self, values: Mapping[str, float | int | str]) -> None:
-        if self.done > self.before:
-            pace = (time.monotonic() - self.started) / (self.done - self.before)
-            values = {**values, "left": _about(pace * (self.images - self.done) / 60)}
-        super().metric(values)
-
-
-def _about(minutes: float) -> str:
-    return f"{max(1, round(minutes))} min" if minutes >= 0.5 else "under a minute"
 
 
 @contextmanager
