@@ -230,7 +230,7 @@ class TrainConfig(ImageOptions):
 # What a resumed run may change; everything else would make it another run.
 RESUMABLE = frozenset(
     {"device", "compile", "workers", "save_every", "keep_every", "log_every", "max_steps"}
-    | {"eval_data", "eval_every", "strict", "resume", "checkpoint_activations", "data"}
+    | {"eval_data", "eval_every", "strict", "resume", "checkpoint_activations", "data", "dry_run"}
 )
 
 
@@ -277,7 +277,7 @@ def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
                 f"(it was {getattr(config, name)})",
                 "leave it out, or start a new run with --init-from",
             )
-    return replace(config, **{**flags, "resume": run, "dry_run": False})
+    return replace(config, **{"dry_run": False, **flags, "resume": run})
 
 
 def _preset_file(name: str) -> Path:
@@ -303,6 +303,8 @@ def _typed(values: Mapping[str, Any], source: Path) -> dict[str, Any]:
     result = {}
     for key, value in values.items():
         name = key.replace("-", "_")
+        if name in ("resume", "config", "preset", "dry_run") and source.suffix == ".toml":
+            raise UsageError(f"{source} sets {key!r}, which only a flag can", "give it as a flag")
         if name not in hints:
             close = get_close_matches(name, hints, n=1)
             raise UsageError(

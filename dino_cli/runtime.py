@@ -70,7 +70,9 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     """
     if name == "auto":
         if device.type == "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+            # Not `is_bf16_supported()`, which counts emulation; Ampere (8.0) multiplies bf16.
+            native = torch.version.hip or torch.cuda.get_device_capability(device)[0] >= 8
+            return "bf16" if native else "fp32"
         return "bf16" if device.type == "cpu" and cpu_multiplies_bf16() else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UsageError("fp16 is emulated on a CPU and slow", "use --precision bf16 or fp32")
@@ -154,6 +156,10 @@ def ranks_from_environment(device: torch.device) -> Iterator[Ranks]:
 def rank_device(name: str) -> torch.device:
     """The device of this rank: under torchrun `auto` and `cuda` mean the local rank's GPU."""
     local = os.environ.get("LOCAL_RANK")
+    if name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"--device {name} would put all processes on one GPU", "use --device cuda or auto"
+        )
     if local is not None and name in ("auto", "cuda") and torch.cuda.is_available():
         return choose_device(f"cuda:{local}")
     return choose_device(name)

@@ -1,5 +1,6 @@
 """The command `dino`: its subcommands, and what a person sees when something goes wrong."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -23,7 +24,9 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except DinoError as error:
-            _say(str(error) if isinstance(error, Interrupted) else f"error: {error}")
+            # Under torchrun all ranks are interrupted together; the first one says so.
+            if not (isinstance(error, Interrupted) and os.environ.get("RANK", "0") != "0"):
+                _say(str(error) if isinstance(error, Interrupted) else f"error: {error}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             _say("interrupted")

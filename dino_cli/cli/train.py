@@ -1,5 +1,6 @@
 """`dino train`."""
 
+import os
 from typing import Any
 
 from dino_cli.cli.app import app
@@ -31,6 +32,8 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
     from dino_cli.tasks.train import train as run
 
     result = run(config, terminal)
+    if os.environ.get("RANK", "0") != "0":
+        return None  # one process speaks for all
     terminal.line(
         f"{result['run']}: {result['steps']} steps"
         + (f", loss {result['loss']:.4f}" if result["loss"] is not None else "")

@@ -1,5 +1,6 @@
 """Batches of views for training: which image when; read, cropped and stacked by workers."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,10 +194,9 @@ class _Order(Sampler[list[_Key]]):
 
 
 def _quiet_worker(_: int) -> None:
-    """Ctrl-C is the main process's business; one worker, one core."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals to the group are the main process's business; one worker, one core."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
@@ -227,4 +227,5 @@ def crop_batches(
 
 def normalize_views(views: Tensor, p: Preprocessing, device: torch.device) -> Tensor:
     """uint8 (B, V, s, s, 3) → (V · B, C, s, s), view-major, as `data.preprocess.normalize`."""
-    return normalize(views.permute(1, 0, 4, 2, 3).flatten(0, 1), p, device)
+    moved = views.to(device, non_blocking=True)  # as it lies, pinned; turned over there
+    return normalize(moved.permute(1, 0, 4, 2, 3).flatten(0, 1), p, device)

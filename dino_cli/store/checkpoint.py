@@ -75,7 +75,15 @@ class RunFolder:
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
                 raise KeyError("format")
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError):
+        except (
+            RuntimeError,
+            pickle.UnpicklingError,
+            EOFError,
+            OSError,
+            KeyError,
+            ValueError,
+            TypeError,
+        ):
             raise TaskError(
                 f"{self.checkpoint} is damaged or not a checkpoint of dino train",
                 "copy one of the checkpoint-*.pt files of the same folder over it",
@@ -109,11 +117,19 @@ class Log:
                     kept.append(line)
         with atomic_write(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept))
+        self._path = path
         self._file: TextIO = path.open("a")
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        """Raises `TaskError` when the disk is full."""
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TaskError(
+                f"cannot write {self._path} ({error.strerror})",
+                f"make room and go on with: dino train --resume {self._path.parent}",
+            ) from None
 
     def close(self) -> None:
         self._file.close()

@@ -14,7 +14,7 @@ def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    steps = [e for e in entries if "step" in e]
+    steps = [e for e in entries if "step" in e and e["loss"] is not None]
     if not steps:
         return
     x = [e["step"] for e in steps]

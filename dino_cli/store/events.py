@@ -26,7 +26,7 @@ class Events:
 
             self._writer = SummaryWriter(str(self.folder), purge_step=entry["step"])
         for name, value in entry.items():
-            if name not in NOT_CURVES:
+            if name not in NOT_CURVES and value is not None:
                 self._writer.add_scalar(name, value, entry["step"])
 
     def close(self) -> None:

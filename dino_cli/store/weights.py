@@ -18,7 +18,7 @@ from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.architectures import Known, is_own_arch, read_architecture
 from dino_cli.store.empty import empty_network
-from dino_cli.store.layouts import network_of, to_timm_names
+from dino_cli.store.layouts import HEADS, bare_names, network_of, to_timm_names
 from dino_cli.store.timm_models import as_timm
 from dino_cli.store.weight_folders import OwnRun, Source, open_source
 
@@ -108,7 +108,9 @@ def _arrange(
 ) -> tuple[Architecture, dict[str, Tensor]]:
     """The architecture, and the tensors under its names."""
     if source.own is not None:
-        return _own(source.own, known), to_timm_names(tensors).tensors
+        bare = bare_names(tensors)  # its names are already those of its own network
+        own = {name: t for name, t in bare.items() if not name.startswith(HEADS)}
+        return _own(source.own, known), own
     if not is_own_arch(known.arch):
         return as_timm(str(known.arch), tensors, replace(known, config=source.config))
     named = to_timm_names(tensors)

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dino_cli.runtime import available_cores
 from dino_cli.store.pages import write_page
 from dino_cli.store.staging import check_free, staged
 from dino_cli.tasks.attention import attention
-from dino_cli.tasks.demo_live import live_steps
+from dino_cli.tasks.demo_live import live_steps, one_thread
 from dino_cli.tasks.demo_look import Example, draw_all, examples, look_masks, look_neighbours
 from dino_cli.tasks.demo_page import Story, demo_values
 from dino_cli.tasks.demo_scores import sides, untrained_twin
@@ -67,11 +67,12 @@ def demo(config: DemoConfig, reporter: Reporter) -> dict[str, Any]:
     model = open_model(config, reporter)
     size = sides(model)
     weights = sum(p.numel() for p in model.backbone.net.parameters())
-    counts = FULL if weights < SMALL_NETWORK else BRIEF
+    small = weights < SMALL_NETWORK
+    counts = FULL if small else BRIEF
     networks = {"trained": model, "untrained": untrained_twin(model)}
     clock = _Clock()
     try:
-        with staged(config.output, RESULTS) as stage:
+        with one_thread() if small else nullcontext(), staged(config.output, RESULTS) as stage:
             with clock("drawing"):
                 drawings = draw_all(
                     seed,

@@ -22,7 +22,14 @@ from dino_cli.store.pages import write_page
 from dino_cli.store.staging import check_free
 from dino_cli.store.weights import Weights
 from dino_cli.tasks.demo import demo_seed, line, next_commands
-from dino_cli.tasks.demo_live import RECIPE_IMAGES, WholeRun, about, compute_flags, demo_recipe
+from dino_cli.tasks.demo_live import (
+    RECIPE_IMAGES,
+    WholeRun,
+    about,
+    compute_flags,
+    demo_recipe,
+    one_thread,
+)
 from dino_cli.tasks.demo_look import draw_all, examples, look_masks, look_neighbours
 from dino_cli.tasks.demo_page import moment_values, training_values
 from dino_cli.tasks.demo_scores import sides
@@ -66,7 +73,8 @@ def train_demo(config: DemoConfig, reporter: Reporter) -> dict[str, Any]:
     work = _Training(config, reporter)
     work.prepare()
     try:
-        work.go_on()
+        with one_thread():
+            work.go_on()
     except (Interrupted, KeyboardInterrupt):
         again = next_commands(config)[2]["command"]
         raise Interrupted(

@@ -31,6 +31,7 @@ from dino_cli.runtime import (
 from dino_cli.store.checkpoint import Log, RunFolder
 from dino_cli.store.curves import draw_loss
 from dino_cli.store.events import Events
+from dino_cli.tasks.train_entry import log_entry
 from dino_cli.tasks.train_folder import about, create_run, restore_run, save_run, update_run
 from dino_cli.tasks.train_knn import labelled_images, teacher_knn
 from dino_cli.tasks.train_setup import (
@@ -38,6 +39,7 @@ from dino_cli.tasks.train_setup import (
     architecture_of,
     build_networks,
     check,
+    check_views,
     preprocessing_of,
     schedules_of,
     view_schedule_of,
@@ -56,6 +58,7 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     """
     check(config)
     architecture = architecture_of(config)
+    check_views(architecture, config)
     device = rank_device(config.device)
     files = find_images(config.data)
     with ranks_from_environment(device) as ranks:
@@ -91,7 +94,8 @@ def _train_on(
     folder = RunFolder(
         config.resume or config.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     )
-    networks = build_networks(config, architecture, device, reporter)
+    resumed = config.resume is not None and folder.checkpoint.is_file()
+    networks = build_networks(config, architecture, device, reporter, resumed=resumed)
     run = _Run(config, architecture, networks, plan, schedules, folder, device, ranks, reporter)
     start = run.restore() if config.resume else 0
     if ranks.rank == 0 and not config.resume:
@@ -152,7 +156,9 @@ class _Run:
         self.autocast = partial(autocast, device, self.precision)
         self.scaler = torch.amp.GradScaler(device.type) if self.precision == "fp16" else None
         self.rates = [layer.rate for layer in networks.student.drop_paths]
-        self.epoch_loss = torch.zeros(2, device=device, dtype=torch.float64)  # sum and count
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.epoch_loss = torch.zeros(2, device=device, dtype=exact)  # sum and count
+        self.skipped = torch.zeros((), device=device)  # steps since the last log line
         self.unreadable: dict[str, str] = {}
         self.labelled: list[ImageFile] = labelled_images(config) if ranks.rank == 0 else []
         self.drawn = float("-inf")
@@ -191,18 +197,11 @@ class _Run:
                 if step == 0 and config.center_init == "batch":
                     self._start_centre(views[0])
 
-                result = train_step(
-                    self.networks,
-                    views,
-                    self.schedules.at(step),
-                    clip_grad=config.clip_grad,
-                    forward=self.wrapped,
-                    autocast=self.autocast,
-                    no_sync=self.wrapped.no_sync if self.wrapped else nullcontext,
-                    average=self.ranks.average,
-                    scaler=self.scaler,
-                )
-                self.epoch_loss += torch.stack([result.loss, torch.ones_like(result.loss)])
+                result = self._step(views, step)
+                good = 1 - result.skipped
+                loss = torch.where(good > 0, result.loss, 0.0)
+                self.epoch_loss += torch.stack([loss, good])
+                self.skipped += result.skipped
                 done = step + 1
                 self.reporter.advance(plan.total_batch)
 
@@ -210,17 +209,19 @@ class _Run:
                     last = result.loss.item()
                     seconds = time.monotonic() - window
                     rate = (done - since) * plan.total_batch / seconds
-                    entry = self._entry(step, result, rate, waited / seconds)
+                    at = self.schedules.at(step)
+                    epoch = step // plan.steps_per_epoch
+                    entry = log_entry(step, epoch, result, at, rate, waited / seconds)
                     if log:
                         log.write(entry)
                         self.events.write(entry)
                     self._show(result, waited / seconds)
-                    self._check_finite(result, step)
+                    self._tell_skipped(step)
                     window, waited, since = time.monotonic(), 0.0, done
                 end_of_epoch = done % plan.steps_per_epoch == 0
                 if end_of_epoch:
                     self._end_epoch(done, log)
-                stop = step % config.log_every == 0 or self.ranks.count == 1
+                stop = step % min(config.log_every, 10) == 0 or self.ranks.count == 1
                 stop = stop and self.ranks.any(bool(asked), self.device)
                 due = config.save_every is not None and done % config.save_every == 0
                 if end_of_epoch or due or stop or done == end:
@@ -244,11 +245,31 @@ class _Run:
             "images_per_second": round(max(0, end - start) * plan.total_batch / seconds, 1),
         }
 
+    def _step(self, views: list[Views], step: int) -> StepResult:
+        try:
+            return train_step(
+                self.networks,
+                views,
+                self.schedules.at(step),
+                clip_grad=self.config.clip_grad,
+                forward=self.wrapped,
+                autocast=self.autocast,
+                no_sync=self.wrapped.no_sync if self.wrapped else nullcontext,
+                average=self.ranks.average,
+                scaler=self.scaler,
+            )
+        except torch.OutOfMemoryError:
+            raise TaskError(
+                f"a batch of {self.config.batch_size} images does not fit into the memory of "
+                f"{self.device}",
+                "halve --batch-size and double --accumulate, or use --checkpoint-activations",
+            ) from None
+
     def _next(self, batches: Iterator[CropBatch]) -> CropBatch:
         try:
             batch = next(batches)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise TaskError(
                 "a process that loads images died (killed, or out of memory)",
@@ -303,23 +324,6 @@ class _Run:
         per_epoch = self.plan.steps_per_epoch
         return closing(Log(self.folder.log, resume_step=start, steps_per_epoch=per_epoch))
 
-    def _entry(self, step: int, result: StepResult, rate: float, wait: float) -> dict[str, Any]:
-        at = self.schedules.at(step)
-        return {
-            "step": step,
-            "epoch": step // self.plan.steps_per_epoch,
-            "loss": result.loss.item(),
-            "lr": at.lr,
-            "weight_decay": at.weight_decay,
-            "momentum": at.momentum,
-            "teacher_temperature": at.teacher_temperature,
-            "teacher_entropy": result.entropy.item(),
-            "target_spread": result.spread.item(),
-            "gradient_norm": result.gradient_norm.item(),
-            "images_per_second": round(rate, 2),
-            "data_wait": round(wait, 4),
-        }
-
     def _show(self, result: StepResult, wait: float) -> None:
         self.reporter.metric(
             {
@@ -330,11 +334,14 @@ class _Run:
             }
         )
 
-    def _check_finite(self, result: StepResult, step: int) -> None:
-        if result.skipped.item():
+    def _tell_skipped(self, step: int) -> None:
+        count = int(self.skipped.item())
+        self.skipped.zero_()
+        if count:
             self.reporter.remark(
-                f"step {step}: loss or gradient not finite, step skipped; if this repeats, lower "
-                "--lr, or use --precision fp32 or a smaller --clip-grad"
+                f"up to step {step}, {count} steps with a loss or gradient that was not finite "
+                "were skipped; if this repeats, lower --lr, or use --precision fp32 or a smaller "
+                "--clip-grad"
             )
 
     def _end_epoch(self, done: int, log: Log | None) -> None:
@@ -342,13 +349,15 @@ class _Run:
         self.epoch_loss.zero_()
         if log:
             epoch = done // self.plan.steps_per_epoch - 1
-            entry = {"epoch": epoch, "epoch_loss": total / count}
+            entry = {"epoch": epoch, "epoch_loss": total / count if count else None}
             due = (epoch + 1) % self.config.eval_every == 0 or done == self.plan.steps
             if self.labelled and due:
-                entry["knn_top1"] = teacher_knn(
+                top1 = teacher_knn(
                     self.config, self.networks, self.labelled, self.device, self.precision
                 )
-                self.reporter.remark(f"epoch {epoch + 1}: k-NN {entry['knn_top1']:.1f} %")
+                entry["knn_top1"] = top1
+                shown = "no two readable images" if top1 is None else f"{top1:.1f} %"
+                self.reporter.remark(f"epoch {epoch + 1}: k-NN {shown}")
             log.write(entry)
             if time.monotonic() - self.drawn > SECONDS_BETWEEN_DRAWINGS:
                 draw_loss(Log.read(self.folder.log), self.folder.path / "loss.png")

@@ -104,6 +104,8 @@ def restore_run(
 ) -> int:
     """Load the checkpoint into the networks; the step to go on with."""
     state = folder.load_checkpoint()
+    for leftover in folder.path.glob(".*.part"):  # of a process that was killed while writing
+        leftover.unlink(missing_ok=True)
     try:
         for name, now in (("images", plan.images), ("total_batch", plan.total_batch)):
             if state[name] != now:

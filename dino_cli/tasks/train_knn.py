@@ -38,10 +38,10 @@ def teacher_knn(
     files: list[ImageFile],
     device: torch.device,
     precision: Precision,
-) -> float:
+) -> float | None:
     """Top-1 in percent of weighted k-NN over the teacher's CLS features, leave-one-out.
 
-    k 20, temperature .07, as the paper's best.
+    k 20, temperature .07, as the paper's best. None when fewer than two images can be read.
     """
     p = preprocessing_of(config)
     net = networks.teacher.backbone
@@ -56,13 +56,15 @@ def teacher_knn(
                 kept += batch.indices
     finally:
         net.train()
+    if len(kept) < 2:
+        return None
     classes = sorted({file.label for file in files})
     labels = torch.tensor([classes.index(files[i].label) for i in kept])
     rows = torch.cat(features).numpy()
     correct, first = 0, 0
     k = min(NEIGHBORS, len(rows) - 1)
-    for similarities, indices in nearest(rows, rows, k, leave_one_out=True):
-        order, _ = votes(similarities, labels[indices], len(classes), TEMPERATURE)
+    for similarities, indices in nearest(rows, rows, k, leave_one_out=True, device=device):
+        order, _ = votes(similarities.cpu(), labels[indices.cpu()], len(classes), TEMPERATURE)
         correct += int((order[:, 0] == labels[first : first + len(order)]).sum())
         first += len(order)
     return 100 * correct / len(rows)

@@ -27,6 +27,7 @@ __all__ = [
     "architecture_of",
     "build_networks",
     "check",
+    "check_views",
     "preprocessing_of",
     "schedules_of",
     "view_schedule_of",
@@ -78,6 +79,18 @@ def check(config: TrainConfig) -> None:
     for name in ("global_crops_scale", "local_crops_scale"):
         low, high = getattr(config, name)
         _require(0 < low <= high <= 1, config, name, "must be two shares, 0 < low <= high <= 1")
+    _require(config.seed >= 0, config, "seed", "must not be negative")
+    _require(all(s > 0 for s in config.std), config, "std", "must be positive")
+    if config.final_size is not None:
+        _require(min(config.final_size) > 0, config, "final_size", "must be positive")
+    if config.checkpoint_activations and config.drop_path and config.local_crops_number:
+        pairs = [(config.global_size, config.local_size), config.final_size or (1, 2)]
+        if any(a == b for a, b in pairs):
+            raise UsageError(
+                "--checkpoint-activations with --drop-path needs global and local views of "
+                "different sizes",
+                "change --local-size, or use --drop-path 0",
+            )
     warmup = config.warmup_epochs
     if warmup is not None and not 0 <= warmup <= config.epochs:
         raise UsageError(
@@ -143,6 +156,12 @@ def architecture_of(config: TrainConfig) -> Architecture:
             raise UsageError(
                 f"--{name} applies to vit_tiny, vit_small and vit_base, not {config.arch}"
             )
+    if config.patch_size != TrainConfig.patch_size or config.conv_stem:
+        raise UsageError(
+            f"--patch-size and --conv-stem apply to vit_tiny, vit_small and vit_base, "
+            f"not {config.arch}",
+            "choose the timm model of that patch size",
+        )
     return timm_architecture(config.arch, config.in_chans, config.global_size)
 
 
@@ -161,7 +180,32 @@ def timm_architecture(name: str, in_chans: int, size: int) -> TimmArchitecture:
     arguments: dict[str, Any] = {}
     if name.startswith(("vit_", "deit", "eva", "beit")):
         arguments = {"dynamic_img_size": True, "img_size": size}
+    elif name.startswith("resnet"):
+        arguments = {"zero_init_last": False}  # as torchvision's, which the reference trains
     return TimmArchitecture(name=name, in_chans=in_chans, arguments=arguments)
+
+
+def check_views(architecture: Architecture, config: TrainConfig) -> None:
+    """Raise `UsageError` for a timm model that cannot take views of these sizes."""
+    if isinstance(architecture, VitArchitecture):
+        return
+    sides = {config.global_size, *(config.final_size or ())}
+    if config.local_crops_number:
+        sides.add(config.local_size)
+    side = 0
+    try:
+        with torch.device("meta"):
+            net = build(architecture)
+            for side in sorted(sides):
+                features = net(torch.empty(2, config.in_chans, side, side))
+                if features.ndim != 2:
+                    raise ValueError("its features are no vectors")
+    except (TypeError, AssertionError, RuntimeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it fails"
+        raise UsageError(
+            f"{config.arch} cannot be trained on views of {side or config.global_size} px ({reason})",
+            "choose other --global-size and --local-size, or another --arch",
+        ) from None
 
 
 def preprocessing_of(config: TrainConfig) -> Preprocessing:
@@ -261,12 +305,18 @@ def schedules_of(config: TrainConfig, plan: Plan, reporter: Reporter) -> Schedul
 
 
 def build_networks(
-    config: TrainConfig, architecture: Architecture, device: torch.device, reporter: Reporter
+    config: TrainConfig,
+    architecture: Architecture,
+    device: torch.device,
+    reporter: Reporter,
+    *,
+    resumed: bool = False,
 ) -> Networks:
     """Student and teacher with equal weights, the optimizer, and a centre of zeros."""
     torch.manual_seed(config.seed)
     student = _multi_crop(config, architecture, drop_path=config.drop_path)
-    if config.init_from is not None:
+    # A checkpoint holds everything: the file that the run began with may be gone by then.
+    if config.init_from is not None and not resumed:
         _start_from(config, student.backbone, architecture, reporter)
     teacher = _multi_crop(config, architecture, drop_path=0.0)
     teacher.load_state_dict(student.state_dict())
@@ -289,6 +339,8 @@ def build_networks(
 
 
 def _multi_crop(config: TrainConfig, architecture: Architecture, *, drop_path: float) -> MultiCrop:
+    if isinstance(architecture, TimmArchitecture) and architecture.name.startswith("resnet"):
+        drop_path = 0.0  # the reference has none in convnets
     backbone = build(architecture, drop_path=drop_path)
     head = DinoHead(
         int(backbone.num_features),  # type: ignore[arg-type]

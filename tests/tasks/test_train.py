@@ -153,10 +153,25 @@ def test_training_learns(images, small, tmp_path):
 @pytest.mark.parametrize("arch", ["resnet18", "xcit_nano_12_p16_224"])
 def test_other_timm_backbones_train(images, small, tmp_path, arch):
     flags = ["--arch", arch, "--max-steps", "2"]
-    config = small.read_text().replace("width = 32\ndepth = 2\nheads = 2\n", "")
+    config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
     small.write_text(config)
     dino("train", images, "--config", small, "-o", tmp_path / "run", *flags)
     assert len(losses(tmp_path / "run")) == 2
+    out = tmp_path / "f.npy"
+    dino("embed", images / "fish", "--weights", tmp_path / "run", "-o", out, "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    "arch", ["vit_small_patch14_dinov2", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"]
+)
+def test_backbones_that_cannot_take_the_views_are_refused(images, small, tmp_path, arch):
+    config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+    small.write_text(config)
+    result = dino(
+        "train", images, "--config", small, "-o", tmp_path / "run", "--arch", arch, code=2
+    )
+    assert arch in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])
@@ -214,14 +229,15 @@ def test_configuration_files_are_checked(tmp_path):
         assert expected in result.stderr, result.output
 
 
-def run_process(*arguments, **variables):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+def run_process(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "dino_cli", *map(str, arguments)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **options,
     )
 
 
@@ -262,6 +278,29 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(images, small, tm
     assert losses(run) == losses(tmp_path / "whole")
 
 
+def test_a_run_from_weights_resumes_without_them(images, small, tmp_path):
+    first, run = tmp_path / "first", tmp_path / "run"
+    dino("train", images, "--config", small, "-o", first, "--max-steps", "1")
+    flags = ["--max-steps", "2", "--init-from", first]
+    dino("train", images, "--config", small, "-o", run, *flags)
+    first.rename(tmp_path / "moved")
+    dino("train", "--resume", run, "--max-steps", "3")
+    assert len(losses(run)) == 3
+
+
+def test_steps_that_are_not_finite_are_told_and_counted_out(images, small, tmp_path):
+    """A learning rate that overflows: every loss in the log is finite or null, never NaN."""
+    run = tmp_path / "run"
+    result = dino(
+        "train", images, "--config", small, "-o", run, "--lr", "1e38", "--clip-grad", "0",
+        "--warmup-epochs", "0", "--log-every", "4",
+    )  # fmt: skip
+    assert "not finite were skipped" in " ".join(result.stderr.split())
+    text = (run / "log.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
 def test_a_finished_run_says_so(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "2")
@@ -298,6 +337,23 @@ def test_signals_save_and_say_how_to_go_on(images, small, tmp_path, number):
     assert "Traceback" not in stderr
     dino("train", "--resume", run)
     assert losses(run) == losses(whole)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_saves_too(images, small, tmp_path):
+    """As torchrun, scancel and systemd send it: the processes that load images get it as well."""
+    run = tmp_path / "run"
+    process = run_process(
+        "train", images, "--config", small, "-o", run, "--epochs", "200", "--workers", "2",
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for_step(run, 20, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert f"dino train --resume {run}" in stderr
+    assert "Traceback" not in stderr
+    assert (run / "checkpoint.pt").exists()
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def test_shipped_weights_bring_their_own_sizes(
     )
     model = open_model(EmbedConfig(model="dino_demo", device="cpu"), Reporter())
     assert model.weights.architecture == demo
-    assert model.preprocessing == Preprocessing(resize=64, crop=64)
+    assert model.preprocessing == Preprocessing(resize=88, crop=88)
     assert model.weights.attention_size == 128
     assert model.identity["model"] == "dino_demo"
     assert model.identity["weights"] == "dino_demo.safetensors"
