@@ -203,7 +203,7 @@ def check_views(architecture: Architecture, config: TrainConfig) -> None:
     except (TypeError, AssertionError, RuntimeError, ValueError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it fails"
         raise UsageError(
-            f"{config.arch} cannot be trained on views of {side or config.global_size} px ({reason})",
+            f"{config.arch} cannot take views of {side or config.global_size} px ({reason})",
             "choose other --global-size and --local-size, or another --arch",
         ) from None
 
