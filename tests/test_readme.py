@@ -11,7 +11,13 @@ from typer.testing import CliRunner
 from dino_cli.cli.app import app
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-ELSEWHERE = ("photos/", "imagenet/", "dino_vits16", "dino demo\n")  # other data, network, minutes
+ELSEWHERE = (
+    "photos/",
+    "imagenet/",
+    "imagenette",
+    "dino_vits16",
+    "dino demo\n",
+)  # other data, network, minutes
 
 
 def lines():
