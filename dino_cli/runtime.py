@@ -20,6 +20,7 @@ __all__ = [
     "available_cores",
     "choose_device",
     "choose_precision",
+    "one_thread",
     "rank_device",
     "ranks_from_environment",
     "stop_requests",
@@ -185,3 +186,18 @@ def stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch in one thread.
+
+    For networks so small a second thread gains little, and waits for the first by spinning: where
+    another process wants the core, a step then takes ten times as long.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

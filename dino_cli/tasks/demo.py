@@ -14,11 +14,11 @@ from dino_cli.config import AttentionConfig, DemoConfig, ModelOptions
 from dino_cli.data.drawings import CLASSES
 from dino_cli.errors import Interrupted, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores
+from dino_cli.runtime import available_cores, one_thread
 from dino_cli.store.pages import write_page
 from dino_cli.store.staging import check_free, staged
 from dino_cli.tasks.attention import attention
-from dino_cli.tasks.demo_live import live_steps, one_thread
+from dino_cli.tasks.demo_live import live_steps
 from dino_cli.tasks.demo_look import Example, draw_all, examples, look_masks, look_neighbours
 from dino_cli.tasks.demo_page import Story, demo_values
 from dino_cli.tasks.demo_scores import sides, untrained_twin

@@ -1,13 +1,10 @@
 """The first steps of a training, run while one waits."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from dino_cli.config import ComputeOptions
 from dino_cli.config_train import TrainConfig, resolve
@@ -23,26 +20,10 @@ __all__ = [
     "compute_flags",
     "demo_recipe",
     "live_steps",
-    "one_thread",
 ]
 
 RECIPE = "demo"
 RECIPE_IMAGES = 12_000  # what the recipe is made for
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch in one thread.
-
-    For networks so small a second thread gains little, and waits for the first by spinning: where
-    another process wants the core, a step then takes ten times as long.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def demo_recipe(**flags: Any) -> TrainConfig:

@@ -15,7 +15,7 @@ from dino_cli.config_train import TrainConfig, resolve
 from dino_cli.core.backbone import Backbone, build
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores, choose_device, choose_precision
+from dino_cli.runtime import available_cores, choose_device, choose_precision, one_thread
 from dino_cli.store.atomic import atomic_write
 from dino_cli.store.checkpoint import Log, RunFolder
 from dino_cli.store.pages import write_page
@@ -28,7 +28,6 @@ from dino_cli.tasks.demo_live import (
     about,
     compute_flags,
     demo_recipe,
-    one_thread,
 )
 from dino_cli.tasks.demo_look import draw_all, examples, look_masks, look_neighbours
 from dino_cli.tasks.demo_page import moment_values, training_values

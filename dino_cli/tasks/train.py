@@ -24,6 +24,7 @@ from dino_cli.runtime import (
     autocast,
     available_cores,
     choose_precision,
+    one_thread,
     rank_device,
     ranks_from_environment,
     stop_requests,
@@ -47,6 +48,7 @@ from dino_cli.tasks.train_setup import (
 
 __all__ = ["train"]
 
+SMALL_NETWORK = 3_000_000  # parameters; below, a second thread on a CPU costs more than it gives
 SECONDS_BETWEEN_DRAWINGS = 30.0  # of loss.png, which takes a third of a second
 
 
@@ -114,7 +116,10 @@ def _train_on(
         exif=config.exif,
         pin=device.type == "cuda",
     )
-    return run.steps(batches, start, end)
+    weights = sum(p.numel() for p in networks.student.backbone.parameters())
+    small = device.type == "cpu" and weights < SMALL_NETWORK
+    with one_thread() if small else nullcontext():
+        return run.steps(batches, start, end)
 
 
 def _check_readable(files: list[ImageFile], config: TrainConfig) -> None:
