@@ -20,13 +20,16 @@ __all__ = [
     "available_cores",
     "choose_device",
     "choose_precision",
+    "ignore_signals",
     "one_thread",
     "rank_device",
     "ranks_from_environment",
+    "signals_held",
     "stop_requests",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def available_cores() -> int:
@@ -179,8 +182,7 @@ def stop_requests() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, note) for number in names}
+    before = {number: signal.signal(number, note) for number in STOPPING}
     try:
         yield asked
     finally:
@@ -201,3 +203,24 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Stop signals wait until the end of the block.
+
+    Python drops an exception that a handler raises while a process forks, so that Ctrl-C would be
+    lost while workers start.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_signals() -> None:
+    """For worker processes: a signal to the group is the parent's business, they end with it."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

@@ -1,6 +1,5 @@
 """Batches of views for training: which image when; read, cropped and stacked by workers."""
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from dino_cli.data.draws import ViewSpec, draw_view, uniforms
 from dino_cli.data.images import ImageFile
 from dino_cli.data.preprocess import normalize
 from dino_cli.data.views import render_view
+from dino_cli.runtime import ignore_signals, signals_held
 
 __all__ = ["CropBatch", "Plan", "ViewSchedule", "crop_batches", "normalize_views"]
 
@@ -194,9 +194,7 @@ class _Order(Sampler[list[_Key]]):
 
 
 def _quiet_worker(_: int) -> None:
-    """Signals to the group are the main process's business; one worker, one core."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
     torch.set_num_threads(1)
 
 
@@ -222,7 +220,9 @@ def crop_batches(
         prefetch_factor=4 if workers else None,
         persistent_workers=workers > 0,
     )
-    yield from loader
+    with signals_held():
+        batches = iter(loader)
+    yield from batches
 
 
 def normalize_views(views: Tensor, p: Preprocessing, device: torch.device) -> Tensor:

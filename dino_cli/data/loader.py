@@ -1,7 +1,6 @@
 """Batches of decoded pictures, in order, decoded by other processes while the caller computes."""
 
 import multiprocessing
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.images import ImageFile
 from dino_cli.data.preprocess import build_transform
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.runtime import available_cores
+from dino_cli.runtime import available_cores, ignore_signals, signals_held
 
 __all__ = ["Batch", "image_batches"]
 
@@ -71,7 +70,7 @@ def _batches(
         worker_init_fn=_start_worker if workers else None,
         multiprocessing_context="fork" if fork else None,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), signals_held():
         # Python warns of forking while torch's threads exist; see above.
         warnings.simplefilter("ignore", DeprecationWarning)
         iterator = iter(loader)
@@ -124,6 +123,5 @@ def _collate(samples: list[tuple[int, NDArray[np.uint8] | str]]) -> list[Batch]:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C goes to the whole group; the parent decides, and workers end with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_signals()
     torch.set_num_threads(1)

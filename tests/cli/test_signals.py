@@ -1,0 +1,66 @@
+"""What a signal leaves behind: whole results or none, and no temporary files."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dino_cli.progress import Reporter
+from dino_cli.tasks.draw import draw_folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "drawn"
+    draw_folder(
+        folder, count=400, size=192, seed=0, style="final", reporter=Reporter(), masks=False
+    )
+    return folder / "images"
+
+
+def interrupted(place, number, *arguments, sign):
+    """Start a command, send the signal once `sign(place)` is true, wait for its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dino_cli", *map(str, arguments)],
+        cwd=place,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not sign(place) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_embed_leaves_nothing(images, tmp_path, number):
+    code, stderr = interrupted(
+        tmp_path, number, "embed", images, "--model", "dino_demo", "--batch-size", "1",
+        "-o", "f.npy", sign=lambda place: any(place.iterdir()),
+    )  # fmt: skip
+    assert code == 130, stderr
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_attention_keeps_whole_results_only(images, tmp_path, number):
+    code, stderr = interrupted(
+        tmp_path, number, "attention", images, "--model", "dino_demo", "-o", "out",
+        sign=lambda place: len(list(place.glob("out/*/*/grid.png"))) >= 3,
+    )  # fmt: skip
+    assert code == 130, stderr
+    assert "Traceback" not in stderr
+    folders = [p.parent for p in tmp_path.rglob("attention.npy")]
+    assert 3 <= len(folders) < 400
+    wanted = {path.name for path in folders[0].iterdir()}
+    assert all({path.name for path in folder.iterdir()} == wanted for folder in folders)
+    assert list(tmp_path.rglob(".*")) == []
