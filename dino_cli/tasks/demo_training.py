@@ -83,7 +83,7 @@ def train_demo(config: DemoConfig, reporter: Reporter) -> dict[str, Any]:
 
 
 class _Training:
-    """One session of the training: the run folder, the moments it was looked at, the page."""
+    """One stretch of the training: the run folder, the moments it was looked at, the page."""
 
     def __init__(self, config: DemoConfig, reporter: Reporter) -> None:
         self.config, self.reporter, self.sizes = config, reporter, SIZES
@@ -187,11 +187,11 @@ class _Training:
         first, started = done, time.monotonic()
         while done < self.total:
             until = min(self.total, (done // self.sizes.every + 1) * self.sizes.every)
-            session = time.monotonic()
+            began = time.monotonic()
             told = WholeRun(self.reporter, self.total * self.recipe.batch_size)
             train(self._chunk(until), told)
             done = until
-            minutes = self.moments[-1]["minutes"] + (time.monotonic() - session) / 60
+            minutes = self.moments[-1]["minutes"] + (time.monotonic() - began) / 60
             self._look(self._trained(), done, minutes)
             left = (time.monotonic() - started) / (done - first) * (self.total - done) / 60
             now = self.moments[-1]
@@ -199,7 +199,7 @@ class _Training:
                 f"step {done} of {self.total}: overlap with the outlines {now['iou']:.2f}, k-NN"
                 f" {now['knn']:.0f} %; {about(left)} left; see {self.output / TRAINING_PAGE}"
             )
-        if not self.latest:  # it was complete before this session
+        if not self.latest:  # it was complete before
             self._look(self._trained(), done, self.moments[-1]["minutes"])
 
     def _chunk(self, until: int) -> TrainConfig:
