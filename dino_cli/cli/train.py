@@ -22,7 +22,7 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
     if config.dry_run:
         import json
 
-        from dino_cli.tasks.train_setup import check
+        from dino_cli.tasks.train_check import check
 
         check(config)
         if terminal.json:

@@ -1,21 +1,18 @@
 """`dino train`: images in, a run folder out."""
 
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dino_cli.config_train import TrainConfig
 from dino_cli.core.backbone import Architecture
-from dino_cli.core.droppath import draw_masks
 from dino_cli.core.step import Networks, StepResult, Views, train_step
-from dino_cli.data.crops import CropBatch, Plan, crop_batches, normalize_views
-from dino_cli.data.decode import UnreadableImage, read_image
+from dino_cli.data.crops import Plan, crop_batches
 from dino_cli.data.images import ImageFile, find_images
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
@@ -32,16 +29,15 @@ from dino_cli.runtime import (
 from dino_cli.store.checkpoint import Log, RunFolder
 from dino_cli.store.curves import draw_loss
 from dino_cli.store.events import Events
+from dino_cli.tasks.train_check import check, check_views
 from dino_cli.tasks.train_entry import log_entry
+from dino_cli.tasks.train_feed import Feed, check_readable
 from dino_cli.tasks.train_folder import about, create_run, restore_run, save_run, update_run
 from dino_cli.tasks.train_knn import labelled_images, teacher_knn
 from dino_cli.tasks.train_setup import (
     Schedules,
     architecture_of,
     build_networks,
-    check,
-    check_views,
-    preprocessing_of,
     schedules_of,
     view_schedule_of,
 )
@@ -91,7 +87,7 @@ def _train_on(
             f"({config.batch_size} × {ranks.count} processes × {config.accumulate} accumulated)",
             "lower --batch-size or give more images",
         )
-    _check_readable(files, config)
+    check_readable(files, config)
     schedules = schedules_of(config, plan, reporter)
     folder = RunFolder(
         config.resume or config.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
@@ -116,22 +112,12 @@ def _train_on(
         exif=config.exif,
         pin=device.type == "cuda",
     )
+    rates = [layer.rate for layer in networks.student.drop_paths]
+    feed = Feed(config, plan, batches, rates, device, folder.path, reporter)
     weights = sum(p.numel() for p in networks.student.backbone.parameters())
     small = device.type == "cpu" and weights < SMALL_NETWORK
     with one_thread() if small else nullcontext():
-        return run.steps(batches, start, end)
-
-
-def _check_readable(files: list[ImageFile], config: TrainConfig) -> None:
-    """Raise `TaskError` when no image at all can be read, before a run folder is made."""
-    reason = ""
-    for file in files:
-        try:
-            read_image(file.path, exif=config.exif)
-            return
-        except UnreadableImage as error:
-            reason = reason or f"{file.path}: {error.reason}"
-    raise TaskError(f"none of {len(files)} images can be read ({reason})", "check the data")
+        return run.steps(feed, start, end)
 
 
 def _has_batch_norm(network: nn.Module) -> bool:
@@ -160,11 +146,9 @@ class _Run:
         self.precision = choose_precision(config.precision, device)
         self.autocast = partial(autocast, device, self.precision)
         self.scaler = torch.amp.GradScaler(device.type) if self.precision == "fp16" else None
-        self.rates = [layer.rate for layer in networks.student.drop_paths]
         exact = torch.float32 if device.type == "mps" else torch.float64
         self.epoch_loss = torch.zeros(2, device=device, dtype=exact)  # sum and count
         self.skipped = torch.zeros((), device=device)  # steps since the last log line
-        self.unreadable: dict[str, str] = {}
         self.labelled: list[ImageFile] = labelled_images(config) if ranks.rank == 0 else []
         self.drawn = float("-inf")
         self.events = Events(folder.path if ranks.rank == 0 else None)
@@ -185,7 +169,7 @@ class _Run:
 
     # The loop
 
-    def steps(self, batches: Iterator[CropBatch], start: int, end: int) -> dict[str, Any]:
+    def steps(self, feed: Feed, start: int, end: int) -> dict[str, Any]:
         """Run the steps from start to end; every line here happens in this order."""
         config, plan, folder = self.config, self.plan, self.folder
         started = time.monotonic()
@@ -196,9 +180,9 @@ class _Run:
         with stop_requests() as asked, self._open_log(start) as log, closing(self.events):
             for step in range(start, end):
                 asking = time.monotonic()
-                micro_batches = [self._next(batches) for _ in range(config.accumulate)]
+                micro_batches = feed.read()
                 waited += time.monotonic() - asking
-                views = [self._views(batch, step, m) for m, batch in enumerate(micro_batches)]
+                views = feed.views(micro_batches, step)
                 if step == 0 and config.center_init == "batch":
                     self._start_centre(views[0])
 
@@ -237,7 +221,7 @@ class _Run:
                         f"go on with: dino train --resume {folder.path}"
                     )
         if self.ranks.rank == 0:
-            draw_loss(Log.read(folder.log), folder.path / "loss.png")
+            self._draw()
         self.reporter.finish()
         seconds = time.monotonic() - started
         return {
@@ -269,50 +253,6 @@ class _Run:
                 f"{self.device}",
                 "halve --batch-size and double --accumulate, or use --checkpoint-activations",
             ) from None
-
-    def _next(self, batches: Iterator[CropBatch]) -> CropBatch:
-        try:
-            batch = next(batches)
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            raise TaskError(
-                "a process that loads images died (killed, or out of memory)",
-                f"go on with fewer: dino train --resume {self.folder.path} --workers 1",
-            ) from None
-        for path, reason in batch.unreadable:
-            if path not in self.unreadable:
-                self.unreadable[path] = reason
-                if self.config.strict:
-                    raise TaskError(
-                        f"{path} is unreadable ({reason})", "leave out --strict to skip it"
-                    )
-                self.reporter.remark(f"skipping {path}: {reason}")
-        if not batch.groups:
-            raise TaskError(
-                f"{len(self.unreadable)} files in a row are unreadable, such as "
-                f"{next(iter(self.unreadable))}",
-                "check the data",
-            )
-        return batch
-
-    def _views(self, batch: CropBatch, step: int, micro: int) -> Views:
-        """Normalised views on the device, and the stochastic depth of this step."""
-        config, plan = self.config, self.plan
-        p = preprocessing_of(config)
-        groups = [normalize_views(g, p, self.device) for g in batch.groups]
-        masks: list[Tensor] = []
-        if any(self.rates):
-            for i, group in enumerate(batch.groups):
-                mask = draw_masks(
-                    self.rates,
-                    key=(config.seed, step, micro, i),
-                    views=group.shape[1],
-                    images=plan.batch * plan.ranks,
-                    share=plan.share,
-                )
-                masks.append(mask.to(self.device, non_blocking=True))
-        return Views(groups=groups, masks=masks)
 
     @torch.no_grad()
     def _start_centre(self, views: Views) -> None:
@@ -365,8 +305,14 @@ class _Run:
                 self.reporter.remark(f"epoch {epoch + 1}: k-NN {shown}")
             log.write(entry)
             if time.monotonic() - self.drawn > SECONDS_BETWEEN_DRAWINGS:
-                draw_loss(Log.read(self.folder.log), self.folder.path / "loss.png")
-                self.drawn = time.monotonic()
+                self._draw()
+
+    def _draw(self) -> None:
+        try:
+            draw_loss(Log.read(self.folder.log), self.folder.path / "loss.png")
+        except OSError as error:  # a picture is not worth the run
+            self.reporter.remark(f"cannot draw loss.png ({error.strerror or error})")
+        self.drawn = time.monotonic()
 
     # What is kept
 
