@@ -6,7 +6,7 @@ from pathlib import Path
 import dino_cli
 
 ROOT = Path(dino_cli.__file__).parent
-STANDARD_ONLY = {"config", "config_train", "errors", "progress"}
+STANDARD_ONLY = {"config", "errors", "progress"}
 ALLOWED = {
     "core": {"core"},
     "data": {"core", "data", "runtime"},

@@ -5,7 +5,7 @@ from typing import Any
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
-from dino_cli.config import AttentionConfig
+from dino_cli.config.attention import AttentionConfig
 
 
 @command(app, "attention", AttentionConfig)
@@ -16,7 +16,7 @@ def attention(config: AttentionConfig, terminal: Terminal) -> dict[str, Any] | N
     a mask and an overlay for each head, and grid.png with all heads side by
     side. For the best masks: --masks seeded --refine guided.
     """
-    from dino_cli.tasks.attention import attention as task
+    from dino_cli.tasks.attention.run import attention as task
 
     result = task(config, terminal)
     terminal.table(

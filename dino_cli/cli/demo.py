@@ -5,7 +5,7 @@ from typing import Any
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
-from dino_cli.config import DemoConfig
+from dino_cli.config.demo import DemoConfig
 from dino_cli.errors import UsageError
 
 
@@ -18,7 +18,7 @@ def demo(config: DemoConfig, terminal: Terminal) -> dict[str, Any] | None:
     """
     _check(config, terminal.given)
     if config.images is not None:
-        from dino_cli.tasks.draw import draw_folder
+        from dino_cli.tasks.demo.draw import draw_folder
 
         draw_folder(
             config.images,
@@ -31,12 +31,12 @@ def demo(config: DemoConfig, terminal: Terminal) -> dict[str, Any] | None:
         terminal.line(f"{config.images}: {config.count} images with masks")
         return {"folder": str(config.images), "count": config.count}
     if config.train:
-        from dino_cli.tasks.demo_training import train_demo
+        from dino_cli.tasks.demo.training import train_demo
 
         result = train_demo(config, terminal)
         _show_training(result, terminal)
     else:
-        from dino_cli.tasks.demo import demo as run
+        from dino_cli.tasks.demo.run import demo as run
 
         result = run(config, terminal)
         _show(result, terminal)

@@ -5,7 +5,7 @@ from typing import Any
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
-from dino_cli.config import EmbedConfig
+from dino_cli.config.embed import EmbedConfig
 
 
 @command(app, "embed", EmbedConfig)

@@ -5,7 +5,7 @@ from typing import Any
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
-from dino_cli.config import KnnConfig
+from dino_cli.config.knn import KnnConfig
 
 
 @command(app, "knn", KnnConfig)
@@ -18,7 +18,7 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
 
     Example: dino knn new_photos/ --index feats.npy -k 20 -o predictions.csv
     """
-    from dino_cli.tasks.knn import knn as run
+    from dino_cli.tasks.knn.run import knn as run
 
     result = run(config, terminal, given=terminal.given)
     if result["k"]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from dino_cli.cli.display import Terminal
-from dino_cli.config import options
+from dino_cli.config.setting import options
 
 __all__ = ["command"]
 

@@ -6,8 +6,9 @@ from typing import Any
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
-from dino_cli.config import to_json
-from dino_cli.config_train import TrainConfig, resolve
+from dino_cli.config.resolve import resolve
+from dino_cli.config.setting import to_json
+from dino_cli.config.train import TrainConfig
 
 
 @command(app, "train", TrainConfig)
@@ -22,14 +23,14 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
     if config.dry_run:
         import json
 
-        from dino_cli.tasks.train_check import check
+        from dino_cli.tasks.train.check import check
 
         check(config)
         if terminal.json:
             return to_json(config)
         terminal.line(json.dumps(to_json(config), indent=2))
         return None
-    from dino_cli.tasks.train import train as run
+    from dino_cli.tasks.train.run import train as run
 
     result = run(config, terminal)
     if os.environ.get("RANK", "0") != "0":

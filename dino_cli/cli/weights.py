@@ -7,7 +7,7 @@ import typer
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
-from dino_cli.config import WeightsDownloadConfig, WeightsListConfig, WeightsPathConfig
+from dino_cli.config.weights import WeightsDownloadConfig, WeightsListConfig, WeightsPathConfig
 
 weights = typer.Typer(no_args_is_help=True, help="Released models: list, find and fetch them.")
 app.add_typer(weights, name="weights")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dino_cli.config import Preprocessing
+from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.draws import ViewSpec, draw_view, uniforms
 from dino_cli.data.images import ImageFile

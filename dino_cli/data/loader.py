@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dino_cli.config import Preprocessing
+from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.images import ImageFile
 from dino_cli.data.preprocess import build_transform

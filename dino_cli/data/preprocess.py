@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dino_cli.config import Preprocessing
+from dino_cli.config.shared import Preprocessing
 from dino_cli.errors import UsageError
 
 __all__ = ["build_transform", "normalize"]

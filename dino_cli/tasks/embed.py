@@ -11,13 +11,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from dino_cli.config import (
-    ComputeOptions,
-    EmbedConfig,
-    ModelOptions,
-    Preprocessing,
-    TransformOptions,
-)
+from dino_cli.config.embed import EmbedConfig
+from dino_cli.config.shared import ComputeOptions, ModelOptions, Preprocessing, TransformOptions
 from dino_cli.core.backbone import FeatureKind
 from dino_cli.data.images import ImageFile, find_images
 from dino_cli.data.loader import image_batches

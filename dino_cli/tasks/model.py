@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 
 from dino_cli import runtime
-from dino_cli.config import Preprocessing
+from dino_cli.config.shared import Preprocessing
 from dino_cli.core.backbone import Backbone
 from dino_cli.progress import Reporter
-from dino_cli.store.empty import filled_network
-from dino_cli.store.weights import Weights, load
+from dino_cli.store.weights.empty import filled_network
+from dino_cli.store.weights.load import Weights, load
 
 __all__ = ["Model", "open_model"]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dino_cli.config import WeightsDownloadConfig
+from dino_cli.config.weights import WeightsDownloadConfig
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.atomic import atomic_write
-from dino_cli.store.hub import locate, on_disk
-from dino_cli.store.registry import entries
+from dino_cli.store.weights.hub import locate, on_disk
+from dino_cli.store.weights.registry import entries
 
 __all__ = ["download_weights", "list_weights", "weights_path"]
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from dino_cli import config as configs
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
-from dino_cli.config import options
-from dino_cli.config_train import TrainConfig
+from dino_cli.config.setting import options
+from dino_cli.config.train import TrainConfig
 
 # The original's names and defaults, under ours.
 ORIGINAL = {

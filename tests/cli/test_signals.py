@@ -9,7 +9,7 @@ import time
 import pytest
 
 from dino_cli.progress import Reporter
-from dino_cli.tasks.draw import draw_folder
+from dino_cli.tasks.demo.draw import draw_folder
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dino_cli.data.drawing_shapes import SHAPES, shape
-from dino_cli.data.drawing_textures import TEXTURES, fractal, hsv, patchwork, texture
-from dino_cli.data.drawings import CLASSES, Drawing, _union, draw
+from dino_cli.data.drawings.images import CLASSES, Drawing, _union, draw
+from dino_cli.data.drawings.shapes import SHAPES, shape
+from dino_cli.data.drawings.textures import TEXTURES, fractal, hsv, patchwork, texture
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dino_cli.config import Preprocessing
+from dino_cli.config.shared import Preprocessing
 from dino_cli.data import loader
 from dino_cli.data.decode import read_image
 from dino_cli.data.images import ImageFile

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from dino_cli.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dino_cli.data import preprocess
 from dino_cli.data.preprocess import build_transform, normalize
 

@@ -10,8 +10,8 @@ import torch
 
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store import download as downloads
-from dino_cli.store.download import Unanswered, cached_download, download, within
+from dino_cli.store.weights.download import Unanswered, cached_download, download, within
+from dino_cli.store.weights import download as downloads
 
 
 def test_a_call_that_hangs_is_given_up() -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 from dino_cli.core.vit import VitArchitecture, build_vit
-from dino_cli.store.empty import empty_network
+from dino_cli.store.weights.empty import empty_network
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = VitArchitecture(width=64, depth=2, heads=1, patch_size=16, grid=(14, 14), eps=1e-12)
@@ -108,7 +108,7 @@ DESCRIBE = """
 import json, sys
 from dino_cli.errors import DinoError
 from dino_cli.progress import Reporter
-from dino_cli.store.weights import load
+from dino_cli.store.weights.load import load
 for i, name in enumerate(2 * sys.argv[1:]):
     w = load(model=name, weights=None, offline=i >= len(sys.argv) - 1)
     a = w.architecture
@@ -206,7 +206,7 @@ def test_a_download_that_breaks_off(hub: Any, dino: Dino) -> None:
 
 TIMED = """
 import sys, time, huggingface_hub
-from dino_cli.store.hub import locate
+from dino_cli.store.weights.hub import locate
 from dino_cli.progress import Reporter
 from dino_cli.errors import TaskError
 huggingface_hub.get_hf_file_metadata, huggingface_hub.hf_hub_url  # imported lazily

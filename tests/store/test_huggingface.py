@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dino_cli.config import EmbedConfig
+from dino_cli.config.embed import EmbedConfig
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.weights import load
+from dino_cli.store.weights.load import load
 from dino_cli.tasks.model import Model, open_model
 
 TESTS = Path(__file__).parents[1]

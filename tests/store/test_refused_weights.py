@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from dino_cli.cli.app import app
 from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.errors import TaskError
-from dino_cli.store.weights import Weights, load
+from dino_cli.store.weights.load import Weights, load
 
 SMALL = VitArchitecture(width=64, depth=2, heads=1, patch_size=16, grid=(14, 14))
 

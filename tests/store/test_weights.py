@@ -14,13 +14,14 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dino_cli.config import EmbedConfig, Preprocessing
+from dino_cli.config.embed import EmbedConfig
+from dino_cli.config.shared import Preprocessing
 from dino_cli.core.backbone import TimmArchitecture, architecture_to_json
 from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.checkpoint import RunFolder
-from dino_cli.store.weights import Weights, load
+from dino_cli.store.weights.load import Weights, load
 from dino_cli.tasks.model import open_model
 
 SMALL = VitArchitecture(width=64, depth=2, heads=1, patch_size=16, grid=(14, 14))

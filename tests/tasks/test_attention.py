@@ -13,7 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
-from dino_cli.config import Preprocessing
+from dino_cli.config.shared import Preprocessing
 from dino_cli.core.attention import threshold_mass
 from dino_cli.core.backbone import Backbone, architecture_to_json, build
 from dino_cli.core.vit import VitArchitecture
@@ -285,7 +285,7 @@ def test_existing_results_are_kept_unless_overwritten(run, tmp_path):
 def test_interruption_leaves_whole_results_only(run, tmp_path, monkeypatch):
     for i in range(6):
         _photo(tmp_path / "in" / f"{i}.png", seed=i)
-    from dino_cli.tasks import attention as task
+    from dino_cli.tasks.attention import run as task
 
     calls = []
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import dino_cli.tasks.demo as demo_task
-import dino_cli.tasks.demo_training as training_task
+import dino_cli.tasks.demo.run as demo_task
+import dino_cli.tasks.demo.training as training_task
 from dino_cli.cli.app import app
-from dino_cli.config import Preprocessing
+from dino_cli.config.shared import Preprocessing
 from dino_cli.core.backbone import architecture_to_json
 from dino_cli.core.vit import VitArchitecture, build_vit
-from dino_cli.data.drawing_sets import Series, draw_sets
-from dino_cli.data.drawings import CLASSES, draw
+from dino_cli.data.drawings.images import CLASSES, draw
+from dino_cli.data.drawings.sets import Series, draw_sets
 from dino_cli.errors import Interrupted
 from dino_cli.store.checkpoint import Log, RunFolder
-from dino_cli.tasks.demo_scores import MaskScore, best_box, chroma, classify, histograms, iou
+from dino_cli.tasks.demo.scores import MaskScore, best_box, chroma, classify, histograms, iou
 
 TINY = demo_task.DemoSizes(bank=24, queries=6, masks=4, gallery=2, drawn=32, steps=2)
 RECIPE = {
@@ -139,7 +139,7 @@ def test_the_result_is_a_table_and_where_to_look(tiny, weights, monkeypatch):
 
 
 def demo_task_live(**values):
-    from dino_cli.tasks.demo_live import LiveSteps
+    from dino_cli.tasks.demo.live import LiveSteps
 
     return LiveSteps(**values)
 
@@ -310,9 +310,9 @@ def test_sets_are_the_drawings_whatever_the_processes():
 
 
 def test_untrained_twins_are_equal_and_leave_chance_alone(weights):
-    from dino_cli.config import EmbedConfig
+    from dino_cli.config.embed import EmbedConfig
     from dino_cli.progress import Reporter
-    from dino_cli.tasks.demo_scores import untrained_twin
+    from dino_cli.tasks.demo.scores import untrained_twin
     from dino_cli.tasks.model import open_model
 
     model = open_model(EmbedConfig(weights=weights), Reporter())

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.store.checkpoint import Log
-from dino_cli.tasks.draw import draw_folder
+from dino_cli.tasks.demo.draw import draw_folder
 
 SMALL = """
 arch = "vit_tiny"

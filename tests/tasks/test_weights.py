@@ -10,11 +10,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.config import EmbedConfig, Preprocessing
+from dino_cli.config.embed import EmbedConfig
+from dino_cli.config.shared import Preprocessing
 from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store import registry
+from dino_cli.store.weights import registry
 from dino_cli.tasks.model import open_model
 
 
@@ -80,7 +81,7 @@ def test_list_has_the_published_figures() -> None:
 def test_parameters_of_the_registry_are_those_of_the_networks() -> None:
     from dino_cli.core.backbone import TimmArchitecture
     from dino_cli.core.vit import VIT_SIZES
-    from dino_cli.store.empty import empty_network
+    from dino_cli.store.weights.empty import empty_network
 
     for entry in registry.entries().values():
         if entry.architecture is None:

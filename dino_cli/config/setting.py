@@ -1,0 +1,76 @@
+"""How an option is declared: a dataclass field that is also a command-line option.
+
+Each command has one frozen dataclass in this package, in a file of its name: every option's name,
+default, help and reason are written there, once. `cli.options` turns the fields into options,
+`tasks` receive the dataclass, outputs keep it as JSON. Standard library only, so that `dino --help`
+need not import torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, field, fields
+from pathlib import Path
+from typing import Any
+
+from dino_cli.errors import UsageError
+
+__all__ = ["options", "parse_size", "setting", "to_json"]
+
+
+def setting(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    flag: str | None = None,
+    panel: str | None = None,
+    argument: bool = False,
+    metavar: str | None = None,
+    switch: bool = False,
+) -> Any:
+    """A field that is also a command-line option (or a positional argument).
+
+    `flag` replaces the name made from the field's; `panel` groups options in the help; `switch`
+    gives a flag that is off by default a --no- form, for what a file or preset may switch on.
+    """
+    metadata = {
+        "help": help,
+        "flag": flag,
+        "panel": panel,
+        "argument": argument,
+        "metavar": metavar,
+        "switch": switch,
+    }
+    return field(default=default, metadata=metadata)
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON-ready values: paths as strings, tuples as lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    return {key: plain(value) for key, value in asdict(config).items()}
+
+
+def options(config_type: type) -> tuple[Field[Any], ...]:
+    """The fields of a config that are options or arguments, in the order of the help."""
+    own_first = list(fields(config_type))
+    inherited = {
+        f.name
+        for base in config_type.__mro__[1:]
+        for f in getattr(base, "__dataclass_fields__", {}).values()
+    }
+    return tuple(sorted(own_first, key=lambda f: f.name in inherited))
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """ "480" → 480 (short side); "480x640" → (480, 640), height first. Raises `UsageError`."""
+    parts = text.lower().split("x")
+    if len(parts) in (1, 2) and all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
+        return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    raise UsageError(f"image size {text!r} is not a size", "write 480 or 480x640 (height x width)")

@@ -1,0 +1,1 @@
+"""Drawn pictures with exact masks, for `dino demo` and its training."""

@@ -1,0 +1,221 @@
+"""What network a set of tensors belongs to, read off their shapes."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from dino_cli.core.backbone import Architecture, TimmArchitecture
+from dino_cli.core.vit import VIT_SIZES, Positions, VitArchitecture
+from dino_cli.errors import TaskError
+from dino_cli.store.weights.layouts import Named
+
+__all__ = ["Known", "is_own_arch", "read_architecture"]
+
+Tensors = Mapping[str, Tensor]
+
+ALIASES = {"deit_tiny": "vit_tiny", "deit_small": "vit_small", "deit_base": "vit_base"}
+PROJECTION = {False: "patch_embed.proj.weight", True: "patch_embed.proj.0.weight"}  # by conv stem
+WHOLE = "give whole weights, or name the timm model with --arch"
+# What the architecture is read from, and how many dimensions it must have; all other tensors are
+# compared with the built network.
+DIMENSIONS = {
+    "cls_token": 3,
+    "pos_embed": 3,
+    "reg_token": 3,
+    "blocks.0.mlp.fc1.weight": 2,
+    "blocks.0.mlp.fc1_g.weight": 2,
+    PROJECTION[False]: 4,
+    PROJECTION[True]: 4,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What the person or the registry says about the architecture; None: read it off the tensors.
+
+    config: of a Hugging Face `config.json`.
+    """
+
+    arch: str | None = None
+    patch_size: int | None = None
+    heads: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def is_own_arch(name: str | None) -> bool:
+    """Whether `--arch` is a ViT whose tensors tell the rest, rather than one that timm builds."""
+    return name is None or ALIASES.get(name, name) in VIT_SIZES
+
+
+def read_architecture(named: Named, known: Known) -> Architecture:
+    """The architecture of tensors under timm's names. Raises `TaskError` when it cannot be told."""
+    _expect_dimensions(named.tensors)
+    if named.kind == "resnet":
+        return _resnet(named.tensors, known)
+    if named.kind == "dinov3":
+        return _dinov3(named.tensors, known)
+    eps = 1e-6
+    if named.huggingface:  # transformers' ViT has another default than its Dinov2
+        default = 1e-6 if "blocks.0.ls1.gamma" in named.tensors else 1e-12
+        eps = float(known.config.get("layer_norm_eps", default))
+    return _vit(named.tensors, known, eps=eps, supervised=named.supervised)
+
+
+def _vit(tensors: Tensors, known: Known, *, eps: float, supervised: bool) -> VitArchitecture:
+    if any(re.fullmatch(r"blocks\.0\.mlp\.(w12|gate_proj)\.weight", name) for name in tensors):
+        raise TaskError(
+            "it has SwiGLU blocks, whose architecture the tensors do not tell",
+            "name the timm model with --arch, as --arch vit_giant_patch14_dinov2",
+        )
+    for name in ("cls_token", "pos_embed", "blocks.0.mlp.fc1.weight"):
+        if name not in tensors:
+            raise TaskError(f"the tensor {name!r} is missing, which tells the architecture", WHOLE)
+    width, depth = tensors["cls_token"].shape[-1], _depth(tensors)
+    stem = PROJECTION[True] in tensors
+    patch_size = _patch_size(tensors, stem=stem)
+    _agree(width, depth, patch_size, known)
+    registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
+    scaled = "blocks.0.ls1.gamma" in tensors
+    positions: Positions = "dino"
+    if registers or supervised:
+        positions = "timm"
+    elif scaled:
+        positions = "size"
+    grid, embed_class = _grid(tensors["pos_embed"].shape[1], registers)
+    return VitArchitecture(
+        width=width,
+        depth=depth,
+        heads=_heads(width, known),
+        patch_size=patch_size,
+        grid=grid,
+        in_chans=tensors[PROJECTION[stem]].shape[1],
+        mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        eps=eps,
+        positions=positions,
+        layer_scale=scaled,
+        registers=registers,
+        embed_class=embed_class,
+        conv_stem=stem,
+    )
+
+
+def _expect_dimensions(tensors: Tensors) -> None:
+    for name, count in DIMENSIONS.items():
+        if name in tensors and (tensors[name].ndim != count or 0 in tensors[name].shape):
+            shape = "x".join(map(str, tensors[name].shape)) or "of a number"
+            raise TaskError(
+                f"the tensor {name!r} has the shape {shape}, where {count} dimensions belong", WHOLE
+            )
+
+
+def _depth(tensors: Tensors) -> int:
+    found = (re.match(r"blocks\.(\d{1,4})\.", name) for name in tensors)
+    return 1 + max((int(match[1]) for match in found if match), default=0)
+
+
+def _grid(entries: int, registers: int) -> tuple[tuple[int, int], bool]:
+    """The position grid, and whether CLS has an entry besides."""
+    for patches, embed_class in ((entries - 1, True), (entries, False)):
+        side = math.isqrt(patches)
+        if side and side * side == patches and (embed_class or registers):
+            return (side, side), embed_class
+    raise TaskError(
+        f"the position embedding has {entries} entries, which is not a square grid and CLS",
+        "give square weights, or a run folder of `dino train`",
+    )
+
+
+def _patch_size(tensors: Tensors, *, stem: bool) -> int:
+    if stem:
+        found = (re.fullmatch(r"patch_embed\.proj\.(\d+)\.weight", name) for name in tensors)
+        return int(2 ** (max(int(match[1]) for match in found if match) // 3))
+    rows, columns = tensors[PROJECTION[False]].shape[-2:]
+    if rows != columns:
+        raise TaskError(f"its patches of {rows}x{columns} pixels are not square", "use others")
+    return rows
+
+
+def _heads(width: int, known: Known) -> int:
+    heads = known.heads or known.config.get("num_attention_heads")
+    if heads is None and known.arch is not None:
+        heads = VIT_SIZES[ALIASES.get(known.arch, known.arch)][2]
+    if heads is None:
+        if width % 64:
+            raise TaskError(
+                f"its width {width} is no multiple of 64, so the number of heads cannot be told",
+                "give it with --heads",
+            )
+        heads = width // 64
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise TaskError(f"its width {width} cannot be shared by {heads} heads", "change --heads")
+    return heads
+
+
+def _agree(width: int, depth: int, patch_size: int, known: Known) -> None:
+    """Raises `TaskError` when the tensors are not those of what was asked for."""
+    if known.patch_size is not None and known.patch_size != patch_size:
+        raise TaskError(
+            f"its patch size is {patch_size}, not {known.patch_size}", "leave --patch-size out"
+        )
+    if known.arch is not None:
+        size = VIT_SIZES[ALIASES.get(known.arch, known.arch)]
+        if (width, depth) != size[:2]:
+            raise TaskError(
+                f"it is {width} wide and {depth} blocks deep, but {known.arch} is {size[0]} wide"
+                f" and {size[1]} deep",
+                "leave --arch out",
+            )
+
+
+def _dinov3(tensors: Tensors, known: Known) -> TimmArchitecture:
+    """timm's Eva with rotary positions; the LayerNorm eps, 1e-5, is among timm's arguments."""
+    gated = "blocks.0.mlp.fc1_g.weight" in tensors
+    hidden = f"blocks.0.mlp.{'fc1_g' if gated else 'fc1'}.weight"
+    for name in (hidden, "reg_token"):
+        if name not in tensors:
+            raise TaskError(f"the tensor {name!r} is missing, which tells the architecture", WHOLE)
+    width = tensors[PROJECTION[False]].shape[0]
+    arguments: dict[str, Any] = {
+        "embed_dim": width,
+        "depth": _depth(tensors),
+        "num_heads": _heads(width, known),
+        "patch_size": _patch_size(tensors, stem=False),
+        "num_reg_tokens": tensors["reg_token"].shape[1],
+        "mlp_ratio": tensors[hidden].shape[0] / width,
+        "global_pool": "token",
+        "rope_temperature": float(known.config.get("rope_theta", 100.0)),
+    }
+    if gated:
+        arguments |= {"swiglu_mlp": True, "swiglu_align_to": 8}
+    return TimmArchitecture(
+        name="vit_small_patch16_dinov3_qkvb",
+        in_chans=tensors[PROJECTION[False]].shape[1],
+        arguments=arguments,
+    )
+
+
+def _resnet(tensors: Tensors, known: Known) -> TimmArchitecture:
+    """ResNet-50, or one with other numbers and widths of bottlenecks."""
+    if known.patch_size or known.heads:
+        raise TaskError(
+            "it is a ResNet, which has no patches and no heads",
+            "leave --patch-size and --heads out",
+        )
+    layers, channels = [], []
+    for stage in range(1, 5):
+        first = tensors.get(f"layer{stage}.0.conv1.weight")
+        if first is None or first.ndim != 4 or f"layer{stage}.0.conv3.weight" not in tensors:
+            raise TaskError("it is no ResNet of bottlenecks", WHOLE)
+        blocks = {name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")}
+        layers.append(len(blocks))
+        channels.append(first.shape[0])
+    arguments: dict[str, Any] = {}
+    if layers != [3, 4, 6, 3] or channels != [64, 128, 256, 512]:
+        arguments = {"layers": layers, "channels": channels}
+    return TimmArchitecture(
+        name="resnet50", in_chans=tensors["conv1.weight"].shape[1], arguments=arguments
+    )

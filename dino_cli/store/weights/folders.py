@@ -1,0 +1,173 @@
+"""What stands at a path that should hold weights: a file, a run, a Hugging Face folder."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dino_cli.config.shared import Preprocessing
+from dino_cli.core.backbone import Architecture, architecture_from_json
+from dino_cli.errors import TaskError
+from dino_cli.store.weights.preprocessing import default_for, from_huggingface, from_timm
+from dino_cli.store.weights.sharded import read_json, shards
+from dino_cli.store.weights.tensor_files import TensorFile, read_tensor_file, sha256_of
+
+__all__ = ["OwnRun", "Source", "open_source"]
+
+# Names of weights in a Hugging Face folder, best first.
+HUGGINGFACE_FILES = ("model.safetensors", "pytorch_model.bin")
+HUGGINGFACE_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True)
+class OwnRun:
+    """What `dino train` wrote about its weights."""
+
+    architecture: Architecture
+    preprocessing: Preprocessing
+    attention_size: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights as they were found: the tensors, and all that lay beside them.
+
+    path: as given. files: that were read. content: tensors by name, perhaps nested. own: of a
+    `dino train` run. config, preprocessor: of a Hugging Face folder, empty if there are none.
+    timm_config: timm's `pretrained_cfg`.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    content: Mapping[str, Any]
+    own: OwnRun | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
+    timm_config: Mapping[str, Any] | None = None
+
+    def sha256(self) -> str:
+        """Of the file; of the digests in order when there are several."""
+        digests = [sha256_of(path) for path in self.files]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def preprocessing(self, architecture: Architecture) -> Preprocessing:
+        """What the model brings, else the reference's."""
+        if self.timm_config is not None:
+            return from_timm(self.timm_config)
+        return from_huggingface(self.config, self.preprocessor, default_for(architecture))
+
+
+def open_source(path: Path, checkpoint_key: str) -> Source:
+    """Read a file of weights, a run folder or a Hugging Face folder. Raises `TaskError`."""
+    if path.is_dir():
+        return _open_folder(path, checkpoint_key)
+    if not path.exists():
+        raise TaskError(f"there are no weights at {str(path)!r}", "check --weights")
+    file = read_tensor_file(path)
+    own = _own_of_header(file)
+    beside = read_json(path.parent / "config.json") or {}
+    if own is None and path.name.startswith("checkpoint") and _is_run(beside):
+        own = _own(beside, path.parent / "config.json")
+    if own is None and path.name in HUGGINGFACE_FILES:
+        return _with_configs(path, (path,), file.content, path.parent)
+    return Source(path, (path,), file.content, own)
+
+
+def _open_folder(folder: Path, checkpoint_key: str) -> Source:
+    config = read_json(folder / "config.json") or {}
+    if _is_run(config):
+        return _open_run(folder, config, checkpoint_key)
+    for name in HUGGINGFACE_FILES:
+        if (folder / name).is_file():
+            file = read_tensor_file(folder / name)
+            return _with_configs(folder, (folder / name,), file.content, folder)
+    for name in HUGGINGFACE_INDEXES:
+        if (folder / name).is_file():
+            files = shards(folder / name)
+            content: dict[str, Any] = {}
+            for file_path in files:
+                content |= read_tensor_file(file_path).content
+            return _with_configs(folder, files, content, folder)
+    found = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES)
+    if len(found) == 1:
+        return open_source(found[0], checkpoint_key)
+    if found:
+        names = ", ".join(p.name for p in found[:3])
+        raise TaskError(
+            f"the folder {str(folder)!r} holds {len(found)} files of weights ({names}, …)",
+            "give one of them",
+        )
+    raise TaskError(
+        f"there are no weights in the folder {str(folder)!r}",
+        "give a file of weights, a run folder of `dino train` or a Hugging Face folder",
+    )
+
+
+def _with_configs(
+    path: Path, files: tuple[Path, ...], content: Mapping[str, Any], folder: Path
+) -> Source:
+    config = read_json(folder / "config.json") or {}
+    timm_config = config.get("pretrained_cfg") if "architecture" in config else None
+    return Source(
+        path,
+        files,
+        content,
+        config=config,
+        preprocessor=read_json(folder / "preprocessor_config.json") or {},
+        timm_config=timm_config if isinstance(timm_config, dict) else None,
+    )
+
+
+# Runs of `dino train`
+
+
+def _is_run(config: Mapping[str, Any]) -> bool:
+    return "format" in config and isinstance(config.get("architecture"), dict)
+
+
+def _open_run(folder: Path, config: Mapping[str, Any], checkpoint_key: str) -> Source:
+    names = ["teacher.safetensors", "checkpoint.pt"]
+    path = next(
+        (folder / n for n in names[checkpoint_key != "teacher" :] if (folder / n).is_file()), None
+    )
+    if path is None:
+        raise TaskError(
+            f"the run {str(folder)!r} has not saved any weights yet",
+            "wait for its first checkpoint",
+        )
+    content = read_tensor_file(path).content
+    return Source(folder, (path,), content, _own(config, folder / "config.json"))
+
+
+def _own_of_header(file: TensorFile) -> OwnRun | None:
+    text = file.metadata.get("dino")
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = {}
+    return _own(values, file.path)
+
+
+def _own(values: Mapping[str, Any], where: Path) -> OwnRun:
+    try:
+        preprocessing: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values["preprocessing"].items()
+        }
+        return OwnRun(
+            architecture_from_json(values["architecture"]),
+            Preprocessing(**preprocessing),
+            int(values["attention_size"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise TaskError(
+            f"{str(where)!r} does not describe the weights as `dino train` does",
+            "restore it from the run",
+        ) from None

@@ -1,0 +1,202 @@
+"""Weights for a command: found, read without running anything, checked tensor by tensor.
+
+`load` is the only loader. A path is read as it is; a name goes through `store.hub`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dino_cli.config.shared import Preprocessing
+from dino_cli.core.backbone import Architecture, TimmArchitecture
+from dino_cli.core.vit import VIT_SIZES, VitArchitecture
+from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
+from dino_cli.store.weights.architectures import Known, is_own_arch, read_architecture
+from dino_cli.store.weights.empty import empty_network
+from dino_cli.store.weights.folders import OwnRun, Source, open_source
+from dino_cli.store.weights.layouts import HEADS, bare_names, network_of, to_timm_names
+from dino_cli.store.weights.timm_models import as_timm
+
+__all__ = ["Weights", "load"]
+
+ATTENTION_SIZE = 480  # short side in pixels for attention maps, as in the reference
+SHOWN = 3  # tensors named in an error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """A backbone's weights and what is needed to use them.
+
+    tensors: float32 on the CPU, under the names of the network that `core.backbone.build` makes of
+    `architecture`, all of them. name: for people. source: the absolute path, or where the hub or
+    the registry has them. sha256: of the file, hexadecimal. attention_size: short side in pixels
+    for attention maps.
+    """
+
+    architecture: Architecture
+    tensors: dict[str, Tensor]
+    name: str
+    source: str
+    sha256: str
+    preprocessing: Preprocessing
+    attention_size: int
+
+
+def load(
+    *,
+    model: str,
+    weights: Path | None,
+    checkpoint_key: str = "teacher",
+    arch: str | None = None,
+    patch_size: int | None = None,
+    heads: int | None = None,
+    offline: bool = False,
+    reporter: Reporter | None = None,
+) -> Weights:
+    """Load local `weights`, or those of the named `model` when there are none.
+
+    Nothing in a file is ever executed. Raises `TaskError` when there is no such model, no network,
+    a damaged file, or a tensor that is missing, unexpected, misshapen or not finite; `UsageError`
+    for an unknown `arch`.
+    """
+    known = Known(arch=arch, patch_size=patch_size, heads=heads)
+    if weights is not None:
+        return _read(open_source(weights, checkpoint_key), known, checkpoint_key)
+    from dino_cli.store.weights.hub import locate
+
+    found = locate(model, offline=offline, reporter=reporter or Reporter())
+    source = open_source(found.path, checkpoint_key)
+    if found.timm_config is not None:
+        source = replace(source, timm_config=found.timm_config)
+    known = replace(known, arch=arch or found.arch, patch_size=patch_size or found.patch_size)
+    read = _read(source, known, checkpoint_key)
+    return replace(
+        read,
+        name=found.name,
+        source=found.source,
+        preprocessing=found.preprocessing or read.preprocessing,
+        attention_size=found.attention_size or read.attention_size,
+    )
+
+
+def _read(source: Source, known: Known, checkpoint_key: str) -> Weights:
+    try:
+        tensors = network_of(source.content, checkpoint_key)
+        architecture, named = _arrange(tensors, source, known)
+        filled = _fitting(architecture, named)
+    except TaskError as error:
+        raise TaskError(f"cannot use {str(source.path)!r}: {error.what}", error.fix) from None
+    own = source.own
+    return Weights(
+        architecture=architecture,
+        tensors=filled,
+        name=_name(architecture),
+        source=str(source.path.absolute()),
+        sha256=source.sha256(),
+        preprocessing=own.preprocessing if own else source.preprocessing(architecture),
+        attention_size=own.attention_size if own else ATTENTION_SIZE,
+    )
+
+
+def _arrange(
+    tensors: dict[str, Tensor], source: Source, known: Known
+) -> tuple[Architecture, dict[str, Tensor]]:
+    """The architecture, and the tensors under its names."""
+    if source.own is not None:
+        bare = bare_names(tensors)  # its names are already those of its own network
+        own = {name: t for name, t in bare.items() if not name.startswith(HEADS)}
+        return _own(source.own, known), own
+    if not is_own_arch(known.arch):
+        return as_timm(str(known.arch), tensors, replace(known, config=source.config))
+    named = to_timm_names(tensors)
+    return read_architecture(named, replace(known, config=source.config)), named.tensors
+
+
+def _own(run: OwnRun, known: Known) -> Architecture:
+    """What the run says, which the options may not contradict."""
+    a = run.architecture
+    facts = {"arch": None}
+    if isinstance(a, VitArchitecture):
+        facts |= {"patch_size": a.patch_size, "heads": a.heads}  # type: ignore[dict-item]
+    for option in ("arch", "patch_size", "heads"):
+        asked, flag = getattr(known, option), "--" + option.replace("_", "-")
+        if asked is not None and asked != facts.get(option):
+            raise TaskError(
+                f"it is of a `dino train` run that says what it is, and not {flag} {asked}",
+                f"leave {flag} out",
+            )
+    return a
+
+
+def _fitting(architecture: Architecture, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the tensors in float32. Raises `TaskError` unless they fit the network exactly."""
+    wanted = empty_network(architecture).state_dict()
+    tensors = dict(named)
+    for name in wanted:  # files from before PyTorch 0.4 lack this counter, which nothing reads
+        if name.endswith("num_batches_tracked"):
+            tensors.setdefault(name, torch.zeros((), dtype=torch.int64))
+    problems = [
+        _listed("missing", [name for name in wanted if name not in tensors]),
+        _listed("unexpected", [name for name in tensors if name not in wanted]),
+        _listed(
+            "misshapen",
+            [
+                f"{name} {_shape(tensors[name])} instead of {_shape(wanted[name])}"
+                for name in wanted
+                if name in tensors and tensors[name].shape != wanted[name].shape
+            ],
+        ),
+    ]
+    if any(problems):
+        raise TaskError(
+            f"its tensors do not fit {_name(architecture)}: " + "; ".join(filter(None, problems)),
+            "give weights of one whole network, or change --arch or --checkpoint-key",
+        )
+    filled = {name: _float32(name, tensors[name], wanted[name]) for name in wanted}
+    broken = [name for name, t in filled.items() if t.is_floating_point() and not _finite(t)]
+    if broken:
+        raise TaskError(
+            _listed("not finite", broken), "give weights from before the training diverged"
+        )
+    return filled
+
+
+def _float32(name: str, given: Tensor, wanted: Tensor) -> Tensor:
+    """A copy, so that the file may change or go away afterwards."""
+    if given.is_floating_point() != wanted.is_floating_point() or given.is_quantized:
+        kind = str(given.dtype).removeprefix("torch.")
+        raise TaskError(f"the tensor {name!r} is of type {kind}", "give floating-point weights")
+    if given.is_sparse or given.is_meta:
+        raise TaskError(f"the tensor {name!r} has no plain values", "save it as a plain tensor")
+    return given.detach().to("cpu", wanted.dtype, copy=True).contiguous()
+
+
+def _finite(tensor: Tensor) -> bool:
+    # A sum is several times cheaper; only one that overflowed needs the second look.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    count = f"{len(names)} tensor" + ("s" if len(names) > 1 else "")
+    return f"{count} {what} ({', '.join(names[:SHOWN])}{more})"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _name(architecture: Architecture) -> str:
+    if isinstance(architecture, TimmArchitecture):
+        return re.sub(r"\..*", "", architecture.name)
+    a = architecture
+    sizes = {size: name for name, size in VIT_SIZES.items()}
+    name = sizes.get((a.width, a.depth, a.heads), f"vit_{a.width}x{a.depth}")
+    return f"{name}_patch{a.patch_size}"

@@ -1,0 +1,83 @@
+"""The preprocessing that published models bring, as our `Preprocessing`."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from dino_cli.core.backbone import Architecture
+from dino_cli.core.vit import VitArchitecture
+from dino_cli.errors import TaskError
+
+__all__ = ["default_for", "from_huggingface", "from_timm"]
+
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
+
+
+def default_for(architecture: Architecture) -> Preprocessing:
+    """The reference's, with the crop cut to whole patches and one mean and std per channel."""
+    p = Preprocessing()
+    if isinstance(architecture, VitArchitecture):
+        patch = architecture.patch_size
+        p = replace(p, crop=max(224 - 224 % patch, patch))
+    if architecture.in_chans != 3:
+        grey = sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3
+        p = replace(
+            p, mean=(grey[0],) * architecture.in_chans, std=(grey[1],) * architecture.in_chans
+        )
+    return p
+
+
+def from_timm(config: Mapping[str, Any]) -> Preprocessing:
+    """Of timm's `pretrained_cfg`: the evaluation transform of timm. Raises `TaskError`."""
+    try:
+        side = int(config["input_size"][-1])
+        whole = config.get("crop_mode", "center") == "squash"
+        resize = math.floor(side / float(config["crop_pct"]))
+        interpolation = str(config.get("interpolation", "bicubic"))
+        return Preprocessing(
+            resize=(side, side) if whole else resize,
+            crop=None if whole else side,
+            interpolation=interpolation if interpolation in INTERPOLATIONS else "bicubic",  # type: ignore[arg-type]
+            mean=tuple(float(value) for value in config["mean"]),
+            std=tuple(float(value) for value in config["std"]),
+        )
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        raise TaskError(
+            "its timm configuration does not tell the preprocessing", "use another model"
+        ) from None
+
+
+def from_huggingface(
+    config: Mapping[str, Any], values: Mapping[str, Any], default: Preprocessing
+) -> Preprocessing:
+    """Of `preprocessor_config.json`: mean and std always, resize and crop where it crops.
+
+    Those of DINO v1 stretch the picture to a square without a crop, which is not how DINO was
+    evaluated; they get the reference's resize and crop. DINOv3 was made for the stretch.
+    """
+    p = default
+    mean, std = values.get("image_mean"), values.get("image_std")
+    if _numbers(mean, len(p.mean)) and _numbers(std, len(p.std)):
+        p = replace(p, mean=tuple(mean), std=tuple(std))  # type: ignore[arg-type]
+    size, crop = values.get("size"), values.get("crop_size")
+    if not isinstance(size, dict):
+        return p
+    short = size.get("shortest_edge")
+    if isinstance(short, int) and short > 0:
+        side = crop.get("height") if isinstance(crop, dict) else None
+        cropped = values.get("do_center_crop", False) and isinstance(side, int) and side > 0
+        return replace(p, resize=short, crop=side) if cropped else p
+    height, width = size.get("height"), size.get("width")
+    if config.get("model_type") == "dinov3_vit" and isinstance(height, int):
+        return replace(p, resize=(height, int(width or height)), crop=None)
+    return p
+
+
+def _numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, int | float) for value in values)
+    )

@@ -1,0 +1,112 @@
+"""Any other model of timm, by its name there: timm's own conversion, our strictness."""
+
+import difflib
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from dino_cli.core.backbone import Architecture, TimmArchitecture
+from dino_cli.core.vit import VitArchitecture
+from dino_cli.errors import TaskError, UsageError
+from dino_cli.store.weights.architectures import Known, read_architecture
+from dino_cli.store.weights.empty import empty_network
+from dino_cli.store.weights.layouts import HEADS, bare_names, to_timm_names
+
+__all__ = ["as_timm"]
+
+
+def as_timm(
+    name: str, tensors: Mapping[str, Tensor], known: Known
+) -> tuple[Architecture, dict[str, Tensor]]:
+    """The architecture that timm calls `name`, and the tensors under its names.
+
+    Plain DINO and DINOv2 networks are read off the tensors instead, because their positions are
+    resampled in another way than timm does. Raises `UsageError` for a name that timm does not have.
+    """
+    base = name.split(".")[0]
+    if not timm.is_model(base):
+        near = difflib.get_close_matches(base, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        raise UsageError(f"timm has no architecture {base!r}", hint)
+    bare = bare_names(tensors)
+    foreign = any(key.startswith(("embeddings.", "embedder.")) for key in bare)
+    ours = name.endswith(".dino") or ("_dinov2" in base and "giant" not in base)
+    if foreign or ours:
+        named = to_timm_names(tensors)
+        architecture = read_architecture(named, replace(known, arch=None))
+        if ours:
+            _expect_size(architecture, base)
+        return architecture, named.tensors
+    architecture = _fitted(base, bare, known)
+    return architecture, _converted(base, bare, empty_network(architecture))
+
+
+def _expect_size(found: Architecture, base: str) -> None:
+    net = empty_network(TimmArchitecture(name=base))
+    wanted: Any = (net.embed_dim, len(net.blocks), net.patch_embed.patch_size[0])  # type: ignore[arg-type,union-attr,index]
+    if isinstance(found, VitArchitecture):
+        size = found.width, found.depth, found.patch_size
+        if size != wanted:
+            raise TaskError(
+                f"its width, depth and patch size are {size}, but those of {base} {wanted}",
+                "leave --arch out",
+            )
+
+
+def _fitted(base: str, bare: Mapping[str, Tensor], known: Known) -> TimmArchitecture:
+    """With the arguments under which the model takes any image size and these tensors."""
+    arguments: dict[str, Any] = {"dynamic_img_size": True}
+    if "dinov3" in base:  # timm's default there is the mean of the patches
+        arguments["global_pool"] = "token"
+    if known.patch_size is not None:
+        arguments["patch_size"] = known.patch_size
+    if known.heads is not None:
+        arguments["num_heads"] = known.heads
+    try:
+        net = empty_network(TimmArchitecture(name=base, arguments=arguments))
+    except TaskError:  # not a ViT: it has no such argument, and needs none
+        del arguments["dynamic_img_size"]
+        net = empty_network(TimmArchitecture(name=base, arguments=arguments))
+    first = bare.get(f"{_config(net).get('first_conv')}.weight")
+    channels = int(first.shape[1]) if first is not None and first.ndim == 4 else 3
+    positions, own = bare.get("pos_embed"), getattr(net, "pos_embed", None)
+    if (
+        isinstance(positions, Tensor)
+        and isinstance(own, Tensor)
+        and positions.ndim == own.ndim == 3
+    ):
+        patch = net.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
+        prefix = own.shape[1] - math.prod(net.patch_embed.grid_size)  # type: ignore[union-attr,arg-type]
+        side = math.isqrt(max(positions.shape[1] - prefix, 0))
+        if side and side * side == positions.shape[1] - prefix and positions.shape != own.shape:
+            arguments["img_size"] = side * patch  # or timm would resample the positions
+    return TimmArchitecture(name=base, in_chans=channels, arguments=arguments)
+
+
+def _converted(base: str, bare: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Through the model family's own `checkpoint_filter_fn`, then without the classifier."""
+    module = sys.modules[timm.model_entrypoint(base).__module__]
+    convert: Callable[..., Any] | None = getattr(module, "checkpoint_filter_fn", None)
+    wanted = net.state_dict()
+    named: dict[str, Tensor] = dict(bare)
+    if convert is not None and set(named) != set(wanted):
+        try:
+            named = dict(convert(named, net))
+        except Exception as error:  # written for expected names only, fails in any way on others
+            text = " ".join(str(error).split())[:100] or type(error).__name__
+            raise TaskError(
+                f"timm cannot convert its tensors to {base} ({text})", "change --arch"
+            ) from None
+    classifier = _config(net).get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    dropped = (*(f"{head}." for head in heads), *HEADS)
+    return {k: t for k, t in named.items() if k in wanted or not k.startswith(dropped)}
+
+
+def _config(net: nn.Module) -> Mapping[str, Any]:
+    return getattr(net, "pretrained_cfg", None) or {}

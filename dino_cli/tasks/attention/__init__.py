@@ -1,0 +1,1 @@
+"""`dino attention`: `run` looks, `photos` reads and groups what is looked at."""

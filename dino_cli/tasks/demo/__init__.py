@@ -1,0 +1,1 @@
+"""`dino demo`: draw, look, score, show, and repeat the training."""

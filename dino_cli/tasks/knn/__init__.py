@@ -1,0 +1,1 @@
+"""`dino knn`: `run` votes, `queries` brings what is asked about."""

@@ -1,0 +1,121 @@
+"""What no run of `dino train` could have, said before anything is touched."""
+
+import torch
+
+from dino_cli.config.train import TrainConfig
+from dino_cli.core.backbone import Architecture, build
+from dino_cli.core.vit import VIT_SIZES, VitArchitecture
+from dino_cli.errors import UsageError
+
+__all__ = ["check", "check_views"]
+
+
+def check(config: TrainConfig) -> None:
+    """Raise `UsageError` for values that no run could have, before anything is touched."""
+    positive: tuple[str, ...] = (
+        "batch_size",
+        "accumulate",
+        "epochs",
+        "out_dim",
+        "global_size",
+        "local_size",
+    )
+    positive += (
+        "eval_every",
+        "patch_size",
+        "head_hidden",
+        "head_bottleneck",
+        "log_every",
+        "in_chans",
+    )
+    for name in positive:
+        _require(getattr(config, name) > 0, config, name, "must be at least 1")
+    for name in ("max_steps", "save_every", "width", "depth", "heads"):
+        value = getattr(config, name)
+        _require(value is None or value > 0, config, name, "must be at least 1")
+    for name in ("lr", "teacher_temp", "warmup_teacher_temp"):
+        _require(getattr(config, name) > 0, config, name, "must be positive")
+    for name in (
+        "min_lr",
+        "clip_grad",
+        "weight_decay",
+        "weight_decay_end",
+        "workers",
+        "keep_every",
+    ):
+        _require(getattr(config, name) >= 0, config, name, "must not be negative")
+    shares = ("momentum_teacher", "center_momentum", "jitter_prob", "grayscale_prob")
+    for name in (*shares, "solarize_prob", "augment_ramp", "final_share"):
+        _require(0 <= getattr(config, name) <= 1, config, name, "must be between 0 and 1")
+    _require(config.in_chans in (1, 3), config, "in_chans", "must be 3, or 1 for grey images")
+    _require(0 <= config.drop_path < 1, config, "drop_path", "must be in [0, 1)")
+    _require(all(0 <= p <= 1 for p in config.blur_prob), config, "blur_prob", "are probabilities")
+    _require(0 <= config.jitter[3] <= 0.5, config, "jitter", "has a hue outside [0, 0.5]")
+    _require(config.local_crops_number >= 0, config, "local_crops_number", "must not be negative")
+    for name in ("global_crops_scale", "local_crops_scale"):
+        low, high = getattr(config, name)
+        _require(0 < low <= high <= 1, config, name, "must be two shares, 0 < low <= high <= 1")
+    _require(config.seed >= 0, config, "seed", "must not be negative")
+    _require(all(s > 0 for s in config.std), config, "std", "must be positive")
+    if config.final_size is not None:
+        _require(min(config.final_size) > 0, config, "final_size", "must be positive")
+    if config.checkpoint_activations and config.drop_path and config.local_crops_number:
+        pairs = [(config.global_size, config.local_size), config.final_size or (1, 2)]
+        if any(a == b for a, b in pairs):
+            raise UsageError(
+                "--checkpoint-activations with --drop-path needs global and local views of "
+                "different sizes",
+                "change --local-size, or use --drop-path 0",
+            )
+    warmup = config.warmup_epochs
+    if warmup is not None and not 0 <= warmup <= config.epochs:
+        raise UsageError(
+            f"--warmup-epochs {warmup:g} is longer than the run of {config.epochs} epochs",
+            "shorten it or raise --epochs",
+        )
+    if not 0 <= config.warmup_teacher_temp_epochs <= config.epochs:
+        raise UsageError(
+            f"--warmup-teacher-temp-epochs {config.warmup_teacher_temp_epochs} is longer than the "
+            f"run of {config.epochs} epochs",
+            "shorten it or raise --epochs",
+        )
+    if config.arch in VIT_SIZES:
+        sizes = [("global_size", config.global_size), ("local_size", config.local_size)]
+        sizes += [("final_size", side) for side in config.final_size or ()]
+        for name, side in sizes:
+            if side % config.patch_size:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {side} is not a whole number of "
+                    f"{config.patch_size}-pixel patches",
+                    f"use {max(1, side // config.patch_size) * config.patch_size}",
+                )
+
+
+def _require(good: bool, config: TrainConfig, name: str, rule: str) -> None:
+    if not good:
+        value = getattr(config, name)
+        shown = " ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else f"{value:g}"
+        raise UsageError(f"--{name.replace('_', '-')} {shown} {rule}", "see dino train --help")
+
+
+def check_views(architecture: Architecture, config: TrainConfig) -> None:
+    """Raise `UsageError` for a timm model that cannot take views of these sizes."""
+    if isinstance(architecture, VitArchitecture):
+        return
+    sides = {config.global_size, *(config.final_size or ())}
+    if config.local_crops_number:
+        sides.add(config.local_size)
+    side = 0
+    try:
+        with torch.device("meta"):
+            net = build(architecture)
+            for side in sorted(sides):
+                features = net(torch.empty(2, config.in_chans, side, side))
+                if features.ndim != 2:
+                    raise ValueError("its features are no vectors")
+    except (TypeError, AssertionError, RuntimeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it fails"
+        raise UsageError(
+            f"{config.arch} cannot take views of {side or config.global_size} px ({reason})",
+            "choose other --global-size and --local-size, or another --arch",
+        ) from None

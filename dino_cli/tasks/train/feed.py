@@ -1,0 +1,102 @@
+"""From batches of crops to the views of a step."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dino_cli.config.train import TrainConfig
+from dino_cli.core.droppath import draw_masks
+from dino_cli.core.step import Views
+from dino_cli.data.crops import CropBatch, Plan, normalize_views
+from dino_cli.data.decode import UnreadableImage, read_image
+from dino_cli.data.images import ImageFile
+from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
+from dino_cli.tasks.train.setup import preprocessing_of
+
+__all__ = ["Feed", "check_readable"]
+
+
+def check_readable(files: list[ImageFile], config: TrainConfig) -> None:
+    """Raise `TaskError` when no image at all can be read, before a run folder is made."""
+    reason = ""
+    for file in files:
+        try:
+            read_image(file.path, exif=config.exif)
+            return
+        except UnreadableImage as error:
+            reason = reason or f"{file.path}: {error.reason}"
+    raise TaskError(f"none of {len(files)} images can be read ({reason})", "check the data")
+
+
+class Feed:
+    """What a run trains on, step by step: read, told about where unreadable, put on the device."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        plan: Plan,
+        batches: Iterator[CropBatch],
+        rates: Sequence[float],
+        device: torch.device,
+        run: Path,
+        reporter: Reporter,
+    ) -> None:
+        self.config, self.plan, self.batches = config, plan, batches
+        self.rates, self.device = rates, device
+        self.run, self.reporter = run, reporter
+        self.unreadable: dict[str, str] = {}
+
+    def read(self) -> list[CropBatch]:
+        """The micro-batches of the next step. Raises `TaskError` when they cannot be read."""
+        return [self._next() for _ in range(self.config.accumulate)]
+
+    def views(self, batches: Sequence[CropBatch], step: int) -> list[Views]:
+        """The views of each micro-batch, on the device."""
+        return [self._views(batch, step, micro) for micro, batch in enumerate(batches)]
+
+    def _next(self) -> CropBatch:
+        try:
+            batch = next(self.batches)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            raise TaskError(
+                "a process that loads images died (killed, or out of memory)",
+                f"go on with fewer: dino train --resume {self.run} --workers 1",
+            ) from None
+        for path, reason in batch.unreadable:
+            if path not in self.unreadable:
+                self.unreadable[path] = reason
+                if self.config.strict:
+                    raise TaskError(
+                        f"{path} is unreadable ({reason})", "leave out --strict to skip it"
+                    )
+                self.reporter.remark(f"skipping {path}: {reason}")
+        if not batch.groups:
+            raise TaskError(
+                f"{len(self.unreadable)} files in a row are unreadable, such as "
+                f"{next(iter(self.unreadable))}",
+                "check the data",
+            )
+        return batch
+
+    def _views(self, batch: CropBatch, step: int, micro: int) -> Views:
+        """Normalised views on the device, and the stochastic depth of this step."""
+        config, plan = self.config, self.plan
+        p = preprocessing_of(config)
+        groups = [normalize_views(g, p, self.device) for g in batch.groups]
+        masks: list[Tensor] = []
+        if any(self.rates):
+            for i, group in enumerate(batch.groups):
+                mask = draw_masks(
+                    self.rates,
+                    key=(config.seed, step, micro, i),
+                    views=group.shape[1],
+                    images=plan.batch * plan.ranks,
+                    share=plan.share,
+                )
+                masks.append(mask.to(self.device, non_blocking=True))
+        return Views(groups=groups, masks=masks)

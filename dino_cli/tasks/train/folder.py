@@ -1,0 +1,129 @@
+"""What a training run keeps on disk: made, written, and read back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from dino_cli.config.setting import to_json
+from dino_cli.config.train import TrainConfig
+from dino_cli.core.backbone import Architecture, architecture_to_json
+from dino_cli.core.step import Networks
+from dino_cli.data.crops import Plan
+from dino_cli.errors import TaskError, UsageError
+from dino_cli.store.checkpoint import RunFolder
+from dino_cli.tasks.train.setup import attention_size_of, preprocessing_of
+
+__all__ = ["about", "create_run", "restore_run", "save_run", "update_run"]
+
+
+def about(config: TrainConfig, architecture: Architecture) -> dict[str, Any]:
+    """What a reader of the weights needs to know."""
+    return {
+        "architecture": architecture_to_json(architecture),
+        "preprocessing": asdict(preprocessing_of(config)),
+        "attention_size": attention_size_of(config),
+    }
+
+
+def create_run(folder: RunFolder, config: TrainConfig, described: Mapping[str, Any]) -> None:
+    """A new run folder with its configuration. Raises when it holds something already."""
+    path = folder.path
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(
+                f"{path} exists already",
+                f"go on with dino train --resume {path}, or choose another -o",
+            )
+        path.mkdir(parents=config.output is None, exist_ok=True)
+        folder.write_config({**described, "train": to_json(config)})
+    except FileNotFoundError:
+        raise TaskError(f"the folder {path.parent} does not exist", "create it first") from None
+    except OSError as error:
+        raise TaskError(f"cannot write to {path} ({error.strerror})", "choose another -o") from None
+
+
+def update_run(folder: RunFolder, config: TrainConfig, described: Mapping[str, Any]) -> None:
+    """config.json of a run that goes on, with what the person changed."""
+    values = {**to_json(config), "resume": None}
+    try:
+        folder.write_config({**described, "train": values})
+    except OSError as error:
+        raise TaskError(
+            f"cannot write to {folder.path} ({error.strerror})", "make it writable"
+        ) from None
+
+
+def save_run(
+    folder: RunFolder,
+    networks: Networks,
+    scaler: torch.amp.GradScaler | None,
+    plan: Plan,
+    done: int,
+    epoch_loss: torch.Tensor,
+    described: Mapping[str, Any],
+    *,
+    keep_every: int,
+) -> None:
+    """checkpoint.pt and teacher.safetensors as they are after `done` steps.
+
+    Every `keep_every` epochs (0: never) the checkpoint also stays as checkpoint-<epoch>.pt.
+    """
+    state = {
+        "format": 1,
+        "step": done,
+        "student": networks.student.state_dict(),
+        "teacher": networks.teacher.state_dict(),
+        "centre": networks.centre,
+        "optimizer": networks.optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler else None,
+        "epoch_loss": epoch_loss,
+        "images": plan.images,
+        "total_batch": plan.total_batch,
+    }
+    epoch, rest = divmod(done, plan.steps_per_epoch)
+    kept = keep_every > 0 and rest == 0 and epoch % keep_every == 0
+    try:
+        folder.save_checkpoint(state, keep_as=f"checkpoint-{epoch:04}.pt" if kept else None)
+        folder.save_teacher(networks.teacher.backbone.state_dict(), described)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise TaskError(
+            f"cannot write the checkpoint to {folder.path} ({reason})",
+            f"make room and go on with: dino train --resume {folder.path}",
+        ) from None
+
+
+def restore_run(
+    folder: RunFolder,
+    networks: Networks,
+    scaler: torch.amp.GradScaler | None,
+    plan: Plan,
+    epoch_loss: torch.Tensor,
+) -> int:
+    """Load the checkpoint into the networks; the step to go on with."""
+    state = folder.load_checkpoint()
+    for leftover in folder.path.glob(".*.part"):  # of a process that was killed while writing
+        leftover.unlink(missing_ok=True)
+    try:
+        for name, now in (("images", plan.images), ("total_batch", plan.total_batch)):
+            if state[name] != now:
+                raise TaskError(
+                    f"the run has {name.replace('_', ' ')} {state[name]}, now it would be {now}",
+                    "resume with the same data, and with --batch-size × processes unchanged",
+                )
+        networks.student.load_state_dict(state["student"])
+        networks.teacher.load_state_dict(state["teacher"])
+        networks.optimizer.load_state_dict(state["optimizer"])
+        networks.centre.copy_(state["centre"])
+        epoch_loss.copy_(state["epoch_loss"])
+        if scaler and state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
+        return int(state["step"])
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise TaskError(
+            f"{folder.checkpoint} does not fit its config.json ({first})",
+            "restore config.json or start anew",
+        ) from None

@@ -1,0 +1,273 @@
+"""From the options of `dino train` to networks, views and schedules."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dino_cli.config.shared import Preprocessing
+from dino_cli.config.train import TrainConfig
+from dino_cli.core.backbone import Architecture, TimmArchitecture, build
+from dino_cli.core.head import DinoHead
+from dino_cli.core.multicrop import MultiCrop
+from dino_cli.core.optim import make_optimizer
+from dino_cli.core.schedule import cosine_schedule, teacher_temperatures
+from dino_cli.core.step import Networks, StepValues
+from dino_cli.core.vit import VIT_SIZES, VitArchitecture
+from dino_cli.data.crops import Plan, ViewSchedule
+from dino_cli.data.draws import ViewSpec
+from dino_cli.errors import TaskError, UsageError
+from dino_cli.progress import Reporter
+from dino_cli.store.weights.load import load as load_weights
+
+__all__ = [
+    "Schedules",
+    "architecture_of",
+    "build_networks",
+    "preprocessing_of",
+    "schedules_of",
+    "view_schedule_of",
+]
+
+
+def architecture_of(config: TrainConfig) -> Architecture:
+    """A DINO ViT for the named sizes (with --width, --depth, --heads), else timm's model."""
+    if config.arch in VIT_SIZES:
+        width, depth, heads = VIT_SIZES[config.arch]
+        if config.width is not None and config.heads is None:
+            heads = max(1, config.width // 64)
+        width, depth = config.width or width, config.depth or depth
+        heads = config.heads or heads
+        if width % heads:
+            raise UsageError(
+                f"a width of {width} does not divide into {heads} heads", "choose --heads to fit"
+            )
+        grid = config.global_size // config.patch_size
+        if config.conv_stem and (
+            config.patch_size < 2 or config.patch_size & (config.patch_size - 1)
+        ):
+            raise UsageError(
+                f"--conv-stem needs a patch size of 2, 4, 8, 16 or 32, not {config.patch_size}",
+                "change --patch-size or leave --conv-stem out",
+            )
+        return VitArchitecture(
+            width=width,
+            depth=depth,
+            heads=heads,
+            patch_size=config.patch_size,
+            grid=(grid, grid),
+            in_chans=config.in_chans,
+            conv_stem=config.conv_stem,
+        )
+    for name in ("width", "depth", "heads"):
+        if getattr(config, name) is not None:
+            raise UsageError(
+                f"--{name} applies to vit_tiny, vit_small and vit_base, not {config.arch}"
+            )
+    if config.patch_size != TrainConfig.patch_size or config.conv_stem:
+        raise UsageError(
+            f"--patch-size and --conv-stem apply to vit_tiny, vit_small and vit_base, "
+            f"not {config.arch}",
+            "choose the timm model of that patch size",
+        )
+    return timm_architecture(config.arch, config.in_chans, config.global_size)
+
+
+def timm_architecture(name: str, in_chans: int, size: int) -> TimmArchitecture:
+    """Raises `UsageError` with close matches for a name that timm does not know."""
+    import timm
+
+    if not timm.is_model(name):
+        import difflib
+
+        close = difflib.get_close_matches(name, [*VIT_SIZES, *timm.list_models()], n=3)
+        raise UsageError(
+            f"unknown architecture {name!r}",
+            f"did you mean {', '.join(close)}?" if close else "see timm.list_models()",
+        )
+    arguments: dict[str, Any] = {}
+    if name.startswith(("vit_", "deit", "eva", "beit")):
+        arguments = {"dynamic_img_size": True, "img_size": size}
+    elif name.startswith("resnet"):
+        arguments = {"zero_init_last": False}  # as torchvision's, which the reference trains
+    return TimmArchitecture(name=name, in_chans=in_chans, arguments=arguments)
+
+
+def preprocessing_of(config: TrainConfig) -> Preprocessing:
+    """How the trained model wants its images: 256 and 224 px, scaled to the global views."""
+    side = config.final_size[0] if config.final_size else config.global_size
+    mean, std = config.mean, config.std
+    grey = config.in_chans == 1
+    return Preprocessing(
+        resize=round(side * 256 / 224),
+        crop=side,
+        mean=(sum(mean) / 3,) if grey else mean,
+        std=(sum(std) / 3,) if grey else std,
+        exif=config.exif,
+    )
+
+
+def attention_size_of(config: TrainConfig) -> int:
+    """The paper's 480 px for 224 px global views, scaled to this run's."""
+    return round(preprocessing_of(config).crop * 480 / 224)  # type: ignore[operator]
+
+
+def view_schedule_of(config: TrainConfig) -> ViewSchedule:
+    """Two global views and the local ones (paper, section 3.2; the reference's transforms)."""
+
+    def spec(kind: str, blur: float, solarize: float) -> ViewSpec:
+        return ViewSpec(
+            size=getattr(config, f"{kind}_size"),
+            scale=getattr(config, f"{kind}_crops_scale"),
+            jitter=config.jitter,
+            jitter_prob=config.jitter_prob,
+            grayscale_prob=config.grayscale_prob,
+            blur_prob=blur,
+            solarize_prob=solarize,
+        )
+
+    blur_1, blur_2, blur_local = config.blur_prob
+    return ViewSchedule(
+        globals_=(spec("global", blur_1, 0.0), spec("global", blur_2, config.solarize_prob)),
+        locals_=(spec("local", blur_local, 0.0),) * config.local_crops_number,
+        ramp=config.augment_ramp,
+        start=config.augment_start,
+        final_size=config.final_size,
+        final_share=config.final_share,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedules:
+    """Everything that changes over the run, float64."""
+
+    lr: NDArray[np.float64]
+    weight_decay: NDArray[np.float64]
+    momentum: NDArray[np.float64]
+    temperature: NDArray[np.float64]  # per epoch
+    freeze_steps: int
+    steps_per_epoch: int
+
+    def at(self, step: int) -> StepValues:
+        return StepValues(
+            lr=float(self.lr[step]),
+            weight_decay=float(self.weight_decay[step]),
+            momentum=float(self.momentum[step]),
+            teacher_temperature=float(self.temperature[step // self.steps_per_epoch]),
+            freeze_last_layer=step < self.freeze_steps,
+        )
+
+
+def schedules_of(config: TrainConfig, plan: Plan, reporter: Reporter) -> Schedules:
+    """The reference's schedules: learning rate per 256 images of the total batch."""
+    warmup = config.warmup_epochs
+    if warmup is None:
+        warmup = 10.0 if config.epochs >= 10 else config.epochs / 10
+        if config.epochs < 10:
+            reporter.remark(
+                f"a run of {config.epochs} epochs warms up for a tenth of its steps instead of 10 "
+                "epochs; --warmup-epochs changes that"
+            )
+    per_epoch, steps = plan.steps_per_epoch, plan.steps
+    return Schedules(
+        lr=cosine_schedule(
+            config.lr * plan.total_batch / 256,
+            config.min_lr,
+            steps,
+            warmup_steps=round(warmup * per_epoch),
+        ),
+        weight_decay=cosine_schedule(config.weight_decay, config.weight_decay_end, steps),
+        momentum=cosine_schedule(config.momentum_teacher, 1.0, steps),
+        temperature=teacher_temperatures(
+            config.warmup_teacher_temp,
+            config.teacher_temp,
+            config.epochs,
+            warmup_epochs=config.warmup_teacher_temp_epochs,
+        ),
+        freeze_steps=round(config.freeze_last_layer * per_epoch),
+        steps_per_epoch=per_epoch,
+    )
+
+
+def build_networks(
+    config: TrainConfig,
+    architecture: Architecture,
+    device: torch.device,
+    reporter: Reporter,
+    *,
+    resumed: bool = False,
+) -> Networks:
+    """Student and teacher with equal weights, the optimizer, and a centre of zeros."""
+    torch.manual_seed(config.seed)
+    student = _multi_crop(config, architecture, drop_path=config.drop_path)
+    # A checkpoint holds everything: the file that the run began with may be gone by then.
+    if config.init_from is not None and not resumed:
+        _start_from(config, student.backbone, architecture, reporter)
+    teacher = _multi_crop(config, architecture, drop_path=0.0)
+    teacher.load_state_dict(student.state_dict())
+    teacher.requires_grad_(False)
+    for network in (student, teacher):
+        network.to(device).train()  # the teacher too: batch norm (SPEC §3.2)
+        if config.checkpoint_activations and network is student:
+            student.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+        for module in network.modules():
+            # Explicit products beat scaled_dot_product_attention's bf16 backward on CPUs 5 to 7 ×.
+            if device.type == "cpu" and hasattr(module, "fused_attn"):
+                module.fused_attn = False  # type: ignore[assignment]
+    return Networks(
+        student=student,
+        teacher=teacher,
+        optimizer=make_optimizer(config.optimizer, student),
+        centre=torch.zeros(1, config.out_dim, device=device),
+        centre_momentum=config.center_momentum,
+    )
+
+
+def _multi_crop(config: TrainConfig, architecture: Architecture, *, drop_path: float) -> MultiCrop:
+    if isinstance(architecture, TimmArchitecture) and architecture.name.startswith("resnet"):
+        drop_path = 0.0  # the reference has none in convnets
+    backbone = build(architecture, drop_path=drop_path)
+    head = DinoHead(
+        int(backbone.num_features),  # type: ignore[arg-type]
+        config.out_dim,
+        hidden_dim=config.head_hidden,
+        bottleneck_dim=config.head_bottleneck,
+        use_bn=config.use_bn_in_head,
+        norm_last_layer=config.norm_last_layer,
+    )
+    return MultiCrop(backbone, head)
+
+
+def _start_from(
+    config: TrainConfig, backbone: nn.Module, architecture: Architecture, reporter: Reporter
+) -> None:
+    """Copy given weights into a fresh backbone, the position grid resampled to this run's."""
+    assert config.init_from is not None
+    given = load_weights(model="", weights=config.init_from, reporter=reporter)
+    tensors = dict(given.tensors)
+    wanted = backbone.state_dict()
+    grid = tensors.get("pos_embed")
+    if (
+        grid is not None
+        and grid.shape != wanted["pos_embed"].shape
+        and isinstance(given.architecture, VitArchitecture)
+        and isinstance(architecture, VitArchitecture)
+        and grid.shape[-1] == wanted["pos_embed"].shape[-1]
+    ):
+        source = build(given.architecture)
+        source.load_state_dict(tensors)
+        with torch.no_grad():
+            tensors["pos_embed"] = source.position_embedding(*architecture.grid)  # type: ignore[operator]
+    wrong = [k for k in wanted.keys() | tensors.keys() if k not in wanted or k not in tensors]
+    wrong += [k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape]
+    if wrong:
+        raise TaskError(
+            f"--init-from {config.init_from} does not fit {config.arch} with patches of "
+            f"{config.patch_size} px: {', '.join(sorted(wrong)[:3])}"
+            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
+            "choose --arch, --patch-size, --width, --depth, --heads as in those weights",
+        )
+    backbone.load_state_dict(tensors)
