@@ -13,7 +13,7 @@ ALLOWED = {
     "store": {"core", "store", "runtime"},
     "tasks": {"tasks", "core", "data", "store", "runtime"},
     "cli": {"cli", "tasks"},
-    "runtime": set(),
+    "runtime": {"runtime"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -1,12 +1,8 @@
-"""Device, precision, ranks and signals: what the machine offers and how we use it."""
+"""Which device, with how many cores and threads, in which precision."""
 
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from types import FrameType
 from typing import Literal
 
 import torch
@@ -15,21 +11,14 @@ from dino_cli.errors import UsageError
 
 __all__ = [
     "Precision",
-    "Ranks",
     "autocast",
     "available_cores",
     "choose_device",
     "choose_precision",
-    "ignore_signals",
     "one_thread",
-    "rank_device",
-    "ranks_from_environment",
-    "signals_held",
-    "stop_requests",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def available_cores() -> int:
@@ -106,90 +95,6 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """This process among those that train together (launched by torchrun or SLURM through it)."""
-
-    rank: int = 0
-    count: int = 1
-    local_rank: int = 0
-
-    def average(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Mean of a tensor over all ranks; one collective."""
-        if self.count > 1:
-            torch.distributed.all_reduce(tensor)
-            tensor = tensor / self.count
-        return tensor
-
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether any rank says so; a collective, so all ranks must ask."""
-        if self.count == 1:
-            return flag
-        said = torch.tensor(float(flag), device=device)
-        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
-        return bool(said.item())
-
-    def barrier(self) -> None:
-        if self.count > 1:
-            torch.distributed.barrier()
-
-
-@contextmanager
-def ranks_from_environment(device: torch.device) -> Iterator[Ranks]:
-    """The process group that torchrun's variables describe; a single process without them."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or "RANK" not in os.environ:
-        yield Ranks()
-        return
-    ranks = Ranks(
-        rank=int(os.environ["RANK"]),
-        count=count,
-        local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
-    )
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.distributed.init_process_group("nccl", device_id=device)
-    else:
-        torch.distributed.init_process_group("gloo")
-    try:
-        yield ranks
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def rank_device(name: str) -> torch.device:
-    """The device of this rank: under torchrun `auto` and `cuda` mean the local rank's GPU."""
-    local = os.environ.get("LOCAL_RANK")
-    if name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            f"--device {name} would put all processes on one GPU", "use --device cuda or auto"
-        )
-    if local is not None and name in ("auto", "cuda") and torch.cuda.is_available():
-        return choose_device(f"cuda:{local}")
-    return choose_device(name)
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGUSR1 (SLURM's warning); a second SIGINT stops at once."""
-    asked: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {number: signal.signal(number, note) for number in STOPPING}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Run torch in one thread.
@@ -203,24 +108,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def signals_held() -> Iterator[None]:
-    """Stop signals wait until the end of the block.
-
-    Python drops an exception that a handler raises while a process forks, so that Ctrl-C would be
-    lost while workers start.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def ignore_signals() -> None:
-    """For worker processes: a signal to the group is the parent's business, they end with it."""
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

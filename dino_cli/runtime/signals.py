@@ -1,0 +1,53 @@
+"""Signals that ask to stop: noted, held back, or ignored."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["ignore_signals", "signals_held", "stop_requests"]
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect SIGINT, SIGTERM and SIGUSR1 (SLURM's warning); a second SIGINT stops at once."""
+    asked: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.signal(number, note) for number in STOPPING}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Stop signals wait until the end of the block.
+
+    Python drops an exception that a handler raises while a process forks, so that Ctrl-C would be
+    lost while workers start.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_signals() -> None:
+    """For worker processes: a signal to the group is the parent's business, they end with it."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
