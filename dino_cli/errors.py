@@ -5,7 +5,7 @@ command was fine, the task failed). Both are one sentence that names the value a
 out. Any other exception that reaches a person is a bug.
 """
 
-__all__ = ["DinoError", "Interrupted", "TaskError", "UsageError"]
+__all__ = ["DinoError", "Interrupted", "PeerLost", "TaskError", "UsageError"]
 
 
 class DinoError(Exception):
@@ -41,3 +41,7 @@ class Interrupted(DinoError):
     """Ctrl-C or SIGTERM; says what was kept and how to go on. Exit code 130."""
 
     exit_code = 130
+
+
+class PeerLost(TaskError):
+    """Another process of the same run is gone; it may have said why itself. Exit code 1."""

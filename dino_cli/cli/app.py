@@ -2,13 +2,14 @@
 
 import os
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from dino_cli import __version__
-from dino_cli.errors import DinoError, Interrupted
+from dino_cli.errors import DinoError, Interrupted, PeerLost
 
 __all__ = ["app"]
 
@@ -24,20 +25,39 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except DinoError as error:
-            # Under torchrun all ranks are interrupted together; the first one says so.
-            if not (isinstance(error, Interrupted) and os.environ.get("RANK", "0") != "0"):
+            if _speaks(error):
                 _say(str(error) if isinstance(error, Interrupted) else f"error: {error}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            _say("interrupted")
+            if os.environ.get("RANK", "0") == "0":
+                _say("interrupted")
             raise typer.Exit(130) from None
         except BrokenPipeError:
             sys.stderr.close()
             raise typer.Exit(141) from None
 
 
+def _speaks(error: DinoError) -> bool:
+    """Whether this process of several should tell: often all fail together, for one reason.
+
+    The first one speaks at once. The others, and whoever only lost a peer, wait a moment: the
+    launcher ends them if another has failed.
+    """
+    rank = os.environ.get("RANK", "0")
+    if not str(error) or (isinstance(error, Interrupted) and rank != "0"):
+        return False
+    if rank != "0" or isinstance(error, PeerLost):
+        try:
+            time.sleep(6 if isinstance(error, PeerLost) else 4)
+        except KeyboardInterrupt:
+            return False
+    return True
+
+
 def _say(sentence: str) -> None:
-    sys.stderr.write(f"dino: {' '.join(sentence.split())}\n")
+    rank = os.environ.get("RANK", "0")
+    who = "dino" if rank == "0" else f"dino, process {rank}"
+    sys.stderr.write(f"{who}: {' '.join(sentence.split())}\n")
 
 
 app = typer.Typer(
@@ -67,7 +87,7 @@ def dino(
 
 
 # Each module registers its command on `app`; they import no torch until the command runs.
-from dino_cli.cli import attention, demo, embed, knn, train, weights  # noqa: E402, F401
+from dino_cli.cli import attention, demo, embed, export, knn, pca, train, weights  # noqa: E402, F401
 from dino_cli.cli.eval import evaluations  # noqa: E402
 
 app.add_typer(evaluations, name="eval")

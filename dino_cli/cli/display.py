@@ -31,6 +31,7 @@ class Terminal(Reporter):
         self.json = json
         self.quiet = quiet
         self.given = given or set()
+        self.switches = [*(["--json"] if json else []), *(["--quiet"] if quiet else [])]
         self.live = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
         self._progress: Progress | None = None
         self._task: TaskID | None = None

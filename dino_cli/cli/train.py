@@ -5,7 +5,7 @@ from typing import Any
 
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
-from dino_cli.cli.options import command
+from dino_cli.cli.options import arguments, command
 from dino_cli.config.resolve import resolve
 from dino_cli.config.setting import to_json
 from dino_cli.config.train import TrainConfig
@@ -19,7 +19,13 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
     `dino train photos/ -o runs/first` trains on any folder; `torchrun --nproc-per-node 8 -m
     dino_cli train …` on eight GPUs.
     """
+    command_line = ["train", *terminal.switches, *arguments(config, terminal.given)]
     config = resolve(config, terminal.given)
+    if config.print_sbatch:
+        from dino_cli.tasks.train.processes import job_script
+
+        terminal.line(job_script(config, command_line).rstrip())
+        return None
     if config.dry_run:
         import json
 
@@ -30,11 +36,14 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
             return to_json(config)
         terminal.line(json.dumps(to_json(config), indent=2))
         return None
+    from dino_cli.tasks.train.processes import train_in_processes
     from dino_cli.tasks.train.run import train as run
 
+    if train_in_processes(config, command_line):
+        return None  # the first of them has spoken
     result = run(config, terminal)
     if os.environ.get("RANK", "0") != "0":
-        return None  # one process speaks for all
+        return None
     terminal.line(
         f"{result['run']}: {result['steps']} steps"
         + (f", loss {result['loss']:.4f}" if result["loss"] is not None else "")

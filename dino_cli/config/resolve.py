@@ -1,23 +1,29 @@
 """What `dino train` shall do: defaults, a preset, a file, the flags, or the run to go on with."""
 
 import json
-import tomllib
+import os
 from collections.abc import Mapping, Set
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from dino_cli.config.train import TrainConfig
+from dino_cli.config.values import as_type, read_toml
 from dino_cli.errors import TaskError, UsageError
 
 __all__ = ["resolve"]
 
+# What a resumed run may change without becoming another run: where and how it computes and what it
+# keeps; with --batch-size and --accumulate only if the total batch stays (checked at the resume).
 RESUMABLE = frozenset(
-    {"device", "compile", "workers", "save_every", "keep_every", "log_every", "max_steps"}
-    | {"eval_data", "eval_every", "strict", "resume", "checkpoint_activations", "data", "dry_run"}
+    {"accumulate", "batch_size", "checkpoint_activations", "compile", "compress_gradients", "data"}
+    | {"device", "dry_run", "eval_data", "eval_every", "gpus", "keep", "keep_every", "log_every"}
+    | {"max_steps", "max_unreadable", "print_sbatch", "resume", "save_every", "strict", "timeout"}
+    | {"watch", "workers"}
 )
+# What a person changes to save a run that went wrong: allowed, and said.
+RESCUING = frozenset({"clip_grad", "lr", "min_lr", "precision"})
 
 
 def resolve(config: TrainConfig, given: Set[str]) -> TrainConfig:
@@ -27,6 +33,9 @@ def resolve(config: TrainConfig, given: Set[str]) -> TrainConfig:
     preset or key, and for a flag that a resumed run cannot change.
     """
     flags = {name: getattr(config, name) for name in given}
+    if config.resume is None and config.output and _restarted(config.output):
+        config = replace(config, resume=config.output)
+        flags = {name: value for name, value in flags.items() if name in RESUMABLE - {"data"}}
     if config.resume is not None:
         return _resumed(config.resume, flags)
     values: dict[str, Any] = {}
@@ -40,6 +49,12 @@ def resolve(config: TrainConfig, given: Set[str]) -> TrainConfig:
             "no data given", "name a folder of images: dino train photos/ -o runs/first"
         )
     return merged
+
+
+def _restarted(run: Path) -> bool:
+    """Whether torchrun --max-restarts runs the same command again, for a run that exists."""
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return count.isdigit() and int(count) > 0 and (run / "config.json").is_file()
 
 
 def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
@@ -56,7 +71,7 @@ def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
         raise TaskError(
             f"{path} is not the configuration of a run", "restore it or start anew"
         ) from None
-    for name in sorted(set(flags) - RESUMABLE):
+    for name in sorted(set(flags) - RESUMABLE - RESCUING):
         if flags[name] != getattr(config, name):
             raise UsageError(
                 f"--{name.replace('_', '-')} cannot change in a resumed run "
@@ -75,12 +90,7 @@ def _preset_file(name: str) -> Path:
 
 
 def _from_toml(path: Path) -> dict[str, Any]:
-    try:
-        return _typed(tomllib.loads(path.read_text()), path)
-    except OSError as error:
-        raise TaskError(f"cannot read {path} ({error.strerror})", "check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path} is not a TOML file ({error})", "mend that line") from None
+    return _typed(read_toml(path), path)
 
 
 def _typed(values: Mapping[str, Any], source: Path) -> dict[str, Any]:
@@ -97,34 +107,5 @@ def _typed(values: Mapping[str, Any], source: Path) -> dict[str, Any]:
                 f"{source} sets {key!r}, which is no option of dino train",
                 f"did you mean {close[0]!r}?" if close else "see dino train --help",
             )
-        result[name] = _as_type(value, hints[name], key, source)
+        result[name] = as_type(value, hints[name], key, source, "dino train")
     return result
-
-
-def _as_type(value: Any, hint: Any, key: str, source: Path) -> Any:
-    """`value` as the annotated type, or `UsageError`."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        if value is None and NoneType in arguments:
-            return None
-        return _as_type(value, next(a for a in arguments if a is not NoneType), key, source)
-    good = False
-    if origin is Literal:
-        good = value in arguments
-    elif origin is tuple and isinstance(value, list | tuple):
-        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(inner) == len(value):
-            return tuple(_as_type(v, a, key, source) for v, a in zip(value, inner, strict=True))
-    elif hint is Path:
-        good = isinstance(value, str)
-        value = Path(value) if good else value
-    elif hint is float:
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        value = float(value) if good else value
-    elif isinstance(hint, type):
-        good = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    if not good:
-        raise UsageError(
-            f"{source} sets {key} to {value!r}, which it cannot be", "see dino train --help"
-        )
-    return value

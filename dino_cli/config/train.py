@@ -39,6 +39,9 @@ class TrainConfig(ImageOptions):
         None, "Options from a TOML file; flags win over it.", panel=RUN, metavar="FILE"
     )
     dry_run: bool = setting(False, "Print the resolved configuration as JSON and stop.", panel=RUN)
+    print_sbatch: bool = setting(
+        False, "Print a job script for SLURM that runs and resumes this command.", panel=RUN
+    )
 
     arch: str = setting(
         "vit_small",
@@ -196,6 +199,19 @@ class TrainConfig(ImageOptions):
         "auto: bf16 where the hardware multiplies it, else fp32; fp16 uses a gradient scaler.",
         panel=RUN,
     )
+    gpus: str = setting(
+        "all",
+        "GPUs of this machine to use, one process each: all or a number. With --device cpu a "
+        "number of processes.",
+        panel=RUN,
+        metavar="N",
+    )
+    timeout: float = setting(
+        30.0, "Minutes after which processes give up on one that does not answer.", panel=RUN
+    )
+    compress_gradients: bool = setting(
+        False, "Send gradients between processes as bf16: half the traffic.", panel=RUN, switch=True
+    )
     compile: bool = setting(
         False, "torch.compile the networks; for long runs.", panel=RUN, switch=True
     )
@@ -212,14 +228,22 @@ class TrainConfig(ImageOptions):
     save_every: int | None = setting(
         None, "Steps between checkpoints, beside the one of each epoch.", panel=RUN
     )
+    keep: int = setting(
+        2, "Newest checkpoints that stay, in case the last one gets damaged.", panel=RUN
+    )
     keep_every: int = setting(
         20, "Epochs between checkpoints that are kept for good; 0: none.", panel=RUN
     )
     log_every: int = setting(10, "Steps between lines of log.jsonl.", panel=RUN)
+    max_unreadable: float = setting(
+        0.01,
+        "Stop when more than this share of the first 1,000 images is unreadable; 1: never.",
+        panel=RUN,
+    )
+    watch: int = setting(
+        6, "Photos whose attention is kept at each epoch, for `dino report`; 0: none.", panel=RUN
+    )
     eval_data: Path | None = setting(
         None, "Folder with classes for k-NN during training.", panel=RUN, metavar="DIR"
     )
     eval_every: int = setting(1, "Epochs between those evaluations.", panel=RUN)
-
-
-# What a resumed run may change; everything else would make it another run.

@@ -1,12 +1,10 @@
-"""The loss, its centre, and what tells collapse from health (paper, section 3.1, algorithm 1)."""
-
-from dataclasses import dataclass
+"""The loss and its centre (paper, section 3.1, algorithm 1)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["TargetHealth", "centre_update", "dino_loss", "target_health", "teacher_targets"]
+__all__ = ["centre_update", "dino_loss", "teacher_targets"]
 
 STUDENT_TEMPERATURE = 0.1
 
@@ -44,25 +42,3 @@ def centre_update(centre: Tensor, batch_mean: Tensor, momentum: float = 0.9) -> 
     batch_mean: (1, K), over both global views, the whole batch and all ranks.
     """
     return centre * momentum + batch_mean.float() * (1 - momentum)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetHealth:
-    """What the targets of one batch say, in nats (0-dimensional tensors).
-
-    entropy: mean entropy of a target; near ln K the teacher says nothing, near 0 with a small
-        `spread` all images get the same one-hot target.
-    spread: entropy of the mean target minus `entropy`: how much targets differ between images
-        (the mutual information of image and prototype); below about 0.3 is collapse.
-    """
-
-    entropy: Tensor
-    spread: Tensor
-
-
-@torch.no_grad()
-def target_health(targets: Tensor) -> TargetHealth:
-    """Entropies of targets (2 · B, K)."""
-    entropy = -torch.xlogy(targets, targets).sum(dim=-1).mean()
-    mean = targets.mean(dim=0)
-    return TargetHealth(entropy=entropy, spread=-torch.xlogy(mean, mean).sum() - entropy)

@@ -25,12 +25,16 @@ class MultiCrop(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def forward(self, groups: Sequence[Tensor], masks: Sequence[Tensor] = ()) -> Tensor:
+    def forward(
+        self, groups: Sequence[Tensor], masks: Sequence[Tensor] = (), *, with_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits; `with_features` (logits, the backbone's features (V · B, D))."""
         features = []
         for i, views in enumerate(groups):
             if masks:
                 for layer, mask in zip(self.drop_paths, masks[i], strict=True):
                     layer.use(mask)
             features.append(self.backbone(views))
-        logits: Tensor = self.head(torch.cat(features))
-        return logits
+        together = torch.cat(features)
+        logits: Tensor = self.head(together)
+        return (logits, together) if with_features else logits

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dino_cli.core.loss import centre_update, dino_loss, target_health, teacher_targets
+from dino_cli.core.health import Health, measure_health, update_ratio
+from dino_cli.core.loss import centre_update, dino_loss, teacher_targets
 from dino_cli.core.multicrop import MultiCrop
 from dino_cli.core.optim import clip_per_tensor
 
@@ -59,16 +60,16 @@ class Networks:
 class StepResult:
     """0-dimensional tensors on the device; reading one waits for it.
 
-    loss: mean over ranks and micro-batches. entropy, spread: see `core.loss.TargetHealth`, of this
-    rank's last micro-batch. gradient_norm: global norm before clipping. skipped: 1 when the loss or
-    a gradient was not finite, and nothing was changed.
+    loss: mean over ranks and micro-batches. gradient_norm: global norm before clipping. skipped: 1
+    when the loss or a gradient was not finite, and nothing was changed. Only where asked for:
+    health, of this rank's last micro-batch, and update_ratio (see `core.health`).
     """
 
     loss: Tensor
-    entropy: Tensor
-    spread: Tensor
     gradient_norm: Tensor
     skipped: Tensor
+    health: Health | None = None
+    update_ratio: Tensor | None = None
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -86,12 +87,14 @@ def train_step(
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
     average: Callable[[Tensor], Tensor] = _same,
     scaler: Any = None,
+    measure: bool = False,
 ) -> StepResult:
     """Move student, centre and teacher once, over one batch given as micro-batches.
 
     forward: the student's forward where a wrapper averages gradients over ranks in backward.
     no_sync: suppresses that for all but the last micro-batch. average: mean of a tensor over ranks
-    (one collective of K + 1 floats). scaler: a `GradScaler` for fp16. No host synchronisation.
+    (one collective of K + 1 floats). scaler: a `GradScaler` for fp16. measure: also take the
+    health figures, which cost a copy of the parameters. No host synchronisation without them.
     """
     student, teacher, optimizer = networks.student, networks.teacher, networks.optimizer
     forward = forward or student
@@ -109,7 +112,7 @@ def train_step(
             # The teacher sees the two global views only, the student all of them.
             with autocast():
                 with torch.no_grad():
-                    teacher_logits = teacher(views.groups[:1])
+                    teacher_logits, features = teacher(views.groups[:1], with_features=True)
                 student_logits = forward(views.groups, views.masks)
             targets = teacher_targets(teacher_logits, networks.centre, at.teacher_temperature)
             loss = dino_loss(student_logits, targets, views=views.count)
@@ -130,6 +133,9 @@ def train_step(
         for p in student.head.last_layer.parameters():
             p.grad = None
 
+    trained = [p for p in student.parameters() if p.requires_grad]
+    before: list[Tensor] = [p.detach().clone() for p in trained] if measure else []
+
     # A loss or gradient that is not finite changes nothing: a flag on the device, not a branch.
     bad = ~mean_loss.isfinite()
     if scaler:
@@ -145,13 +151,12 @@ def train_step(
         networks.centre.copy_(torch.where(bad, networks.centre, moved))
         update_teacher(teacher, student, torch.where(bad, 0.0, 1 - at.momentum))
 
-    health = target_health(targets)
     return StepResult(
         loss=mean_loss,
-        entropy=health.entropy,
-        spread=health.spread,
         gradient_norm=norms.norm(),
         skipped=bad.float(),
+        health=measure_health(targets, features, networks.centre) if measure else None,
+        update_ratio=update_ratio(before, [p.detach() for p in trained]) if measure else None,
     )
 
 

@@ -8,7 +8,8 @@ from dino_cli.runtime.devices import (
     choose_precision,
     one_thread,
 )
-from dino_cli.runtime.ranks import Ranks, rank_device, ranks_from_environment
+from dino_cli.runtime.launch import launch, processes_wanted
+from dino_cli.runtime.ranks import Ranks, distribute, rank_device, ranks_from_environment
 from dino_cli.runtime.signals import ignore_signals, signals_held, stop_requests
 
 __all__ = [
@@ -18,8 +19,11 @@ __all__ = [
     "available_cores",
     "choose_device",
     "choose_precision",
+    "distribute",
     "ignore_signals",
+    "launch",
     "one_thread",
+    "processes_wanted",
     "rank_device",
     "ranks_from_environment",
     "signals_held",

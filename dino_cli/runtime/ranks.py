@@ -1,16 +1,25 @@
 """The processes that train together: who I am among them, and what we tell each other."""
 
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-from dino_cli.errors import UsageError
+from dino_cli.errors import DinoError, PeerLost, UsageError
+from dino_cli.runtime.batch_norm import with_rank_batch_norm
 from dino_cli.runtime.devices import choose_device
 
-__all__ = ["Ranks", "rank_device", "ranks_from_environment"]
+__all__ = ["Ranks", "distribute", "rank_device", "ranks_from_environment"]
+
+T = TypeVar("T")
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +49,72 @@ class Ranks:
         if self.count > 1:
             torch.distributed.barrier()
 
+    def first(self, make: Callable[[], T]) -> T:
+        """What `make` returns on rank 0, or raises there, on every rank; a collective."""
+        if self.count == 1:
+            return make()
+        box: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                box[0] = make()
+            except DinoError as error:
+                box[1] = error
+        torch.distributed.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]  # type: ignore[no-any-return]
+
+    def share(self, value: T) -> T:
+        """Rank 0's value, on every rank; a collective."""
+        return self.first(lambda: value)
+
+    @contextmanager
+    def peers_watched(self, go_on: str) -> Iterator[None]:
+        """Raise `PeerLost` where a collective fails because another process is gone.
+
+        go_on: how to continue, for that message.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error)
+            lost = isinstance(error, torch.distributed.DistError) or any(
+                sign in text for sign in ("gloo", "NCCL", "closed by peer", "reset by peer")
+            )
+            if self.count == 1 or not lost:
+                raise
+            reason = text.strip().splitlines()[-1].strip()
+            raise PeerLost(
+                f"another process of this run is gone or does not answer ({reason})", go_on
+            ) from None
+
+    def synchronise_batch_norm(self, network: N, device: torch.device) -> N:
+        """The network with batch norm over the batches of all ranks (SPEC §3.2)."""
+        if device.type == "cuda":
+            convert = nn.SyncBatchNorm.convert_sync_batchnorm
+            return convert(network)  # type: ignore[no-untyped-call,no-any-return]
+        return with_rank_batch_norm(network)
+
+
+def distribute(network: nn.Module, *, compress: bool) -> nn.parallel.DistributedDataParallel:
+    """The network whose backward averages gradients over ranks; compress: sent as bf16."""
+    with warnings.catch_warnings():
+        # The name of `broadcast_buffers` changes in torch 2.14; both sides must still work.
+        warnings.simplefilter("ignore", FutureWarning)
+        wrapped = nn.parallel.DistributedDataParallel(
+            network, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    if compress:
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
+
 
 @contextmanager
-def ranks_from_environment(device: torch.device) -> Iterator[Ranks]:
-    """The process group that torchrun's variables describe; a single process without them."""
+def ranks_from_environment(device: torch.device, *, minutes: float = 30.0) -> Iterator[Ranks]:
+    """The process group that torchrun's variables describe; a single process without them.
+
+    minutes: how long a collective waits for a process that does not answer.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or "RANK" not in os.environ:
         yield Ranks()
@@ -53,11 +124,12 @@ def ranks_from_environment(device: torch.device) -> Iterator[Ranks]:
         count=count,
         local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
     )
+    patience = timedelta(minutes=minutes)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.distributed.init_process_group("nccl", device_id=device)
+        torch.distributed.init_process_group("nccl", device_id=device, timeout=patience)
     else:
-        torch.distributed.init_process_group("gloo")
+        torch.distributed.init_process_group("gloo", timeout=patience)
     try:
         yield ranks
     finally:

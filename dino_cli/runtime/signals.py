@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,12 +14,18 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGUSR1 (SLURM's warning); a second SIGINT stops at once."""
+    """Collect SIGINT, SIGTERM and SIGUSR1 (SLURM's warning); a second SIGINT stops at once.
+
+    Not within a second of the first: a launcher sends on the Ctrl-C that its processes also get.
+    """
     asked: list[int] = []
+    first = float("inf")
 
     def note(number: int, _: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
+        nonlocal first
+        if asked and number == signal.SIGINT and time.monotonic() - first > 1:
             raise KeyboardInterrupt
+        first = min(first, time.monotonic())
         asked.append(number)
 
     if threading.current_thread() is not threading.main_thread():

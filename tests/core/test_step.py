@@ -9,7 +9,7 @@ from torch import nn
 from dino_cli.core.backbone import build
 from dino_cli.core.droppath import DropPath, draw_masks
 from dino_cli.core.head import DinoHead
-from dino_cli.core.loss import dino_loss, target_health, teacher_targets
+from dino_cli.core.loss import dino_loss, teacher_targets
 from dino_cli.core.multicrop import MultiCrop
 from dino_cli.core.optim import clip_per_tensor, make_optimizer, parameter_groups
 from dino_cli.core.schedule import cosine_schedule, teacher_temperatures
@@ -71,17 +71,6 @@ def test_loss_is_the_mean_over_pairs_of_different_views(count):
     targets = teacher_targets(teacher, centre, 0.05)
     ours = dino_loss(student, targets, views=count)
     assert ours.item() == pytest.approx(torch.stack(pairs).mean().item(), rel=1e-5)
-
-
-def test_health_of_healthy_uniform_and_one_hot_targets():
-    healthy = target_health(torch.eye(8))
-    assert healthy.entropy == 0
-    assert healthy.spread.item() == pytest.approx(torch.tensor(8.0).log().item())
-    uniform = target_health(torch.full((8, 8), 1 / 8))
-    assert uniform.entropy.item() == pytest.approx(torch.tensor(8.0).log().item())
-    assert uniform.spread.item() == pytest.approx(0, abs=1e-6)
-    point = target_health(torch.eye(8)[[3] * 8])
-    assert (point.entropy.item(), point.spread.item()) == (0, 0)
 
 
 def test_accumulated_micro_batches_equal_the_whole_batch():

@@ -20,7 +20,7 @@ from dino_cli.core.backbone import TimmArchitecture, architecture_to_json
 from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.checkpoint import RunFolder
+from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.weights.load import Weights, load
 from dino_cli.tasks.model import open_model
 

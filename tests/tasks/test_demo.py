@@ -19,7 +19,8 @@ from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.data.drawings.images import CLASSES, draw
 from dino_cli.data.drawings.sets import Series, draw_sets
 from dino_cli.errors import Interrupted
-from dino_cli.store.checkpoint import Log, RunFolder
+from dino_cli.store.runs.folder import RunFolder
+from dino_cli.store.runs.log import Log
 from dino_cli.tasks.demo.scores import MaskScore, best_box, chroma, classify, histograms, iou
 
 TINY = demo_task.DemoSizes(bank=24, queries=6, masks=4, gallery=2, drawn=32, steps=2)

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
-from dino_cli.store.checkpoint import Log
+from dino_cli.store.runs.log import Log
 from dino_cli.tasks.demo.draw import draw_folder
 
 SMALL = """
@@ -70,7 +70,8 @@ def test_a_run_leaves_what_spec_says(images, small, tmp_path):
     assert result["steps"] == 12  # 33 images, 8 per step, 3 epochs
     names = {p.name for p in run.iterdir() if not p.name.startswith("events.out.tfevents")}
     assert names == {
-        "config.json", "log.jsonl", "checkpoint.pt", "teacher.safetensors", "loss.png",
+        "config.json", "log.jsonl", "checkpoint.pt", "checkpoint.1.pt", "teacher.safetensors",
+        "loss.png", "watch",
     }  # fmt: skip
     entries = Log.read(run / "log.jsonl")
     steps = [e for e in entries if "step" in e]
@@ -78,9 +79,12 @@ def test_a_run_leaves_what_spec_says(images, small, tmp_path):
     assert [e["step"] for e in steps] == list(range(12))
     wanted = {
         "step", "epoch", "loss", "lr", "weight_decay", "momentum", "teacher_entropy",
-        "images_per_second", "data_wait",
+        "images_per_second", "data_wait", "entropy_share", "target_spread", "target_kl",
+        "prototypes", "centre_norm", "feature_std", "feature_rank", "gradient_norm",
+        "update_ratio", "memory_gib",
     }  # fmt: skip
     assert wanted <= steps[0].keys()
+    assert all(isinstance(value, int | float) for s in steps for value in s.values())
     assert [e["epoch"] for e in epochs] == [0, 1, 2]
     assert all(not {"step", "loss", "lr"} & e.keys() for e in epochs)
     for e in epochs:
@@ -118,8 +122,8 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_
 def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
-    result = dino("train", "--resume", run, "--lr", "0.1", code=2)
-    assert "--lr cannot change in a resumed run (it was 0.0005)" in result.stderr
+    result = dino("train", "--resume", run, "--out-dim", "32", code=2)
+    assert "--out-dim cannot change in a resumed run (it was 64)" in result.stderr
     fewer = images / "fish"
     result = dino("train", fewer, "--resume", run, code=1)
     assert "images" in result.stderr

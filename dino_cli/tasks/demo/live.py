@@ -10,7 +10,7 @@ from dino_cli.config.resolve import resolve
 from dino_cli.config.shared import ComputeOptions
 from dino_cli.config.train import TrainConfig
 from dino_cli.progress import Reporter
-from dino_cli.store.checkpoint import Log
+from dino_cli.store.runs.log import Log
 from dino_cli.tasks.train.run import train
 
 __all__ = [
@@ -131,6 +131,7 @@ def live_steps(
         output=run,
         max_steps=steps,
         log_every=1,
+        watch=0,
         workers=0,  # starting one takes longer than these steps would gain
         **compute_flags(options),
     )

@@ -18,8 +18,10 @@ from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores, choose_device, choose_precision, one_thread
 from dino_cli.store.atomic import atomic_write
-from dino_cli.store.checkpoint import Log, RunFolder
 from dino_cli.store.pages import write_page
+from dino_cli.store.runs.checkpoints import find_checkpoint, load_checkpoint
+from dino_cli.store.runs.folder import RunFolder
+from dino_cli.store.runs.log import Log
 from dino_cli.store.staging import check_free
 from dino_cli.store.weights.load import Weights
 from dino_cli.tasks.demo.draw import draw_folder
@@ -176,7 +178,8 @@ class _Training:
 
     def step(self) -> int:
         """The steps that the newest checkpoint has behind it."""
-        return int(self.run.load_checkpoint()["step"]) if self.run.checkpoint.is_file() else 0
+        newest = find_checkpoint(self.run, self.reporter.remark)
+        return 0 if newest is None else int(load_checkpoint(newest, mmap=True)["step"])
 
     def go_on(self) -> None:
         """Train to the end, looking at the network every few hundred steps."""

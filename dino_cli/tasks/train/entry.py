@@ -1,23 +1,38 @@
 """One line of a training log."""
 
 import math
+import resource
+import sys
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from dino_cli.core.health import Health
 from dino_cli.core.step import StepResult, StepValues
 
 __all__ = ["log_entry"]
 
 
 def log_entry(
-    step: int, epoch: int, result: StepResult, at: StepValues, rate: float, wait: float
+    step: int,
+    epoch: int,
+    result: StepResult,
+    at: StepValues,
+    *,
+    out_dim: int,
+    rate: float,
+    wait: float,
+    device: torch.device,
 ) -> dict[str, Any]:
     """What log.jsonl keeps of a step; None for figures that are not finite. Waits for the device.
 
     rate: images per second since the last line; wait: the share of that time spent waiting for
-    data.
+    data. Entropies are in nats; see `core.health` for what is measured.
     """
+    health = result.health
+    assert isinstance(health, Health)
+    entropy = _finite(health.entropy)
     return {
         "step": step,
         "epoch": epoch,
@@ -26,15 +41,31 @@ def log_entry(
         "weight_decay": at.weight_decay,
         "momentum": at.momentum,
         "teacher_temperature": at.teacher_temperature,
-        "teacher_entropy": _finite(result.entropy),
-        "target_spread": _finite(result.spread),
+        "teacher_entropy": entropy,
+        "entropy_share": None if entropy is None else entropy / math.log(out_dim),
+        "target_spread": _finite(health.spread),
+        "target_kl": _finite(health.target_kl),
+        "prototypes": _finite(health.prototypes),
+        "centre_norm": _finite(health.centre_norm),
+        "feature_std": _finite(health.feature_std),
+        "feature_rank": _finite(health.feature_rank),
         "gradient_norm": _finite(result.gradient_norm),
+        "update_ratio": _finite(result.update_ratio),
         "images_per_second": round(rate, 2),
         "data_wait": round(wait, 4),
+        "memory_gib": round(memory_gib(device), 3),
     }
 
 
-def _finite(value: Tensor) -> float | None:
+def memory_gib(device: torch.device) -> float:
+    """Most memory used so far: of the GPU by tensors, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _finite(value: Tensor | None) -> float | None:
     """For JSON, which knows no NaN."""
-    number = float(value.item())
+    number = math.nan if value is None else float(value.item())
     return number if math.isfinite(number) else None

@@ -1,7 +1,9 @@
-"""What a training run keeps on disk: made, written, and read back."""
+"""What a run keeps, and how it goes on."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +13,13 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.backbone import Architecture, architecture_to_json
 from dino_cli.core.step import Networks
 from dino_cli.data.crops import Plan
+from dino_cli.data.images import ImageFile
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.store.checkpoint import RunFolder
+from dino_cli.store.runs.checkpoints import CheckpointWriter, load_checkpoint
+from dino_cli.store.runs.folder import RunFolder
 from dino_cli.tasks.train.setup import attention_size_of, preprocessing_of
 
-__all__ = ["about", "create_run", "restore_run", "save_run", "update_run"]
+__all__ = ["about", "create_run", "digest_of", "restore_run", "save_run", "update_run"]
 
 
 def about(config: TrainConfig, architecture: Architecture) -> dict[str, Any]:
@@ -25,6 +29,15 @@ def about(config: TrainConfig, architecture: Architecture) -> dict[str, Any]:
         "preprocessing": asdict(preprocessing_of(config)),
         "attention_size": attention_size_of(config),
     }
+
+
+def digest_of(files: list[ImageFile]) -> str:
+    """SHA-256 of the images' names below what was given, in order: the same images elsewhere have
+    the same."""
+    digest = sha256()
+    for file in files:
+        digest.update(str(file.relative).encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()
 
 
 def create_run(folder: RunFolder, config: TrainConfig, described: Mapping[str, Any]) -> None:
@@ -56,7 +69,7 @@ def update_run(folder: RunFolder, config: TrainConfig, described: Mapping[str, A
 
 
 def save_run(
-    folder: RunFolder,
+    writer: CheckpointWriter,
     networks: Networks,
     scaler: torch.amp.GradScaler | None,
     plan: Plan,
@@ -64,9 +77,10 @@ def save_run(
     epoch_loss: torch.Tensor,
     described: Mapping[str, Any],
     *,
+    digest: str,
     keep_every: int,
 ) -> None:
-    """checkpoint.pt and teacher.safetensors as they are after `done` steps.
+    """Have everything written as it is after `done` steps; returns once it is copied.
 
     Every `keep_every` epochs (0: never) the checkpoint also stays as checkpoint-<epoch>.pt.
     """
@@ -81,38 +95,42 @@ def save_run(
         "epoch_loss": epoch_loss,
         "images": plan.images,
         "total_batch": plan.total_batch,
+        "names": digest,
     }
     epoch, rest = divmod(done, plan.steps_per_epoch)
     kept = keep_every > 0 and rest == 0 and epoch % keep_every == 0
-    try:
-        folder.save_checkpoint(state, keep_as=f"checkpoint-{epoch:04}.pt" if kept else None)
-        folder.save_teacher(networks.teacher.backbone.state_dict(), described)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise TaskError(
-            f"cannot write the checkpoint to {folder.path} ({reason})",
-            f"make room and go on with: dino train --resume {folder.path}",
-        ) from None
+    writer.save(
+        state,
+        networks.teacher.backbone.state_dict(),
+        described,
+        keep_as=f"checkpoint-{epoch:04}.pt" if kept else None,
+    )
 
 
 def restore_run(
-    folder: RunFolder,
+    path: Path,
     networks: Networks,
     scaler: torch.amp.GradScaler | None,
     plan: Plan,
     epoch_loss: torch.Tensor,
+    *,
+    digest: str,
 ) -> int:
-    """Load the checkpoint into the networks; the step to go on with."""
-    state = folder.load_checkpoint()
-    for leftover in folder.path.glob(".*.part"):  # of a process that was killed while writing
-        leftover.unlink(missing_ok=True)
+    """Load the checkpoint at `path` into the networks; the step to go on with."""
+    state = load_checkpoint(path)
     try:
         for name, now in (("images", plan.images), ("total_batch", plan.total_batch)):
             if state[name] != now:
                 raise TaskError(
                     f"the run has {name.replace('_', ' ')} {state[name]}, now it would be {now}",
-                    "resume with the same data, and with --batch-size × processes unchanged",
+                    "resume with the same data, and with --batch-size × processes × --accumulate "
+                    "unchanged",
                 )
+        if state.get("names", digest) != digest:  # runs of earlier versions have none
+            raise TaskError(
+                f"the run's {plan.images} images have other names now",
+                "resume with the same images under the same names",
+            )
         networks.student.load_state_dict(state["student"])
         networks.teacher.load_state_dict(state["teacher"])
         networks.optimizer.load_state_dict(state["optimizer"])
@@ -124,6 +142,5 @@ def restore_run(
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise TaskError(
-            f"{folder.checkpoint} does not fit its config.json ({first})",
-            "restore config.json or start anew",
+            f"{path} does not fit its config.json ({first})", "restore config.json or start anew"
         ) from None

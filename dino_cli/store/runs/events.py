@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,14 @@ class Events:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
             self._writer = SummaryWriter(str(self.folder), purge_step=entry["step"])
-        for name, value in entry.items():
-            if name not in NOT_CURVES and value is not None:
-                self._writer.add_scalar(name, value, entry["step"])
+        try:
+            for name, value in entry.items():
+                if name not in NOT_CURVES and value is not None:
+                    self._writer.add_scalar(name, value, entry["step"])
+        except OSError:  # curves are not worth the run
+            self.folder = None
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()

@@ -1,0 +1,70 @@
+"""log.jsonl of a training run: one object per logged step and per epoch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from dino_cli.errors import TaskError
+from dino_cli.store.atomic import atomic_write
+
+__all__ = ["Log"]
+
+
+class Log:
+    """log.jsonl, flushed per line. Opening it for a resumed run drops what came after the
+    checkpoint, so that each step stands there once."""
+
+    def __init__(self, path: Path, *, resume_step: int, steps_per_epoch: int) -> None:
+        kept = []
+        for entry in self.read(path):
+            if "step" in entry:
+                keep = entry["step"] < resume_step
+            else:
+                keep = (entry["epoch"] + 1) * steps_per_epoch <= resume_step
+            if keep:
+                kept.append(json.dumps(entry) + "\n")
+        self._path = path
+        try:
+            with atomic_write(path) as temporary:
+                temporary.write_text("".join(kept))
+            self._file: TextIO = path.open("a")
+        except OSError as error:
+            raise self._full(error) from None
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Raises `TaskError` when the disk is full."""
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._full(error) from None
+
+    def close(self) -> None:
+        self._file.close()
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, Any]]:
+        """All whole lines of a log, in order; a process that was killed may have left half a one.
+
+        Raises `TaskError` when the file cannot be read.
+        """
+        try:
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        except OSError as error:
+            raise TaskError(f"cannot read {path} ({error.strerror})", "check the path") from None
+        entries = []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and ("step" in entry or "epoch" in entry):
+                entries.append(entry)
+        return entries
+
+    def _full(self, error: OSError) -> TaskError:
+        return TaskError(
+            f"cannot write {self._path} ({error.strerror})",
+            f"make room and go on with: dino train --resume {self._path.parent}",
+        )

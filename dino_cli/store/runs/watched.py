@@ -1,0 +1,70 @@
+"""RUN/watch/: photo-<n>.png, and attention-<epoch>.npz with the attention of each at that epoch."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dino_cli.errors import TaskError
+from dino_cli.store.atomic import atomic_write
+
+__all__ = ["read_attention", "read_photos", "write_attention", "write_photos"]
+
+
+def write_photos(folder: Path, photos: Sequence[NDArray[np.uint8]]) -> None:
+    """Each (S, S, 3) uint8. Raises `TaskError` when the disk is full."""
+    try:
+        folder.mkdir(exist_ok=True)
+        for i, photo in enumerate(photos):
+            with atomic_write(folder / f"photo-{i}.png") as temporary:
+                Image.fromarray(photo).save(temporary, format="png")
+    except OSError as error:
+        raise _cannot(folder, error) from None
+
+
+def write_attention(folder: Path, epoch: int, attention: NDArray[np.float32]) -> None:
+    """attention: (photos, heads, h, w), kept in half precision."""
+    try:
+        folder.mkdir(exist_ok=True)
+        with (
+            atomic_write(folder / f"attention-{epoch:05}.npz") as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.savez_compressed(file, attention=attention.astype(np.float16))
+    except OSError as error:
+        raise _cannot(folder, error) from None
+
+
+def read_photos(folder: Path) -> list[NDArray[np.uint8]]:
+    """The photos in their order; those that cannot be read end the list."""
+    photos: list[NDArray[np.uint8]] = []
+    while (path := folder / f"photo-{len(photos)}.png").is_file():
+        try:
+            photos.append(np.asarray(Image.open(path).convert("RGB")))
+        except OSError:
+            break
+    return photos
+
+
+def read_attention(folder: Path) -> dict[int, NDArray[np.float32]]:
+    """(photos, heads, h, w) by epoch, ascending; damaged files are left out."""
+    found = {}
+    for path in sorted(folder.glob("attention-*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                attention = archive["attention"].astype(np.float32)
+            if attention.ndim == 4:
+                found[int(path.stem.split("-")[1])] = attention
+        except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
+            continue
+    return found
+
+
+def _cannot(folder: Path, error: OSError) -> TaskError:
+    return TaskError(
+        f"cannot write to {folder} ({error.strerror or error})",
+        f"make room and go on with: dino train --resume {folder.parent}",
+    )

@@ -1,0 +1,132 @@
+"""What the figures of a run mean, in words, once each."""
+
+import math
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from dino_cli.config.train import TrainConfig
+from dino_cli.data.crops import Plan
+from dino_cli.progress import Reporter
+from dino_cli.runtime import available_cores
+
+__all__ = ["Diagnosis"]
+
+# Nats by which targets differ between images: 1.2 to 2 in runs that learn, .1 and less in those
+# that collapsed.
+COLLAPSED_SPREAD = 0.3
+# With targets so alike, an entropy above this share of ln K is uniform, below it one-hot collapse.
+UNIFORM_SHARE = 0.5
+UNIFORM_LOSS = 0.97  # share of ln K; below it the run still learns, slowly
+# Healthy runs move weights by .1 % to 3 % of their length in a step, ten times that while
+# everything is still small.
+LARGE_UPDATE = 0.3
+LINES = 5  # of the log, that a rate or a wait must last
+MUCH_WAITING = 0.2
+SECONDS_BEFORE_WAITING = 20.0  # while workers start
+
+
+class Diagnosis:
+    """Reads the lines of the log as they come and tells what goes wrong, and what to change."""
+
+    def __init__(self, config: TrainConfig, plan: Plan, reporter: Reporter) -> None:
+        self.config, self.plan, self.reporter = config, plan, reporter
+        # A twentieth of the run, so that a slow start is no collapse.
+        self.patience = min(1000, max(50, plan.steps // 20))
+        self.most = math.log(config.out_dim)
+        self.collapsed_since: int | None = None
+        self.updates: list[float] = []
+        self.waits: list[float] = []
+        self.seconds = 0.0
+        self.said: set[str] = set()
+
+    def see(self, entry: Mapping[str, Any], seconds: float) -> None:
+        """entry: a line with a step; seconds: since the one before."""
+        self.seconds += seconds
+        self._see_collapse(entry)
+        self._see_update(entry)
+        self._see_wait(entry)
+
+    def _see_collapse(self, entry: Mapping[str, Any]) -> None:
+        spread, share, step = entry["target_spread"], entry["entropy_share"], entry["step"]
+        learning = entry["loss"] is not None and entry["loss"] < UNIFORM_LOSS * self.most
+        if (
+            spread is None
+            or share is None
+            or spread > COLLAPSED_SPREAD
+            or (share > UNIFORM_SHARE and learning)
+        ):
+            self.collapsed_since = None
+            return
+        if self.collapsed_since is None:
+            self.collapsed_since = step
+        steps = step - self.collapsed_since
+        if steps < self.patience:
+            return
+        if share > UNIFORM_SHARE:
+            self._say(
+                "uniform",
+                f"uniform collapse: for {steps} steps the teacher has said the same about every "
+                f"image (its entropy is {100 * share:.0f} % of ln K, the loss stays near ln K); "
+                f"{self._against_uniform()}",
+            )
+        else:
+            self._say(
+                "point",
+                f"point collapse: for {steps} steps the teacher has given all images the same "
+                f"prototype (its entropy is {100 * share:.0f} % of ln K); {self._against_point()}",
+            )
+
+    def _against_uniform(self) -> str:
+        config, changes = self.config, []
+        if config.warmup_teacher_temp > 0.04 or config.teacher_temp > 0.07:
+            changes.append("--teacher-temp 0.04 --warmup-teacher-temp 0.04 (a hot teacher is flat)")
+        else:
+            changes.append(f"--warmup-teacher-temp {config.warmup_teacher_temp / 2:g}")
+        if not config.use_bn_in_head:
+            changes.append("--use-bn-in-head (small data needs it)")
+        if config.freeze_last_layer < 2:
+            changes.append(f"--freeze-last-layer {config.freeze_last_layer + 1:g}")
+        changes.append(f"--lr {config.lr / 2:g}")
+        return "start anew with " + ", or ".join(changes)
+
+    def _against_point(self) -> str:
+        config, changes = self.config, []
+        if config.center_momentum > 0.99:
+            changes.append("--center-momentum 0.9 (the centre hardly moves now)")
+        if config.center_init == "zero":
+            changes.append("--center-init batch")
+        if config.teacher_temp < 0.04:
+            changes.append("--teacher-temp 0.04")
+        changes.append(f"--lr {config.lr / 2:g}")
+        return "start anew with " + ", or ".join(changes)
+
+    def _see_update(self, entry: Mapping[str, Any]) -> None:
+        if entry["update_ratio"] is None:
+            return
+        self.updates = [*self.updates[1 - LINES :], entry["update_ratio"]]
+        if len(self.updates) == LINES and median(self.updates) > LARGE_UPDATE:
+            self._say(
+                "rate",
+                f"the learning rate is too high for this batch: a step changes the weights by "
+                f"{100 * median(self.updates):.0f} % of their length (0.1 to 3 % is usual); start "
+                f"anew with --lr {self.config.lr / 10:g} or a longer --warmup-epochs",
+            )
+
+    def _see_wait(self, entry: Mapping[str, Any]) -> None:
+        if self.seconds < SECONDS_BEFORE_WAITING:
+            return
+        self.waits = [*self.waits[1 - LINES :], entry["data_wait"]]
+        wait = median(self.waits)
+        if len(self.waits) == LINES and wait > MUCH_WAITING:
+            cores, workers = available_cores(), min(self.config.workers, available_cores())
+            if workers < cores:
+                way = f"go on with --workers {min(cores, max(1, 2 * workers))}"
+            else:
+                way = f"all {cores} cores read images already: store them smaller (512 px)"
+            self._say("wait", f"{100 * wait:.0f} % of the time goes into waiting for images; {way}")
+
+    def _say(self, which: str, text: str) -> None:
+        if which not in self.said:
+            self.said.add(which)
+            self.reporter.remark(text)
