@@ -3,7 +3,7 @@
 import inspect
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field
 from typing import Annotated, Any, get_type_hints
 
@@ -12,7 +12,7 @@ import typer
 from dino_cli.cli.display import Terminal
 from dino_cli.config.setting import options
 
-__all__ = ["arguments", "command"]
+__all__ = ["command"]
 
 JSON_HELP = "Print the result as JSON on stdout."
 QUIET_HELP = "No progress, only the result and errors."
@@ -49,25 +49,6 @@ def command(
         return callback
 
     return register
-
-
-def arguments(config: Any, given: Collection[str]) -> list[str]:
-    """The options in `given` as they stand in `config`, written out for another command line."""
-    flags, positional = [], []
-    for f in options(type(config)):
-        if f.name not in given:
-            continue
-        value = getattr(config, f.name)
-        flag = (f.metadata["flag"] or "--" + f.name.replace("_", "-")).split(",")[0]
-        if f.metadata["argument"]:
-            positional += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
-        elif isinstance(value, bool):
-            flags.append(flag if value else f"--no-{flag[2:]}")
-        elif isinstance(value, tuple):
-            flags += [flag, *(str(v) for v in value)]
-        elif value is not None:
-            flags += [flag, str(value)]
-    return [*flags, *(["--", *positional] if positional else [])]
 
 
 def _frozen(value: Any) -> Any:

@@ -5,9 +5,9 @@ from typing import Any
 
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
-from dino_cli.cli.options import arguments, command
+from dino_cli.cli.options import command
 from dino_cli.config.resolve import resolve
-from dino_cli.config.setting import to_json
+from dino_cli.config.setting import arguments, to_json
 from dino_cli.config.train import TrainConfig
 
 

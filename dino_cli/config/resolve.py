@@ -12,7 +12,7 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.config.values import as_type, read_toml
 from dino_cli.errors import TaskError, UsageError
 
-__all__ = ["resolve"]
+__all__ = ["RESCUING", "resolve", "stored"]
 
 # What a resumed run may change without becoming another run: where and how it computes and what it
 # keeps; with --batch-size and --accumulate only if the total batch stays (checked at the resume).
@@ -57,6 +57,16 @@ def _restarted(run: Path) -> bool:
     return count.isdigit() and int(count) > 0 and (run / "config.json").is_file()
 
 
+def stored(values: Mapping[str, Any], source: Path) -> TrainConfig:
+    """The options that a run's config.json holds. Raises `TaskError` when they are damaged."""
+    try:
+        return TrainConfig(**_typed(values["train"], source))
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError):
+        raise TaskError(
+            f"{source} is not the configuration of a run", "restore it or start anew"
+        ) from None
+
+
 def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
     path = run / "config.json"
     if not path.is_file():
@@ -65,12 +75,10 @@ def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
             "give the folder that dino train -o made",
         )
     try:
-        stored = json.loads(path.read_text())["train"]
-        config = TrainConfig(**_typed(stored, path))
-    except (ValueError, KeyError, TypeError):
-        raise TaskError(
-            f"{path} is not the configuration of a run", "restore it or start anew"
-        ) from None
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        values = {}
+    config = stored(values, path)
     for name in sorted(set(flags) - RESUMABLE - RESCUING):
         if flags[name] != getattr(config, name):
             raise UsageError(

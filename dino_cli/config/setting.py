@@ -6,14 +6,14 @@ default, help and reason are written there, once. `cli.options` turns the fields
 need not import torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, asdict, field, fields
 from pathlib import Path
 from typing import Any
 
 from dino_cli.errors import UsageError
 
-__all__ = ["options", "parse_size", "setting", "to_json"]
+__all__ = ["arguments", "options", "parse_size", "setting", "to_json"]
 
 
 def setting(
@@ -74,3 +74,22 @@ def parse_size(text: str) -> int | tuple[int, int]:
     if len(parts) in (1, 2) and all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
         return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
     raise UsageError(f"image size {text!r} is not a size", "write 480 or 480x640 (height x width)")
+
+
+def arguments(config: Any, given: Collection[str]) -> list[str]:
+    """The options in `given` as they stand in `config`, written out for another command line."""
+    flags, positional = [], []
+    for f in options(type(config)):
+        if f.name not in given:
+            continue
+        value = getattr(config, f.name)
+        flag = (f.metadata["flag"] or "--" + f.name.replace("_", "-")).split(",")[0]
+        if f.metadata["argument"]:
+            positional += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
+        elif isinstance(value, bool):
+            flags.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, tuple):
+            flags += [flag, *(str(v) for v in value)]
+        elif value is not None:
+            flags += [flag, str(value)]
+    return [*flags, *(["--", *positional] if positional else [])]

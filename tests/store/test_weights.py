@@ -3,6 +3,8 @@
 import argparse
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from dino_cli.core.backbone import TimmArchitecture, architecture_to_json
 from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
+from dino_cli.store.runs.checkpoints import save_teacher
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.weights.load import Weights, load
 from dino_cli.tasks.model import open_model
@@ -193,7 +196,7 @@ def make_run(folder: Path, a: VitArchitecture) -> tuple[dict[str, Tensor], dict[
     folder.mkdir()
     run = RunFolder(folder)
     run.write_config({**about, "train": {"epochs": 1}})
-    run.save_teacher(teacher, about)
+    save_teacher(run, teacher, about)
     head = {"head.mlp.0.weight": torch.ones(3, 64)}
     state = {
         "format": 1,
@@ -315,3 +318,47 @@ def test_the_opened_network_holds_the_weights(tmp_path: Path) -> None:
     with model.autocast():
         assert torch.is_autocast_enabled("cpu")
     assert model.weights.tensors == {}
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from dino_cli.store.weights.empty import filled_network
+from dino_cli.store.weights.load import load
+def status(key): return int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024
+before = status("VmRSS:")
+weights = load(model="", weights=Path(sys.argv[1]))
+net = filled_network(weights.architecture, weights.tensors)
+print(status("VmHWM:") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("layout", ["timm", "huggingface", "reference"])
+def test_no_second_copy_in_memory(tmp_path: Path, layout: str) -> None:
+    from dino_cli.store.export.files import write_huggingface
+
+    a = replace(SMALL, width=768, heads=12, depth=6)
+    tensors = tensors_of(a)
+    path = tmp_path / "w.safetensors"
+    if layout == "timm":
+        save_file(tensors, path)
+    elif layout == "reference":
+        torch.save(tensors, path)
+    else:
+        weights = Weights(
+            architecture=a,
+            tensors=tensors,
+            name="",
+            source="",
+            sha256="",
+            preprocessing=Preprocessing(),
+            attention_size=480,
+        )
+        write_huggingface(weights, tmp_path, half=False)
+        path = tmp_path / "model.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(path)], check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) < 1.3 * path.stat().st_size

@@ -19,6 +19,7 @@ from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.data.drawings.images import CLASSES, draw
 from dino_cli.data.drawings.sets import Series, draw_sets
 from dino_cli.errors import Interrupted
+from dino_cli.store.runs.checkpoints import save_teacher
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.demo.scores import MaskScore, best_box, chroma, classify, histograms, iou
@@ -58,7 +59,7 @@ def weights(tmp_path_factory):
         "preprocessing": asdict(Preprocessing(resize=37, crop=32)),
         "attention_size": 50,
     }
-    RunFolder(folder).save_teacher(build_vit(architecture).state_dict(), about)
+    save_teacher(RunFolder(folder), build_vit(architecture).state_dict(), about)
     return folder / "teacher.safetensors"
 
 

@@ -292,17 +292,27 @@ def test_a_run_from_weights_resumes_without_them(images, small, tmp_path):
     assert len(losses(run)) == 3
 
 
-def test_steps_that_are_not_finite_are_told_and_counted_out(images, small, tmp_path):
-    """A learning rate that overflows: every loss in the log is finite or null, never NaN."""
+def test_a_run_that_overflows_stops_at_its_last_good_checkpoint(images, small, tmp_path):
+    """A learning rate that overflows: the log has no NaN, and a smaller one saves the run."""
     run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "4")
+    good = torch.load(run / "checkpoint.pt", weights_only=True)
     result = dino(
-        "train", images, "--config", small, "-o", run, "--lr", "1e38", "--clip-grad", "0",
-        "--warmup-epochs", "0", "--log-every", "4",
-    )  # fmt: skip
-    assert "not finite were skipped" in " ".join(result.stderr.split())
+        "train", "--resume", run, "--max-steps", "12", "--lr", "1e38", "--clip-grad", "0", code=1
+    )
+    said = " ".join(result.stderr.split())
+    assert "from here on with --lr 1e+38, not 0.0005" in said
+    assert "was not finite in 3 steps in a row" in said
+    assert f"go on with: dino train --resume {run} --lr 5e+37" in said
     text = (run / "log.jsonl").read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
+    kept = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert kept["step"] in (4, 5)  # one step with the large rate is finite still
+    if kept["step"] == 4:
+        assert all(torch.equal(good["student"][k], kept["student"][k]) for k in good["student"])
+    dino("train", "--resume", run, "--lr", "0.0005", "--clip-grad", "3")
+    assert len(losses(run)) == 12
 
 
 def test_a_finished_run_says_so(images, small, tmp_path):

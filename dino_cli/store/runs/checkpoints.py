@@ -17,7 +17,7 @@ from dino_cli.errors import TaskError
 from dino_cli.store.atomic import atomic_write
 from dino_cli.store.runs.folder import RunFolder
 
-__all__ = ["CheckpointWriter", "find_checkpoint", "load_checkpoint"]
+__all__ = ["CheckpointWriter", "find_checkpoint", "load_checkpoint", "save_teacher"]
 
 FORMAT = 1
 
@@ -99,9 +99,7 @@ class CheckpointWriter:
             with atomic_write(self.folder.checkpoint) as temporary:
                 torch.save(dict(state), temporary)
                 self._rotate()
-            with atomic_write(self.folder.teacher) as temporary:
-                header = {"format": "pt", "dino": json.dumps(about)}
-                save_file(dict(teacher), temporary, metadata=header)
+            save_teacher(self.folder, teacher, about)
         except Exception as error:  # told by the thread that trains
             self._error = error
 
@@ -123,6 +121,15 @@ class CheckpointWriter:
             number = path.name.split(".")[1]
             if number.isdigit() and int(number) >= self.keep:
                 path.unlink(missing_ok=True)
+
+
+def save_teacher(
+    folder: RunFolder, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> None:
+    """teacher.safetensors: the backbone alone, with its architecture in the header."""
+    with atomic_write(folder.teacher) as temporary:
+        header = {"format": "pt", "dino": json.dumps(about)}
+        save_file(dict(tensors), temporary, metadata=header)
 
 
 def _on_host(value: Any) -> Any:

@@ -18,9 +18,9 @@ COLLAPSED_SPREAD = 0.3
 # With targets so alike, an entropy above this share of ln K is uniform, below it one-hot collapse.
 UNIFORM_SHARE = 0.5
 UNIFORM_LOSS = 0.97  # share of ln K; below it the run still learns, slowly
-# Healthy runs move weights by .1 % to 3 % of their length in a step, ten times that while
-# everything is still small.
-LARGE_UPDATE = 0.3
+# Healthy runs move weights by .05 to .2 % of their length in a step; with a hundred times their
+# rate by 1.5 to 5 %.
+LARGE_UPDATE = 0.01
 LINES = 5  # of the log, that a rate or a wait must last
 MUCH_WAITING = 0.2
 SECONDS_BEFORE_WAITING = 20.0  # while workers start
@@ -109,8 +109,8 @@ class Diagnosis:
             self._say(
                 "rate",
                 f"the learning rate is too high for this batch: a step changes the weights by "
-                f"{100 * median(self.updates):.0f} % of their length (0.1 to 3 % is usual); start "
-                f"anew with --lr {self.config.lr / 10:g} or a longer --warmup-epochs",
+                f"{100 * median(self.updates):.1f} % of their length (0.05 to 0.3 % is usual); "
+                f"start anew with --lr {self.config.lr / 10:g} or a longer --warmup-epochs",
             )
 
     def _see_wait(self, entry: Mapping[str, Any]) -> None:

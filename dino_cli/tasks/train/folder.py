@@ -40,7 +40,14 @@ def digest_of(files: list[ImageFile]) -> str:
     return digest.hexdigest()
 
 
-def create_run(folder: RunFolder, config: TrainConfig, described: Mapping[str, Any]) -> None:
+def counts_of(plan: Plan) -> dict[str, int]:
+    """What config.json says of the run's length."""
+    return {"images": plan.images, "total_batch": plan.total_batch, "steps": plan.steps}
+
+
+def create_run(
+    folder: RunFolder, config: TrainConfig, described: Mapping[str, Any], plan: Plan
+) -> None:
     """A new run folder with its configuration. Raises when it holds something already."""
     path = folder.path
     try:
@@ -50,18 +57,20 @@ def create_run(folder: RunFolder, config: TrainConfig, described: Mapping[str, A
                 f"go on with dino train --resume {path}, or choose another -o",
             )
         path.mkdir(parents=config.output is None, exist_ok=True)
-        folder.write_config({**described, "train": to_json(config)})
+        folder.write_config({**described, "run": counts_of(plan), "train": to_json(config)})
     except FileNotFoundError:
         raise TaskError(f"the folder {path.parent} does not exist", "create it first") from None
     except OSError as error:
         raise TaskError(f"cannot write to {path} ({error.strerror})", "choose another -o") from None
 
 
-def update_run(folder: RunFolder, config: TrainConfig, described: Mapping[str, Any]) -> None:
+def update_run(
+    folder: RunFolder, config: TrainConfig, described: Mapping[str, Any], plan: Plan
+) -> None:
     """config.json of a run that goes on, with what the person changed."""
     values = {**to_json(config), "resume": None}
     try:
-        folder.write_config({**described, "train": values})
+        folder.write_config({**described, "run": counts_of(plan), "train": values})
     except OSError as error:
         raise TaskError(
             f"cannot write to {folder.path} ({error.strerror})", "make it writable"

@@ -111,7 +111,7 @@ def _train_on(
         start = restore_run(checkpoint, networks, scaler, plan, epoch_loss, digest=digest)
     if ranks.rank == 0:
         described = about(config, architecture)
-        (update_run if config.resume else create_run)(folder, config, described)
+        (update_run if config.resume else create_run)(folder, config, described, plan)
         for leftover in folder.path.glob(".*.part"):  # of a process killed while writing
             leftover.unlink(missing_ok=True)
     ranks.barrier()

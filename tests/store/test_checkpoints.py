@@ -1,0 +1,115 @@
+"""Checkpoints on disk: whole or not at all, the last few kept, damage noticed."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from dino_cli.errors import TaskError
+from dino_cli.store.runs import checkpoints
+from dino_cli.store.runs.checkpoints import CheckpointWriter, find_checkpoint, load_checkpoint
+from dino_cli.store.runs.folder import RunFolder
+
+
+def state(step):
+    return {"format": 1, "step": step, "student": {"w": torch.full((64, 64), float(step))}}
+
+
+def save(writer, step, keep_as=None):
+    writer.save(state(step), {"w": torch.zeros(2)}, {"a": 1}, keep_as=keep_as)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path)
+
+
+def steps(folder):
+    return {p.name: load_checkpoint(p)["step"] for p in folder.path.glob("checkpoint*.pt")}
+
+
+def find(folder):
+    said = []
+    return find_checkpoint(folder, said.append), said
+
+
+def test_the_newest_ones_stay_under_numbers(folder):
+    with CheckpointWriter(folder, keep=3) as writer:
+        for step in range(1, 6):
+            save(writer, step, keep_as="checkpoint-0002.pt" if step == 2 else None)
+    assert steps(folder) == {
+        "checkpoint.pt": 5,
+        "checkpoint.1.pt": 4,
+        "checkpoint.2.pt": 3,
+        "checkpoint-0002.pt": 2,
+    }
+    with CheckpointWriter(folder, keep=1) as writer:
+        save(writer, 6)
+    assert steps(folder) == {"checkpoint.pt": 6, "checkpoint-0002.pt": 2}
+    assert not list(folder.path.glob(".*"))
+
+
+def test_what_is_written_is_the_state_at_the_call(folder):
+    tensor = torch.zeros(1_000_000)
+    with CheckpointWriter(folder, keep=2) as writer:
+        writer.save({"format": 1, "step": 1, "w": tensor}, {}, {})
+        tensor.fill_(7)  # training goes on while the thread writes
+    assert load_checkpoint(folder.checkpoint)["w"].abs().sum() == 0
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "text", "gone"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage):
+    with CheckpointWriter(folder, keep=2) as writer:
+        save(writer, 1)
+        save(writer, 2)
+    path = folder.checkpoint
+    data = bytearray(path.read_bytes())
+    middle = data.index(torch.full((64,), 2.0).numpy().tobytes()) + 1000  # in a tensor's values
+    data[middle] ^= 1
+    content = {"flip": data, "truncate": data[: len(data) // 2], "empty": b"", "text": b"no zip"}
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.unlink()  # it may be linked to the one before
+        path.write_bytes(bytes(content[damage]))
+    found, said = find(folder)
+    assert found is not None
+    assert found.name == "checkpoint.1.pt"
+    assert load_checkpoint(found)["step"] == 1
+    assert said == ([] if damage == "gone" else [f"{path} is damaged; trying the one before it"])
+
+
+def test_nothing_and_nothing_whole(folder):
+    assert find(folder) == (None, [])
+    folder.checkpoint.write_bytes(b"x")
+    with pytest.raises(TaskError, match="all 1 checkpoints"):
+        find(folder)
+
+
+def test_a_full_disk_is_told_at_the_next_call_and_the_old_file_stays(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with CheckpointWriter(folder, keep=2) as writer:
+        save(writer, 1)
+        writer.flush()
+        monkeypatch.setattr(checkpoints.torch, "save", full)
+        save(writer, 2)
+        with pytest.raises(TaskError, match=r"No space left on device.*make room"):
+            writer.flush()
+        monkeypatch.undo()
+        save(writer, 3)
+    assert load_checkpoint(folder.checkpoint)["step"] == 3
+    assert steps(folder)["checkpoint.1.pt"] == 1
+
+
+def test_a_file_system_without_links(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(checkpoints.Path, "hardlink_to", refuse)
+    with CheckpointWriter(folder, keep=2) as writer:
+        save(writer, 1)
+        save(writer, 2)
+    assert steps(folder) == {"checkpoint.pt": 2, "checkpoint.1.pt": 1}

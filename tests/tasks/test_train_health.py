@@ -1,0 +1,128 @@
+"""Runs that go wrong on purpose, and what `dino train` says about them."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from dino_cli.cli.app import app
+from dino_cli.config.train import TrainConfig
+from dino_cli.data.crops import Plan
+from dino_cli.progress import Reporter
+from dino_cli.store.runs.log import Log
+from dino_cli.tasks.demo.draw import draw_folder
+from dino_cli.tasks.train.diagnosis import Diagnosis
+
+TINY = """
+arch = "vit_tiny"
+patch_size = 8
+width = 32
+depth = 2
+heads = 2
+out_dim = 64
+head_hidden = 48
+head_bottleneck = 16
+batch_size = 16
+epochs = 30
+global_size = 32
+local_size = 16
+local_crops_number = 2
+device = "cpu"
+precision = "fp32"
+workers = 0
+log_every = 5
+warmup_epochs = 2
+watch = 0
+keep_every = 0
+use_bn_in_head = true
+lr = 0.02
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "drawn"
+    draw_folder(folder, count=64, size=40, seed=0, style="final", reporter=Reporter(), masks=False)
+    return folder / "images"
+
+
+def run(images, tmp_path, *flags):
+    """stderr without progress, and the lines of the log."""
+    config = tmp_path / "tiny.toml"
+    config.write_text(TINY)
+    out = tmp_path / "run"
+    command = ["train", images, "--config", config, "-o", out, *flags]
+    result = CliRunner().invoke(app, [str(word) for word in command])
+    assert result.exit_code == 0, result.output
+    # Nothing reads images ahead here, so some may well be waited for.
+    said = [
+        line
+        for line in result.stderr.splitlines()
+        if "training" not in line and "waiting for images" not in line
+    ]
+    return said, [entry for entry in Log.read(out / "log.jsonl") if "step" in entry]
+
+
+@pytest.mark.slow
+def test_a_healthy_run_is_left_alone(images, tmp_path):
+    said, entries = run(images, tmp_path)
+    assert said == []
+    assert entries[-1]["target_spread"] > 0.3
+    assert entries[-1]["loss"] < entries[0]["loss"]
+
+
+@pytest.mark.slow
+def test_a_hot_teacher_is_told_as_uniform_collapse(images, tmp_path):
+    said, entries = run(images, tmp_path, "--teacher-temp", "1", "--warmup-teacher-temp", "1")
+    assert len(said) == 1
+    assert "uniform collapse: for" in said[0]
+    assert "--teacher-temp 0.04 --warmup-teacher-temp 0.04" in said[0]
+    assert entries[-1]["entropy_share"] > 0.97
+
+
+@pytest.mark.slow
+def test_no_centring_is_told_as_point_collapse(images, tmp_path):
+    said, entries = run(
+        images, tmp_path, "--center-momentum", "1", "--momentum-teacher", "0.9", "--lr", "0.05"
+    )
+    assert len(said) == 1
+    assert "point collapse: for" in said[0]
+    assert "--center-momentum 0.9 (the centre hardly moves now)" in said[0]
+    assert entries[-1]["entropy_share"] < 0.2
+
+
+@pytest.mark.slow
+def test_a_learning_rate_too_high_is_told(images, tmp_path):
+    said, _ = run(images, tmp_path, "--lr", "2", "--warmup-epochs", "0")
+    assert any("the learning rate is too high" in line and "--lr 0.2" in line for line in said)
+
+
+class Heard(Reporter):
+    def __init__(self):
+        self.remarks = []
+
+    def remark(self, text):
+        self.remarks.append(text)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "way"),
+    [(1, 4, "go on with --workers 2"), (4, 4, "all 4 cores read images already")],
+)
+def test_waiting_for_images_is_told_once(monkeypatch, workers, cores, way):
+    monkeypatch.setattr("dino_cli.tasks.train.diagnosis.available_cores", lambda: cores)
+    heard = Heard()
+    plan = Plan(images=1000, epochs=10, batch=10, seed=0)
+    diagnosis = Diagnosis(TrainConfig(workers=workers), plan, heard)
+    entry = dict.fromkeys(("target_spread", "entropy_share", "update_ratio", "loss"))
+    for step in range(40):
+        diagnosis.see({**entry, "step": step, "data_wait": 0.5}, seconds=2.0)
+    assert len(heard.remarks) == 1
+    assert heard.remarks[0].startswith("50 % of the time goes into waiting for images")
+    assert way in heard.remarks[0]
+
+
+def test_the_log_is_json_for_everyone(images, tmp_path):
+    run(images, tmp_path, "--max-steps", "6")
+    for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)

@@ -1,0 +1,259 @@
+"""`dino train` in several processes: the same numbers, and what happens when one dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dino_cli.cli.app import app
+from dino_cli.progress import Reporter
+from dino_cli.store.runs.log import Log
+from dino_cli.tasks.demo.draw import draw_folder
+
+CONFIG = """
+arch = "vit_tiny"
+patch_size = 8
+width = 32
+depth = 2
+heads = 2
+out_dim = 64
+head_hidden = 48
+head_bottleneck = 16
+batch_size = 16
+epochs = 6
+global_size = 32
+local_size = 16
+local_crops_number = 2
+device = "cpu"
+precision = "fp32"
+workers = 0
+log_every = 1
+warmup_epochs = 1
+watch = 0
+keep_every = 0
+"""
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d"]
+TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "drawn"
+    draw_folder(folder, count=40, size=40, seed=0, style="final", reporter=Reporter(), masks=False)
+    return folder / "images"  # two steps of 16 an epoch; eight images are left out
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def losses(run):
+    return {e["step"]: e["loss"] for e in Log.read(Path(run) / "log.jsonl") if "step" in e}
+
+
+def start(*words, command=(sys.executable, "-m", "dino_cli")):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *map(str, words)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, code=0):
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    return stdout, stderr
+
+
+def dino(*words, code=0):
+    return finish(start(*words), code)
+
+
+def wait_for_step(run, step, process):
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(s >= step for s in losses(run)):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"step {step} was never logged: {process.communicate()}")
+
+
+def children_of(process):
+    """The processes of the run, by rank."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rsplit(") ", 1)[1].split()[1])
+            environment = (path.parent / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError, IndexError):
+            continue
+        rank = [v for v in environment if v.startswith(b"RANK=")]
+        if parent == process.pid and rank:
+            found[int(rank[0][5:])] = int(path.parent.name)
+    return found
+
+
+@pytest.mark.parametrize("flags", [(), ("--use-bn-in-head",)])
+def test_one_two_and_four_processes_agree(images, config, tmp_path, flags):
+    """1 × 16, 2 × 8 and 4 × 4 over a whole short run; batch norm is over all of them."""
+    one = tmp_path / "one"
+    dino("train", images, "--config", config, "-o", one, "--drop-path", "0", *flags)
+    for count in (2, 4):
+        run = tmp_path / str(count)
+        dino(
+            "train", images, "--config", config, "-o", run, "--drop-path", "0",
+            "--gpus", count, "--batch-size", 16 // count, *flags,
+        )  # fmt: skip
+        assert list(losses(run).values()) == pytest.approx(list(losses(one).values()), rel=1e-4)
+        assert len(losses(run)) == 12
+
+
+def test_gradients_sent_as_bf16_are_close(images, config, tmp_path):
+    runs = {}
+    for name, flags in {"full": [], "half": ["--compress-gradients"]}.items():
+        runs[name] = tmp_path / name
+        dino(
+            "train", images, "--config", config, "-o", runs[name], "--gpus", "2",
+            "--batch-size", "8", *flags,
+        )  # fmt: skip
+    full, half = (list(losses(run).values()) for run in runs.values())
+    assert half == pytest.approx(full, rel=1e-2)
+    assert half != full
+
+
+def test_another_number_of_processes_goes_on_with_the_same_total_batch(images, config, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    dino("train", images, "--config", config, "-o", whole, "--drop-path", "0")
+    dino(
+        "train", images, "--config", config, "-o", run, "--drop-path", "0",
+        "--gpus", "2", "--batch-size", "8", "--max-steps", "5",
+    )  # fmt: skip
+    _, said = dino("train", "--resume", run, "--gpus", "1", "--max-steps", "9")
+    assert "the total batch stays 16: 8 images × 1 processes × 2 accumulated" in said
+    _, said = dino("train", "--resume", run, "--gpus", "4", "--max-steps", "12")
+    assert "the total batch stays 16: 4 images × 4 processes × 1 accumulated" in said
+    assert list(losses(run).values()) == pytest.approx(list(losses(whole).values()), rel=1e-4)
+    _, said = dino("train", "--resume", run, "--gpus", "3", code=1)
+    assert "total batch of 16 does not divide" in said
+
+
+def test_a_process_that_dies_is_named_and_the_run_goes_on(images, config, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    flags = ["--config", config, "--epochs", "100", "--gpus", "2", "--batch-size", "8"]
+    dino("train", images, *flags, "-o", whole)
+    process = start("train", images, *flags, "-o", run, "--save-every", "3")
+    wait_for_step(run, 20, process)
+    began = time.monotonic()
+    os.kill(children_of(process)[1], signal.SIGKILL)
+    _, stderr = finish(process, 1)
+    assert time.monotonic() - began < 60
+    assert "process 1 of 2 was killed by SIGKILL" in stderr
+    assert f"dino train --resume {run}" in stderr
+    dino("train", "--resume", run)
+    assert losses(run) == pytest.approx(losses(whole), rel=1e-6)
+    assert len(losses(run)) == 200
+
+
+def test_an_error_in_one_process_is_told_once_and_ends_the_others(images, config, tmp_path):
+    _, stderr = dino(
+        "train", images, "--config", config, "-o", tmp_path / "run", "--gpus", "2",
+        "--batch-size", "64", code=1,
+    )  # fmt: skip
+    assert stderr.count("are fewer than one total batch of 128") >= 1
+    assert "process 1 of 2" not in stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signals_reach_all_processes_and_save(images, config, tmp_path, number):
+    run = tmp_path / "run"
+    process = start(
+        "train", images, "--config", config, "-o", run, "--gpus", "2", "--batch-size", "8",
+        "--epochs", "5000",
+    )  # fmt: skip
+    wait_for_step(run, 5, process)
+    process.send_signal(number)
+    _, stderr = finish(process, 130)
+    assert stderr.count(f"go on with: dino train --resume {run}") == 1
+    done = max(losses(run))
+    dino("train", "--resume", run, "--max-steps", done + 3)
+    assert len(losses(run)) == done + 3
+
+
+def test_torchrun_restarts_from_the_last_checkpoint(images, config, tmp_path):
+    """`torchrun --max-restarts` runs the very same command again."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    flags = ["--config", config, "--epochs", "100", "--batch-size", "8", "--save-every", "3"]
+    dino("train", images, *flags, "-o", whole, "--gpus", "2")
+    process = start(
+        "--nproc-per-node", "2", "--max-restarts", "1", "-m", "dino_cli", "train", images, *flags,
+        "-o", run, command=TORCHRUN,
+    )  # fmt: skip
+    wait_for_step(run, 20, process)
+    os.kill(children_of(process)[1], signal.SIGKILL)
+    finish(process)
+    assert losses(run) == pytest.approx(losses(whole), rel=1e-6)
+    assert len(losses(run)) == 200
+
+
+def test_impossible_numbers_of_processes_are_refused(images, config):
+    for flags, said in {
+        ("--gpus", "0"): "neither all nor a number",
+        ("--gpus", "7", "--device", "auto"): "but there are",
+        ("--gpus", "2", "--device", "cuda:0"): "does not go with",
+    }.items():
+        result = CliRunner().invoke(app, ["train", str(images), "--config", str(config), *flags])
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+
+def test_the_job_script_is_a_shell_script_that_starts_or_resumes(images, config, tmp_path):
+    run = tmp_path / "a run"
+    result = CliRunner().invoke(
+        app,
+        ["train", str(images), "--config", str(config), "-o", str(run), "--print-sbatch"],
+    )
+    assert result.exit_code == 0, result.output
+    script = tmp_path / "job.sh"
+    script.write_text(result.stdout)
+    fakes = tmp_path / "bin"
+    fakes.mkdir()
+    for name, body in {"srun": 'printf "%s\\n" "$@"', "scontrol": "echo node1"}.items():
+        (fakes / name).write_text(f"#!/bin/sh\n{body}\n")
+        (fakes / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{fakes}:{os.environ['PATH']}"}
+    environment |= {"SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7"}
+
+    def words():
+        done = subprocess.run(
+            ["bash", script], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.splitlines()
+
+    first = words()
+    assert first[0] == "torchrun"
+    assert first[first.index("--rdzv-endpoint") + 1] == "node1:29500"
+    assert first[first.index("--nproc-per-node") + 1] == "8"
+    command = first[first.index("dino_cli") + 1 :]
+    assert command[0] == "train"
+    assert str(run) in command
+    assert "--print-sbatch" not in command
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({}))
+    again = words()
+    assert again[again.index("dino_cli") + 1 :] == ["train", "--resume", str(run)]
