@@ -2,53 +2,18 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
+from dino_cli.core.architecture import VIT_SIZES, Positions, VitArchitecture
+
 __all__ = ["VIT_SIZES", "ConvStem", "VisionTransformer", "VitArchitecture", "build_vit"]
-
-Positions = Literal["dino", "size", "timm"]
-
-# name: width, depth, heads (paper, table 1; the reference's vit_tiny/small/base)
-VIT_SIZES: dict[str, tuple[int, int, int]] = {
-    "vit_tiny": (192, 12, 3),
-    "vit_small": (384, 12, 6),
-    "vit_base": (768, 12, 12),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class VitArchitecture:
-    """All that is needed to build an empty vision transformer.
-
-    grid: rows and columns of the learned position embedding (training size / patch size).
-    positions: how that grid is resampled for other sizes. `dino`: bicubic by scale factor with 0.1
-        added, no antialias (SPEC of DINO v1 under any naming); `size`: bicubic to the size, no
-        antialias (DINOv2 without registers); `timm`: bicubic, antialiased.
-    eps: of every LayerNorm. layer_scale: blocks end in a learned per-channel scale (DINOv2).
-    registers: extra prefix tokens. embed_class: the position embedding has an entry for CLS.
-    conv_stem: stride-2 convolutions instead of one patch projection.
-    """
-
-    width: int
-    depth: int
-    heads: int
-    patch_size: int
-    grid: tuple[int, int]
-    in_chans: int = 3
-    mlp_ratio: float = 4.0
-    eps: float = 1e-6
-    positions: Positions = "dino"
-    layer_scale: bool = False
-    registers: int = 0
-    embed_class: bool = True
-    conv_stem: bool = False
 
 
 class ConvStem(nn.Sequential):
@@ -145,6 +110,7 @@ def build_vit(architecture: VitArchitecture, *, drop_path: float = 0.0) -> Visio
         no_embed_class=not a.embed_class,
         norm_layer=norm,
         drop_path_rate=drop_path,
+        **({"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if a.swiglu else {}),
     )
     if a.conv_stem:
         net.patch_embed.proj = ConvStem(a.in_chans, a.width, a.patch_size)

@@ -9,12 +9,12 @@ import torch
 
 from dino_cli import runtime
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import Backbone
+from dino_cli.core.backbone import Backbone, build
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load
 
-__all__ = ["Model", "open_model"]
+__all__ = ["Model", "open_model", "untrained_twin"]
 
 
 class Options(Protocol):
@@ -90,3 +90,11 @@ def open_model(options: Options, reporter: Reporter) -> Model:
     if options.compile:
         backbone.compile()
     return Model(backbone, device, precision, replace(weights, tensors={}))
+
+
+def untrained_twin(model: Model, seed: int = 0) -> Model:
+    """The same architecture, freshly initialised; leaves the global random state alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = build(model.weights.architecture)
+    return replace(model, backbone=Backbone(net.to(model.device)))

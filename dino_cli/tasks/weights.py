@@ -6,14 +6,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dino_cli.config.weights import WeightsDownloadConfig
+from dino_cli.config.shared import ModelOptions
+from dino_cli.config.weights import (
+    WeightsDownloadConfig,
+    WeightsInspectConfig,
+    WeightsRemoveConfig,
+    WeightsVerifyConfig,
+)
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.atomic import atomic_write
-from dino_cli.store.weights.hub import locate, on_disk
+from dino_cli.store.weights.hub import locate, on_disk, reach
 from dino_cli.store.weights.registry import entries
 
-__all__ = ["download_weights", "list_weights", "weights_path"]
+__all__ = [
+    "download_weights",
+    "inspect_file",
+    "list_weights",
+    "reach_model",
+    "remove_weights",
+    "verify_weights",
+    "weights_path",
+]
 
 CONFIGS = ("config.json", "preprocessor_config.json")
 WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
@@ -36,10 +50,25 @@ def list_weights() -> list[dict[str, Any]]:
                 "hub": entry.hub,
                 "url": entry.url,
                 "note": entry.note,
+                "bytes": _bytes(path) if path else None,
                 "path": str(path) if path else None,
             }
         )
     return records
+
+
+def reach_model(options: ModelOptions) -> None:
+    """Raises `TaskError` when the model must be fetched and cannot be; imports no torch.
+
+    Called before a task's own imports, so that a missing network is told within five seconds.
+    """
+    if options.weights is None and not options.offline:
+        reach(options.model)
+
+
+def _bytes(path: Path) -> int:
+    files = _files(path) if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
 
 
 def weights_path(name: str) -> Path:
@@ -67,6 +96,48 @@ def download_weights(config: WeightsDownloadConfig, reporter: Reporter) -> dict[
             path = _copy(path, config.to, name, overwrite=config.overwrite)
         found[name] = str(path)
     return found
+
+
+def inspect_file(config: WeightsInspectConfig) -> dict[str, Any]:
+    """What the file holds; see `store.weights.inspection`. Raises `TaskError` for no weights."""
+    from dino_cli.store.weights.inspection import inspect_weights
+
+    return inspect_weights(config.path, config.checkpoint_key)
+
+
+def verify_weights(config: WeightsVerifyConfig, reporter: Reporter) -> list[dict[str, Any]]:
+    """Digest every file of the models: name, path, sha256, expected, by, ok.
+
+    Raises `TaskError` when a model is not on this disk.
+    """
+    from dino_cli.store.weights.cache import verify_model
+
+    names = config.names or [entry.name for entry in entries().values() if on_disk(entry)]
+    return [
+        {
+            "name": file.name,
+            "path": str(file.path),
+            "sha256": file.sha256,
+            "expected": file.wanted,
+            "by": file.by,
+            "ok": file.good,
+        }
+        for name in reporter.track(dict.fromkeys(names), "verifying", len(names), "models")
+        for file in verify_model(name)
+    ]
+
+
+def remove_weights(config: WeightsRemoveConfig) -> list[dict[str, Any]]:
+    """Delete models from the caches: name, path and bytes of what went. Raises `TaskError`."""
+    from dino_cli.store.weights.cache import remove_model
+
+    if not config.names:
+        raise UsageError("no model named", "as in: dino weights remove dino_vits16")
+    return [
+        {"name": name, "path": str(path), "bytes": size}
+        for name in dict.fromkeys(config.names)
+        for path, size in remove_model(name)
+    ]
 
 
 def _check(folder: Path) -> None:

@@ -1,8 +1,12 @@
 """Original files by their address, from a server on this machine."""
 
+import hashlib
 import os
+import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +14,9 @@ import torch
 
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.weights.download import Unanswered, cached_download, download, within
 from dino_cli.store.weights import download as downloads
+from dino_cli.store.weights.digests import check, record_path
+from dino_cli.store.weights.download import Unanswered, cached_download, download, within
 
 
 def test_a_call_that_hangs_is_given_up() -> None:
@@ -64,12 +69,96 @@ def test_original_files_that_do_not_arrive_leave_nothing(hub: Any, torch_home: P
     hub.files["a.pth"] = bytes(5000)
     with pytest.raises(TaskError, match="SHA-256"):
         download(url, "0" * 64, Reporter())
-    hub.cut = True
-    with pytest.raises(TaskError, match=r"broke off after 2500 of 5000|failed"):
-        download(url, None, Reporter())
     hub.server.shutdown()
     hub.server.server_close()
     with pytest.raises(Unanswered, match="does not answer"):
         download(url, None, Reporter())
-    assert [path for path in torch_home.rglob("*") if path.is_file()] == []
+    assert files(torch_home) == []
     assert downloads.ANSWER_SECONDS < downloads.GIVE_UP_SECONDS < 5
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_broken_download_goes_on_where_it_stopped(hub: Any, torch_home: Path) -> None:
+    content = os.urandom(1 << 20)
+    url = f"{hub.address}/a.pth"
+    hub.files["a.pth"], hub.cut, hub.ranges = content, True, True
+    # Each connection brings half of what is left: five leave a thirty-second.
+    with pytest.raises(
+        TaskError, match=r"broke off after \d+ of 1048576 bytes.*goes on from there"
+    ):
+        download(url, None, Reporter())
+    assert files(torch_home) == [".a.pth.lock", ".a.pth.part", ".a.pth.version"]
+    assert cached_download(url) is None
+    have = len(content) - len(content) // 32
+    hub.cut, notes = False, Notes()
+    assert download(url, None, notes).read_bytes() == content
+    assert hub.starts[-1] == have
+    assert f"going on at {have / 1e6:.0f} MB" in notes.said[0]
+    assert files(torch_home) == ["a.pth", "a.pth.sha256"]
+    digest = hashlib.sha256(content).hexdigest()
+    recorded = (torch_home / "hub" / "checkpoints" / "a.pth.sha256").read_text()
+    assert recorded == f"{digest}  a.pth\n"
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_part_of_another_file_is_not_gone_on_with(
+    hub: Any, torch_home: Path, ranges: bool
+) -> None:
+    url = f"{hub.address}/a.pth"
+    hub.files["a.pth"], hub.cut, hub.ranges = os.urandom(4000), True, ranges
+    with pytest.raises(TaskError, match="broke off"):
+        download(url, None, Reporter())
+    hub.cut, content = False, os.urandom(3000)
+    hub.files["a.pth"] = content
+    assert download(url, None, Reporter()).read_bytes() == content
+
+
+def test_a_part_that_is_whole_is_fetched_anew(hub: Any, torch_home: Path) -> None:
+    url, content = f"{hub.address}/a.pth", os.urandom(3000)
+    hub.files["a.pth"], hub.ranges = content, True
+    place = torch_home / "hub" / "checkpoints"
+    place.mkdir(parents=True)
+    (place / ".a.pth.part").write_bytes(os.urandom(3000))  # of whatever
+    tag = hashlib.sha256(content).hexdigest()[:40]
+    (place / ".a.pth.version").write_text(f'"{tag}"')
+    assert download(url, None, Reporter()).read_bytes() == content
+
+
+def test_of_two_at_once_one_fetches(hub: Any, torch_home: Path) -> None:
+    url, content = f"{hub.address}/a.pth", os.urandom(100_000)
+    hub.files["a.pth"], hub.slow = content, 0.5
+    notes = [Notes(), Notes()]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda n: download(url, None, n), notes))
+    assert found[0] == found[1]
+    assert found[0].read_bytes() == content
+    assert hub.requests == ["GET a.pth"]
+    assert sum("another process is fetching" in n.said[0] for n in notes) == 1
+
+
+def test_a_full_disk(hub: Any, torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{hub.address}/a.pth"
+    hub.files["a.pth"] = bytes(5_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000))
+    with pytest.raises(TaskError, match=r"needs 5 MB, and the disk of .* has 2 MB left; make room"):
+        download(url, None, Reporter())
+    monkeypatch.undo()
+    error = downloads.no_room(url, torch_home, OSError(28, "No space left on device"))
+    assert "does not fit the disk" in str(error)
+
+
+def test_what_changes_after_the_download_is_noticed(hub: Any, torch_home: Path) -> None:
+    hub.files["a.pth"] = b"weights"
+    path = download(f"{hub.address}/a.pth", None, Reporter())
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert check("a", path, digest) == "recorded"
+    with pytest.raises(TaskError, match=r"not the file .* as 'a' .*dino weights remove a"):
+        check("a", path, "0" * 64)
+    with pytest.raises(TaskError, match="pinned"):
+        check("a", path, digest, pinned="1" * 64)
+    record_path(path).unlink()
+    assert check("a", path, digest) == "new"
+    assert check("a", path, digest) == "recorded"

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,11 @@ def test_what_the_hub_does_not_give(hub: Any, dino: Dino) -> None:
     said = sentence(dino("weights", "download", "facebook/dinov3"))
     assert "accepted its licence" in said
     assert "HF_TOKEN" in said
+    hub.gated = False
+    for status in (401, 403):
+        hub.status = status
+        said = sentence(dino("weights", "download", "facebook/dinov3"))
+        assert "set HF_TOKEN" in said
     hub.status = 500
     said = sentence(dino("weights", "download", "dino_vits16"))
     assert "the hub answered 500" in said
@@ -202,6 +208,78 @@ def test_a_download_that_breaks_off(hub: Any, dino: Dino) -> None:
     hub.cut = True
     assert "broke off" in sentence(dino("weights", "download", "dino_vits16"))
     assert "not on this disk" in sentence(dino("weights", "path", "dino_vits16"))
+
+
+@pytest.mark.slow
+def test_a_body_that_is_not_what_the_hub_names(hub: Any, dino: Dino) -> None:
+    hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", bytes(5000))
+    hub.wrong = True  # its ETag is the SHA-256 of another file
+    assert "is not the file that was published" in sentence(
+        dino("weights", "download", "dino_vits16")
+    )
+    assert "not on this disk" in sentence(dino("weights", "path", "dino_vits16"))
+    hub.wrong, hub.large = False, True
+    assert dino("weights", "download", "dino_vits16").returncode == 0
+    verified = json.loads(dino("weights", "verify", "dino_vits16", "--json").stdout)
+    assert [(f["by"], f["ok"]) for f in verified] == [("hub", True)]
+    path = Path(verified[0]["path"])
+    path.resolve().write_bytes(bytes(5001))
+    result = dino("weights", "verify", "dino_vits16", "-q")
+    assert "have changed since they were published" in sentence(result)
+    result = dino("export", "dino_vits16", "-q", "-o", dino.folder / "w.pth")
+    assert "dino weights remove dino_vits16" in sentence(result)
+    removed = json.loads(dino("weights", "remove", "dino_vits16", "--json").stdout)
+    assert [entry["bytes"] for entry in removed] == [5001 + len(COMMIT)]
+    assert not any((dino.folder / "hf" / "hub").glob("models--*"))
+
+
+@pytest.mark.slow
+def test_two_processes_at_once(hub: Any, dino: Dino) -> None:
+    hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", bytes(300_000))
+    hub.slow = 1.0
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: dino("weights", "download", "dino_vits16"), range(2)))
+    assert [result.returncode for result in both] == [0, 0], both
+    assert both[0].stdout == both[1].stdout
+    file = Path(both[0].stdout.split("\t")[1].strip())
+    assert file.read_bytes() == bytes(300_000)
+
+
+LIMITED = """
+import resource, signal
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # as a full disk
+from dino_cli.__main__ import main
+main()
+"""
+
+
+def test_a_disk_that_takes_no_more(hub: Any, dino: Dino) -> None:
+    hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", bytes(500_000))
+    hub.files["dino/a.pth"] = bytes(500_000)
+    result = dino.python(LIMITED, "weights", "download", "dino_vits16")
+    assert "does not fit the disk of" in sentence(result)
+    assert "HF_HOME" in result.stderr
+    assert "not on this disk" in sentence(dino("weights", "path", "dino_vits16"))
+
+
+PROGRESS = """
+from dino_cli.progress import Reporter
+from dino_cli.store.weights.hub import locate
+class Notes(Reporter):
+    def stage(self, name, total=None, unit="images", done=0): print("stage", name, total, unit)
+    def advance(self, count=1): print("advance", count)
+    def remark(self, text): print("remark", text)
+locate("dino_vits16", offline=False, reporter=Notes())
+"""
+
+
+def test_progress_is_in_megabytes(hub: Any, dino: Dino) -> None:
+    hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", bytes(25_300_000))
+    lines = dino.python(PROGRESS).stdout.splitlines()
+    assert lines[0].startswith("remark fetching timm/vit_small_patch16_224.dino (25 MB)")
+    assert lines[1] == "stage fetching model.safetensors 26 MB"
+    assert sum(int(line.split()[1]) for line in lines[2:]) == 25
+    assert len(lines) > 3
 
 
 TIMED = """
@@ -230,6 +308,8 @@ def test_no_network_is_said_within_five_seconds(tmp_path: Path) -> None:
             seconds, said = result.stdout.splitlines()
             assert float(seconds) < 5
             assert result.stderr == ""
+            command = dino("weights", "download", "dino_vits16")
+            assert sentence(command) == f"dino: error: {said}"
             for part in (
                 "'dino_vits16' cannot be fetched: the hub does not answer",
                 str(tmp_path / "hf" / "hub"),

@@ -1,7 +1,11 @@
 """`dino weights` through the command line, without a network."""
 
+import hashlib
 import json
-import shutil
+import re
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +69,34 @@ def test_list_has_the_published_figures() -> None:
         assert models[name]["parameters"] == pytest.approx(millions, abs=1)
         assert models[name]["licence"] == "Apache-2.0"
         assert models[name]["url"].startswith("https://dl.fbaipublicfiles.com/dino/")
-    assert {*models} == {*published, "dino_vits8_300ep", "dino_demo"}
+    # README of facebookresearch/dinov2
+    published_v2 = {
+        "dinov2_vits14": (79.0, 81.1, 22),
+        "dinov2_vits14_reg": (79.1, 80.9, 22),
+        "dinov2_vitb14": (82.1, 84.5, 87),
+        "dinov2_vitb14_reg": (82.0, 84.6, 87),
+        "dinov2_vitl14": (83.5, 86.3, 304),
+        "dinov2_vitl14_reg": (83.8, 86.7, 304),
+        "dinov2_vitg14": (83.5, 86.5, 1136),
+        "dinov2_vitg14_reg": (83.7, 87.1, 1136),
+    }
+    for name, (knn, linear, millions) in published_v2.items():
+        assert (models[name]["knn"], models[name]["linear"]) == (knn, linear)
+        assert models[name]["parameters"] == pytest.approx(millions, abs=1)
+    others = {"dino_vits8_300ep", "dino_vits16_landmark", "dino_demo"}
+    v3 = {name for name in models if name.startswith("dinov3_")}
+    assert {models[name]["licence"] for name in v3} == {"DINOv3"}
+    assert {*models} == {*published, *published_v2, *v3, *others}
     rows = [line.split("\t") for line in run("list").stdout.splitlines()]
     assert rows[0][:2] == ["name", "architecture"]
-    assert rows[1][:6] == [
+    assert rows[1][:7] == [
         "dino_vits16",
         "vit_small, patch 16",
         "21.7",
         "74.5",
         "77.0",
         "Apache-2.0",
+        "87",
     ]
 
 
@@ -142,7 +164,12 @@ def test_a_named_model_must_be_what_the_registry_says(torch_home: Path, tmp_path
     options = EmbedConfig(model="dino_vits8_300ep", device="cpu", offline=True)
     with pytest.raises(TaskError, match=r"64 wide and 2 blocks deep, but vit_small is 384"):
         open_model(options, Reporter())
-    put_original(torch_home, "dino_vits8_300ep", b"<html>moved</html>")
+    changed = put_original(torch_home, "dino_vits8_300ep", b"<html>moved</html>")
+    with pytest.raises(
+        TaskError, match=r"is not the file that was published .*dino weights remove"
+    ):
+        open_model(options, Reporter())
+    changed.with_name(f"{changed.name}.sha256").unlink()
     with pytest.raises(TaskError, match="is a web page"):
         open_model(options, Reporter())
 
@@ -152,8 +179,13 @@ def test_shipped_weights_bring_their_own_sizes(
 ) -> None:
     folder = tmp_path / "weights"
     folder.mkdir()
-    shutil.copy(registry.shipped_folder() / "registry.toml", folder)
+    listed = (registry.shipped_folder() / "registry.toml").read_text()
+    pinned = re.search(r'sha256 = "\w{64}"', listed)
+    assert pinned is not None
+    (folder / "registry.toml").write_text(listed.replace(pinned[0], ""))
     monkeypatch.setattr(registry, "shipped_folder", lambda: folder)
+    registry._registry.cache_clear()
+    registry.entries.cache_clear()
     assert "ships with the package" in sentence(run("path", "dino_demo"))
     from safetensors.torch import save_file
 
@@ -170,3 +202,142 @@ def test_shipped_weights_bring_their_own_sizes(
     assert model.identity["model"] == "dino_demo"
     assert model.identity["weights"] == "dino_demo.safetensors"
     assert run("path", "dino_demo").stdout == f"{folder / 'dino_demo.safetensors'}\n"
+    monkeypatch.undo()
+    registry._registry.cache_clear()
+    registry.entries.cache_clear()
+
+
+# verify and remove
+
+
+def test_verify_finds_what_has_changed(torch_home: Path) -> None:
+    path = put_original(torch_home, "dino_vitb8", b"weights")
+    first = json.loads(run("verify", "dino_vitb8", "--json").stdout)
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert [(f["by"], f["ok"], f["sha256"]) for f in first] == [("new", True, digest)]
+    again = json.loads(run("verify", "--json").stdout)
+    assert {(f["name"], f["by"]) for f in again} >= {
+        ("dino_vitb8", "recorded"),
+        ("dino_demo", "pinned"),
+    }
+    path.write_bytes(b"weightz")
+    said = sentence(run("verify", "dino_vitb8", "--quiet"))
+    assert "1 of 1 files have changed" in said
+    assert "dino weights remove dino_vitb8" in said
+    assert "not on this disk" in sentence(run("verify", "dino_vits8_300ep", "--quiet"))
+
+
+def test_remove_takes_all_that_is_there(torch_home: Path) -> None:
+    path = put_original(torch_home, "dino_vitb8", b"weights")
+    run("verify", "dino_vitb8")
+    result = run("remove", "dino_vitb8", "--json")
+    assert json.loads(result.stdout) == [{"name": "dino_vitb8", "path": str(path), "bytes": 7}]
+    assert [p for p in torch_home.rglob("*") if p.is_file()] == []
+    assert "not on this disk" in sentence(run("remove", "dino_vitb8"))
+    assert "ships with the package" in sentence(run("remove", "dino_demo"))
+    assert "no model named" in sentence(run("remove"), code=2)
+
+
+# inspect
+
+
+def inspected(path: Path, *options: str) -> dict[str, Any]:
+    return dict(json.loads(run("inspect", path, "--json", *options).stdout))
+
+
+def test_inspect_tells_what_a_file_holds(tmp_path: Path) -> None:
+    a = VitArchitecture(width=128, depth=3, heads=2, patch_size=8, grid=(28, 28))
+    tensors = build_vit(a).state_dict()
+    torch.save({"teacher": {f"backbone.{k}": t.half() for k, t in tensors.items()},
+                "student": {}, "epoch": 3}, tmp_path / "w.pth")  # fmt: skip
+    told = inspected(tmp_path / "w.pth")
+    assert told["architecture"] == {"kind": "vit", **json.loads(json.dumps(asdict(a)))}
+    assert told["fits"]
+    assert told["dtypes"] == {"float16": len(tensors)}
+    assert told["parameters"] == sum(t.numel() for t in tensors.values())
+    assert told["sha256"] == hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
+    assert told["networks"] == ["student", "teacher"]
+    assert told["beside"] == ["epoch"]
+    shown = run("inspect", tmp_path / "w.pth").stdout
+    assert "width 128, depth 3, 2 heads" in shown
+    assert "28x28, for 224x224 px" in shown
+
+
+def test_inspect_tells_why_a_file_does_not_fit(tmp_path: Path) -> None:
+    a = VitArchitecture(width=64, depth=2, heads=1, patch_size=8, grid=(4, 4))
+    tensors = build_vit(a).state_dict()
+    gone = tensors.pop("blocks.1.attn.qkv.bias")
+    assert gone.ndim == 1
+    tensors["extra"] = torch.ones(2)
+    tensors["norm.bias"] = torch.ones(63)
+    tensors["blocks.0.mlp.fc1.weight"][0, 0] = float("nan")
+    torch.save(tensors, tmp_path / "w.pth")
+    told = inspected(tmp_path / "w.pth")
+    assert not told["fits"]
+    assert told["missing"] == ["blocks.1.attn.qkv.bias"]
+    assert told["unexpected"] == ["extra"]
+    assert told["misshapen"] == ["norm.bias [63] instead of [64]"]
+    assert told["not_finite"] == ["blocks.0.mlp.fc1.weight"]
+
+
+@pytest.mark.parametrize(
+    ("names", "like"),
+    [
+        (["visual.conv1.weight", "text_model.a"], "CLIP"),
+        (["decoder_blocks.0.a", "decoder_embed.weight"], "masked autoencoder"),
+        (["mlp.0.weight", "last_layer.weight_v"], "DINO's head alone"),
+        (["linear.weight", "linear.bias"], "a classifier alone"),
+        (["model.layers.0.self_attn.q_proj.weight"], "a language model"),
+        (["layer1.0.conv2.weight"], "a ResNet of basic blocks"),
+        (["lstm.a"], None),
+    ],
+)
+def test_inspect_tells_what_it_looks_like(
+    tmp_path: Path, names: list[str], like: str | None
+) -> None:
+    torch.save({name: torch.ones(2) for name in names}, tmp_path / "w.pth")
+    told = inspected(tmp_path / "w.pth")
+    assert told["architecture"] is None
+    assert not told["fits"]
+    assert (like in told["looks_like"]) if like else told["looks_like"] is None
+
+
+def test_inspect_refuses_what_is_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"hello")
+    assert "is a text file" in sentence(run("inspect", tmp_path / "w.pth"))
+    assert "no weights at" in sentence(run("inspect", tmp_path / "gone.pth"))
+
+
+def test_inspect_needs_no_network_library(tmp_path: Path) -> None:
+    """timm takes longer to import than everything else together."""
+    a = VitArchitecture(width=64, depth=2, heads=1, patch_size=8, grid=(4, 4))
+    torch.save(build_vit(a).state_dict(), tmp_path / "w.pth")
+    code = (
+        "import sys; from pathlib import Path;"
+        "from dino_cli.store.weights.inspection import inspect_weights;"
+        "assert inspect_weights(Path(sys.argv[1]), 'teacher')['fits'];"
+        "assert 'timm' not in sys.modules and 'torchvision' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "w.pth")],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layer_scale": True, "swiglu": True, "mlp_ratio": 512 / 64},
+        {"registers": 4, "embed_class": False},
+        {"registers": 2},
+        {"conv_stem": True, "in_chans": 1, "grid": (3, 5)},
+    ],
+)
+def test_shapes_told_without_building(changes: dict[str, Any]) -> None:
+    from dino_cli.store.weights.shapes import vit_shapes
+
+    a = replace(VitArchitecture(width=64, depth=2, heads=1, patch_size=8, grid=(4, 4)), **changes)
+    wanted = {name: tuple(t.shape) for name, t in build_vit(a).state_dict().items()}
+    assert vit_shapes(a) == wanted

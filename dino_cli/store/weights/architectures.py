@@ -8,8 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from dino_cli.core.backbone import Architecture, TimmArchitecture
-from dino_cli.core.vit import VIT_SIZES, Positions, VitArchitecture
+from dino_cli.core.architecture import (
+    VIT_SIZES,
+    Architecture,
+    Positions,
+    TimmArchitecture,
+    VitArchitecture,
+)
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.layouts import Named
 
@@ -54,6 +59,7 @@ def is_own_arch(name: str | None) -> bool:
 def read_architecture(named: Named, known: Known) -> Architecture:
     """The architecture of tensors under timm's names. Raises `TaskError` when it cannot be told."""
     _expect_dimensions(named.tensors)
+    _expect_activation(named, known.config)
     if named.kind == "resnet":
         return _resnet(named.tensors, known)
     if named.kind == "dinov3":
@@ -66,11 +72,6 @@ def read_architecture(named: Named, known: Known) -> Architecture:
 
 
 def _vit(tensors: Tensors, known: Known, *, eps: float, supervised: bool) -> VitArchitecture:
-    if any(re.fullmatch(r"blocks\.0\.mlp\.(w12|gate_proj)\.weight", name) for name in tensors):
-        raise TaskError(
-            "it has SwiGLU blocks, whose architecture the tensors do not tell",
-            "name the timm model with --arch, as --arch vit_giant_patch14_dinov2",
-        )
     for name in ("cls_token", "pos_embed", "blocks.0.mlp.fc1.weight"):
         if name not in tensors:
             raise TaskError(f"the tensor {name!r} is missing, which tells the architecture", WHOLE)
@@ -93,14 +94,27 @@ def _vit(tensors: Tensors, known: Known, *, eps: float, supervised: bool) -> Vit
         patch_size=patch_size,
         grid=grid,
         in_chans=tensors[PROJECTION[stem]].shape[1],
-        mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        mlp_ratio=_ratio(tensors["blocks.0.mlp.fc1.weight"].shape[0], width),
         eps=eps,
         positions=positions,
         layer_scale=scaled,
         registers=registers,
         embed_class=embed_class,
         conv_stem=stem,
+        swiglu=_is_gated(tensors),
     )
+
+
+def _is_gated(tensors: Tensors) -> bool:
+    """SwiGLU: the first matrix of the MLP makes twice as many values as the second one takes."""
+    first, second = tensors["blocks.0.mlp.fc1.weight"], tensors.get("blocks.0.mlp.fc2.weight")
+    return second is not None and second.ndim == 2 and first.shape[0] == 2 * second.shape[1]
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """A float of which timm's int(width * ratio) is `hidden` again."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _expect_dimensions(tensors: Tensors) -> None:
@@ -110,6 +124,18 @@ def _expect_dimensions(tensors: Tensors) -> None:
             raise TaskError(
                 f"the tensor {name!r} has the shape {shape}, where {count} dimensions belong", WHOLE
             )
+
+
+def _expect_activation(named: Named, config: Mapping[str, Any]) -> None:
+    """No tensor tells the activation, so that another one would give other features in silence."""
+    gated = "blocks.0.mlp.fc1_g.weight" in named.tensors
+    wanted = {"vit": "gelu", "dinov3": "silu" if gated else "gelu", "resnet": "relu"}[named.kind]
+    found = config.get("hidden_act", wanted)
+    if found != wanted and not (named.kind == "vit" and config.get("use_swiglu_ffn")):
+        raise TaskError(
+            f"its config.json asks for the activation {found!r}, where {wanted!r} belongs",
+            "use other weights",
+        )
 
 
 def _depth(tensors: Tensors) -> int:
@@ -175,24 +201,24 @@ def _dinov3(tensors: Tensors, known: Known) -> TimmArchitecture:
     """timm's Eva with rotary positions; the LayerNorm eps, 1e-5, is among timm's arguments."""
     gated = "blocks.0.mlp.fc1_g.weight" in tensors
     hidden = f"blocks.0.mlp.{'fc1_g' if gated else 'fc1'}.weight"
-    for name in (hidden, "reg_token"):
-        if name not in tensors:
-            raise TaskError(f"the tensor {name!r} is missing, which tells the architecture", WHOLE)
+    if hidden not in tensors:
+        raise TaskError(f"the tensor {hidden!r} is missing, which tells the architecture", WHOLE)
     width = tensors[PROJECTION[False]].shape[0]
     arguments: dict[str, Any] = {
         "embed_dim": width,
         "depth": _depth(tensors),
         "num_heads": _heads(width, known),
         "patch_size": _patch_size(tensors, stem=False),
-        "num_reg_tokens": tensors["reg_token"].shape[1],
-        "mlp_ratio": tensors[hidden].shape[0] / width,
+        "num_reg_tokens": tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
+        "mlp_ratio": _ratio(tensors[hidden].shape[0], width),
         "global_pool": "token",
         "rope_temperature": float(known.config.get("rope_theta", 100.0)),
     }
     if gated:
         arguments |= {"swiglu_mlp": True, "swiglu_align_to": 8}
+    biased = "blocks.0.attn.q_bias" in tensors
     return TimmArchitecture(
-        name="vit_small_patch16_dinov3_qkvb",
+        name=f"vit_small_patch16_dinov3{'_qkvb' if biased else ''}",
         in_chans=tensors[PROJECTION[False]].shape[1],
         arguments=arguments,
     )

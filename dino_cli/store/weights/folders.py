@@ -2,19 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import Architecture, architecture_from_json
+from dino_cli.core.architecture import Architecture, architecture_from_json
 from dino_cli.errors import TaskError
+from dino_cli.store.weights.digests import sha256_of
 from dino_cli.store.weights.preprocessing import default_for, from_huggingface, from_timm
 from dino_cli.store.weights.sharded import read_json, shards
-from dino_cli.store.weights.tensor_files import TensorFile, read_tensor_file, sha256_of
+from dino_cli.store.weights.tensor_files import TensorFile, read_tensor_file
 
-__all__ = ["OwnRun", "Source", "open_source"]
+__all__ = ["OwnRun", "Source", "open_source", "weight_files"]
 
 # Names of weights in a Hugging Face folder, best first.
 HUGGINGFACE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -37,23 +38,26 @@ class Source:
 
     path: as given. files: that were read. content: tensors by name, perhaps nested. own: of a
     `dino train` run. config, preprocessor: of a Hugging Face folder, empty if there are none.
-    timm_config: timm's `pretrained_cfg`.
+    timm_config: timm's `pretrained_cfg`. owned: see `TensorFile`.
     """
 
     path: Path
     files: tuple[Path, ...]
     content: Mapping[str, Any]
+    owned: bool = field(default=True, kw_only=True)
     own: OwnRun | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     preprocessor: Mapping[str, Any] = field(default_factory=dict)
     timm_config: Mapping[str, Any] | None = None
 
-    def sha256(self) -> str:
+    def digests(self) -> dict[Path, str]:
+        """SHA-256 of each file."""
+        return {path: sha256_of(path) for path in self.files}
+
+    def sha256(self, digests: Mapping[Path, str] | None = None) -> str:
         """Of the file; of the digests in order when there are several."""
-        digests = [sha256_of(path) for path in self.files]
-        if len(digests) == 1:
-            return digests[0]
-        return hashlib.sha256("".join(digests).encode()).hexdigest()
+        found = list((digests or self.digests()).values())
+        return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
     def preprocessing(self, architecture: Architecture) -> Preprocessing:
         """What the model brings, else the reference's."""
@@ -74,25 +78,30 @@ def open_source(path: Path, checkpoint_key: str) -> Source:
     if own is None and path.name.startswith("checkpoint") and _is_run(beside):
         own = _own(beside, path.parent / "config.json")
     if own is None and path.name in HUGGINGFACE_FILES:
-        return _with_configs(path, (path,), file.content, path.parent)
-    return Source(path, (path,), file.content, own)
+        return _with_configs(path, [file], path.parent)
+    return Source(path, (path,), file.content, own, owned=file.owned)
+
+
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The files of weights that `open_source` reads from a file or a Hugging Face folder."""
+    if not path.is_dir():
+        return (path,)
+    for name in HUGGINGFACE_FILES:
+        if (path / name).is_file():
+            return (path / name,)
+    for name in HUGGINGFACE_INDEXES:
+        if (path / name).is_file():
+            return shards(path / name)
+    return ()
 
 
 def _open_folder(folder: Path, checkpoint_key: str) -> Source:
     config = read_json(folder / "config.json") or {}
     if _is_run(config):
         return _open_run(folder, config, checkpoint_key)
-    for name in HUGGINGFACE_FILES:
-        if (folder / name).is_file():
-            file = read_tensor_file(folder / name)
-            return _with_configs(folder, (folder / name,), file.content, folder)
-    for name in HUGGINGFACE_INDEXES:
-        if (folder / name).is_file():
-            files = shards(folder / name)
-            content: dict[str, Any] = {}
-            for file_path in files:
-                content |= read_tensor_file(file_path).content
-            return _with_configs(folder, files, content, folder)
+    parts = [read_tensor_file(part) for part in weight_files(folder)]
+    if parts:
+        return _with_configs(folder, parts, folder)
     found = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES)
     if len(found) == 1:
         return open_source(found[0], checkpoint_key)
@@ -108,15 +117,14 @@ def _open_folder(folder: Path, checkpoint_key: str) -> Source:
     )
 
 
-def _with_configs(
-    path: Path, files: tuple[Path, ...], content: Mapping[str, Any], folder: Path
-) -> Source:
+def _with_configs(path: Path, files: Sequence[TensorFile], folder: Path) -> Source:
     config = read_json(folder / "config.json") or {}
     timm_config = config.get("pretrained_cfg") if "architecture" in config else None
     return Source(
         path,
-        files,
-        content,
+        tuple(file.path for file in files),
+        {name: value for file in files for name, value in file.content.items()},
+        owned=all(file.owned for file in files),
         config=config,
         preprocessor=read_json(folder / "preprocessor_config.json") or {},
         timm_config=timm_config if isinstance(timm_config, dict) else None,
@@ -140,8 +148,9 @@ def _open_run(folder: Path, config: Mapping[str, Any], checkpoint_key: str) -> S
             f"the run {str(folder)!r} has not saved any weights yet",
             "wait for its first checkpoint",
         )
-    content = read_tensor_file(path).content
-    return Source(folder, (path,), content, _own(config, folder / "config.json"))
+    file = read_tensor_file(path)
+    own = _own(config, folder / "config.json")
+    return Source(folder, (path,), file.content, own, owned=file.owned)
 
 
 def _own_of_header(file: TensorFile) -> OwnRun | None:

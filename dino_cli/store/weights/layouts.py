@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dino_cli.errors import TaskError
+from dino_cli.store.weights.lookalikes import looks_like
 
 __all__ = ["HEADS", "Named", "bare_names", "network_of", "to_timm_names"]
 
@@ -37,6 +38,8 @@ OUTER_PREFIXES = (
     "encoder.",
 )
 FIRST_LAYERS = ("patch_embed.", "embeddings.", "embedder.", "conv1.")
+ATTENTION = ("attn.q", "attn.k", "attn.v")
+GATED = (("mlp.gate", "mlp.up"), "mlp.fc1")  # parts, whole
 HEADS = ("head.", "dino_head.", "ibot_head.", "classifier.", "pooler.", "mask_token")
 
 # Hugging Face names and their replacements, applied in this order.
@@ -53,7 +56,11 @@ VIT_NAMES: tuple[Rename, ...] = (
     (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
-    (r"\.mlp\.weights_in\.", ".mlp.w12."),
+    (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+    (r"\.mlp\.weights_out\.", ".mlp.fc2."),
+    (r"\.mlp\.gate_proj\.", ".mlp.gate."),
+    (r"\.mlp\.up_proj\.", ".mlp.up."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
     (r"^layernorm\.", "norm."),
 )
@@ -61,8 +68,9 @@ DINOV3_NAMES: tuple[Rename, ...] = (
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"\.layer_scale([12])\.lambda1$", r".gamma_\1"),
     *VIT_NAMES,
-    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
 )
+# facebookresearch/dinov2's giant has SwiGLU blocks, whose names differ from timm's.
+DINOV2_NAMES: tuple[Rename, ...] = ((r"\.mlp\.w12\.", ".mlp.fc1."), (r"\.mlp\.w3\.", ".mlp.fc2."))
 RESNET_NAMES: tuple[Rename, ...] = (
     (r"^embedder\.embedder\.convolution\.", "conv1."),
     (r"^embedder\.embedder\.normalization\.", "bn1."),
@@ -100,16 +108,18 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> Named:
     if "embedder.embedder.convolution.weight" in bare:
         return Named(_resnet(bare), "resnet", True)
     if "embeddings.patch_embeddings.projection.weight" in bare:
-        return Named(_fold_registers(_fused(_renamed(bare, VIT_NAMES))), "vit", True, supervised)
+        renamed = _fused(_fused(_renamed(bare, VIT_NAMES)), *GATED)
+        return Named(_fold_registers(renamed), "vit", True, supervised)
     if "patch_embed.proj.weight" in bare or "patch_embed.proj.0.weight" in bare:
-        return Named(_fold_registers(bare), "vit", False, supervised)
+        return Named(_fold_registers(_renamed(bare, DINOV2_NAMES)), "vit", False, supervised)
     if "conv1.weight" in bare and "layer1.0.conv1.weight" in bare:
         rest = {name: t for name, t in bare.items() if not name.startswith("fc.")}
         return Named(rest, "resnet")
-    shown = ", ".join(list(tensors)[:3])
+    shown, like = ", ".join(list(tensors)[:3]), looks_like(bare)
     raise TaskError(
-        f"its tensors ({shown}, …) go by the names of no known layout",
-        "name the timm model with --arch",
+        f"its tensors ({shown}, …) go by the names of no known layout"
+        + (f"; they look like {like}" if like else ""),
+        "give weights of a DINO backbone, or name the timm model with --arch",
     )
 
 
@@ -160,14 +170,16 @@ def _renamed(tensors: Tensors, table: tuple[Rename, ...]) -> Tensors:
     return named
 
 
-def _fused(tensors: Tensors) -> Tensors:
-    """Query, key and value as timm's one matrix, in that order along the first dimension."""
+def _fused(
+    tensors: Tensors, parts: tuple[str, ...] = ATTENTION, whole: str = "attn.qkv"
+) -> Tensors:
+    """timm's one matrix of query, key and value (or another's parts), along the first dimension."""
     fused = dict(tensors)
     for name in tensors:
-        found = re.fullmatch(r"(blocks\.\d+\.attn\.)q\.(weight|bias)", name)
-        parts = [f"{found[1]}{part}.{found[2]}" for part in "qkv"] if found else []
-        if found and all(part in fused for part in parts):
-            fused[f"{found[1]}qkv.{found[2]}"] = torch.cat([fused.pop(part) for part in parts])
+        found = re.fullmatch(rf"(blocks\.\d+\.){re.escape(parts[0])}\.(weight|bias)", name)
+        names = [f"{found[1]}{part}.{found[2]}" for part in parts] if found else []
+        if found and all(part in fused for part in names):
+            fused[f"{found[1]}{whole}.{found[2]}"] = torch.cat([fused.pop(n) for n in names])
     return fused
 
 
@@ -175,12 +187,13 @@ def _dinov3(tensors: Tensors) -> Tensors:
     """There keys have no bias, so timm keeps those of queries and values apart."""
     named = {}
     renamed = _fused(_renamed(tensors, DINOV3_NAMES))
-    gated = any(".mlp.gate_proj." in name for name in renamed)
+    gated = any(".mlp.gate." in name for name in renamed)
     for name, tensor in renamed.items():
         name = re.sub(r"\.attn\.([qv])\.bias$", r".attn.\1_bias", name)
-        name = name.replace(".mlp.gate_proj.", ".mlp.fc1_g.")
-        name = name.replace(".mlp.up_proj.", ".mlp.fc1_x." if gated else ".mlp.fc1.")
-        named[name] = tensor
+        name = name.replace(".mlp.gate.", ".mlp.fc1_g.")
+        name = name.replace(".mlp.up.", ".mlp.fc1_x." if gated else ".mlp.fc1.")
+        if name != "reg_token" or tensor.numel():  # an empty one for no registers
+            named[name] = tensor
     return named
 
 

@@ -17,10 +17,11 @@ from dino_cli.core.vit import VIT_SIZES, VitArchitecture
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.architectures import Known, is_own_arch, read_architecture
+from dino_cli.store.weights.digests import check, sha256_of
 from dino_cli.store.weights.empty import empty_network
-from dino_cli.store.weights.folders import OwnRun, Source, open_source
+from dino_cli.store.weights.folders import OwnRun, Source, open_source, weight_files
 from dino_cli.store.weights.layouts import HEADS, bare_names, network_of, to_timm_names
-from dino_cli.store.weights.timm_models import as_timm
+from dino_cli.store.weights.timm_models import as_timm, timm_config
 
 __all__ = ["Weights", "load"]
 
@@ -66,15 +67,22 @@ def load(
     """
     known = Known(arch=arch, patch_size=patch_size, heads=heads)
     if weights is not None:
-        return _read(open_source(weights, checkpoint_key), known, checkpoint_key)
+        source = open_source(weights, checkpoint_key)
+        if source.timm_config is None and source.own is None and not source.preprocessor:
+            source = replace(source, timm_config=timm_config(arch))
+        return _read(source, known, checkpoint_key)
     from dino_cli.store.weights.hub import locate
 
     found = locate(model, offline=offline, reporter=reporter or Reporter())
+    # Checked before anything is read from it: a damaged file is then known for what it is.
+    digests = {path: sha256_of(path) for path in weight_files(found.path)}
+    for path, digest in digests.items():
+        check(model, path, digest, found.sha256)
     source = open_source(found.path, checkpoint_key)
     if found.timm_config is not None:
         source = replace(source, timm_config=found.timm_config)
     known = replace(known, arch=arch or found.arch, patch_size=patch_size or found.patch_size)
-    read = _read(source, known, checkpoint_key)
+    read = _read(source, known, checkpoint_key, digests)
     return replace(
         read,
         name=found.name,
@@ -84,11 +92,15 @@ def load(
     )
 
 
-def _read(source: Source, known: Known, checkpoint_key: str) -> Weights:
+def _read(
+    source: Source, known: Known, checkpoint_key: str, digests: Mapping[Path, str] | None = None
+) -> Weights:
     try:
         tensors = network_of(source.content, checkpoint_key)
+        source = replace(source, content={})  # nothing but `tensors` holds what was read
         architecture, named = _arrange(tensors, source, known)
-        filled = _fitting(architecture, named)
+        del tensors
+        filled = _fitting(architecture, named, copy=not source.owned)
     except TaskError as error:
         raise TaskError(f"cannot use {str(source.path)!r}: {error.what}", error.fix) from None
     own = source.own
@@ -97,7 +109,7 @@ def _read(source: Source, known: Known, checkpoint_key: str) -> Weights:
         tensors=filled,
         name=_name(architecture),
         source=str(source.path.absolute()),
-        sha256=source.sha256(),
+        sha256=source.sha256(digests),
         preprocessing=own.preprocessing if own else source.preprocessing(architecture),
         attention_size=own.attention_size if own else ATTENTION_SIZE,
     )
@@ -133,10 +145,15 @@ def _own(run: OwnRun, known: Known) -> Architecture:
     return a
 
 
-def _fitting(architecture: Architecture, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of the tensors in float32. Raises `TaskError` unless they fit the network exactly."""
+def _fitting(
+    architecture: Architecture, tensors: dict[str, Tensor], *, copy: bool
+) -> dict[str, Tensor]:
+    """The tensors in float32, taken out of `tensors` one by one so that they are never held twice.
+
+    copy: even where they are float32 already. Raises `TaskError` unless they fit the network
+    exactly.
+    """
     wanted = empty_network(architecture).state_dict()
-    tensors = dict(named)
     for name in wanted:  # files from before PyTorch 0.4 lack this counter, which nothing reads
         if name.endswith("num_batches_tracked"):
             tensors.setdefault(name, torch.zeros((), dtype=torch.int64))
@@ -157,7 +174,7 @@ def _fitting(architecture: Architecture, named: Mapping[str, Tensor]) -> dict[st
             f"its tensors do not fit {_name(architecture)}: " + "; ".join(filter(None, problems)),
             "give weights of one whole network, or change --arch or --checkpoint-key",
         )
-    filled = {name: _float32(name, tensors[name], wanted[name]) for name in wanted}
+    filled = {name: _float32(name, tensors.pop(name), wanted[name], copy=copy) for name in wanted}
     broken = [name for name, t in filled.items() if t.is_floating_point() and not _finite(t)]
     if broken:
         raise TaskError(
@@ -166,14 +183,14 @@ def _fitting(architecture: Architecture, named: Mapping[str, Tensor]) -> dict[st
     return filled
 
 
-def _float32(name: str, given: Tensor, wanted: Tensor) -> Tensor:
-    """A copy, so that the file may change or go away afterwards."""
+def _float32(name: str, given: Tensor, wanted: Tensor, *, copy: bool) -> Tensor:
+    """Copied when mapped, so that the file may change or go away afterwards."""
     if given.is_floating_point() != wanted.is_floating_point() or given.is_quantized:
         kind = str(given.dtype).removeprefix("torch.")
         raise TaskError(f"the tensor {name!r} is of type {kind}", "give floating-point weights")
     if given.is_sparse or given.is_meta:
         raise TaskError(f"the tensor {name!r} has no plain values", "save it as a plain tensor")
-    return given.detach().to("cpu", wanted.dtype, copy=True).contiguous()
+    return given.detach().to("cpu", wanted.dtype, copy=copy).contiguous()
 
 
 def _finite(tensor: Tensor) -> bool:

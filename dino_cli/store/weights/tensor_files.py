@@ -1,7 +1,7 @@
 """Reading files of tensors without ever running what they contain."""
 
 import argparse
-import hashlib
+import io
 import pickle
 import re
 import warnings
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dino_cli.errors import TaskError
 
-__all__ = ["TensorFile", "read_tensor_file", "sha256_of"]
+__all__ = ["TensorFile", "read_tensor_file"]
 
 EXPECTED = "give a .pth, .safetensors or .bin file of weights, or a folder that holds one"
 
@@ -25,12 +25,14 @@ EXPECTED = "give a .pth, .safetensors or .bin file of weights, or a folder that 
 class TensorFile:
     """What a file of weights holds: tensors by name, perhaps nested (a full checkpoint).
 
-    metadata: the header's text fields; only .safetensors has them.
+    metadata: the header's text fields; only .safetensors has them. owned: the tensors lie in
+    memory of their own; else they are mapped from the file, and change when it does.
     """
 
     path: Path
     content: Mapping[str, Any]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    owned: bool = True
 
 
 def read_tensor_file(path: Path) -> TensorFile:
@@ -48,34 +50,39 @@ def read_tensor_file(path: Path) -> TensorFile:
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         return _read_safetensors(path)
     if start.startswith((b"PK\x03\x04", b"\x80")):
-        return TensorFile(path, _read_torch(path, zipped=start.startswith(b"PK")))
+        return _read_torch(path, zipped=start.startswith(b"PK"))
     what, fix = _what_is(start)
     raise TaskError(f"{str(path)!r} {what}", fix)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_safetensors(path: Path) -> TensorFile:
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return TensorFile(path, tensors, file.metadata() or {})
+            names, metadata = list(file.keys()), file.metadata() or {}
+        tensors = {}
+        for name in names:  # opened anew each time, so that no mapped page stays beside its copy
+            with safe_open(path, framework="pt") as file:
+                tensors[name] = file.get_tensor(name).clone()
+        return TensorFile(path, tensors, metadata)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise TaskError(
             f"{str(path)!r} is a damaged .safetensors file ({_short(error)})", "copy it again"
         ) from None
 
 
-def _read_torch(path: Path, *, zipped: bool) -> Mapping[str, Any]:
+def _read_torch(path: Path, *, zipped: bool) -> TensorFile:
+    """Mapped where there is more than weights, so that the optimizer's half is never read."""
+    misnamed = path.suffix == ".safetensors"  # torch goes by that suffix, and would be misled
+    mapped = zipped = zipped and not misnamed
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")
-            # Mapped, so that the optimizer's half of a checkpoint is never read.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            given = io.BytesIO(path.read_bytes()) if misnamed else path
+            content = torch.load(given, map_location="cpu", weights_only=True, mmap=zipped)
+            values = content.values() if isinstance(content, Mapping) else ()
+            if zipped and all(isinstance(value, Tensor) for value in values):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+                mapped = False
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)|unsupported class (\S+)", str(error))
         if wanted is None:
@@ -92,7 +99,7 @@ def _read_torch(path: Path, *, zipped: bool) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         kind = "a single tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
         raise TaskError(f"{str(path)!r} holds {kind}, not tensors by name", EXPECTED)
-    return content
+    return TensorFile(path, content, owned=not mapped)
 
 
 def _damaged(path: Path, error: Exception) -> TaskError:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from dino_cli.core.backbone import Architecture, TimmArchitecture
 from dino_cli.core.vit import VitArchitecture
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.store.weights.architectures import Known, read_architecture
+from dino_cli.store.weights.architectures import Known, is_own_arch, read_architecture
 from dino_cli.store.weights.empty import empty_network
 from dino_cli.store.weights.layouts import HEADS, bare_names, to_timm_names
 
-__all__ = ["as_timm"]
+__all__ = ["as_timm", "timm_config"]
 
 
 def as_timm(
@@ -35,7 +35,7 @@ def as_timm(
         raise UsageError(f"timm has no architecture {base!r}", hint)
     bare = bare_names(tensors)
     foreign = any(key.startswith(("embeddings.", "embedder.")) for key in bare)
-    ours = name.endswith(".dino") or ("_dinov2" in base and "giant" not in base)
+    ours = name.endswith(".dino") or "_dinov2" in base
     if foreign or ours:
         named = to_timm_names(tensors)
         architecture = read_architecture(named, replace(known, arch=None))
@@ -44,6 +44,20 @@ def as_timm(
         return architecture, named.tensors
     architecture = _fitted(base, bare, known)
     return architecture, _converted(base, bare, empty_network(architecture))
+
+
+def timm_config(arch: str | None) -> Mapping[str, Any] | None:
+    """timm's `pretrained_cfg` of an architecture that is timm's alone, for its preprocessing."""
+    if is_own_arch(arch) or _is_ours(str(arch)):
+        return None
+    config = timm.get_pretrained_cfg(str(arch))
+    return config.to_dict() if config is not None and config.mean else None
+
+
+def _is_ours(name: str) -> bool:
+    """Plain DINO and DINOv2."""
+    base = name.split(".")[0]
+    return name.endswith(".dino") or ("_dinov2" in base and "giant" not in base)
 
 
 def _expect_size(found: Architecture, base: str) -> None:

@@ -1,0 +1,35 @@
+"""`dino export`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dino_cli.cli.app import app
+from dino_cli.cli.display import Terminal
+from dino_cli.cli.options import command
+from dino_cli.config.export import ExportConfig
+
+
+@command(app, "export", ExportConfig)
+def export(config: ExportConfig, terminal: Terminal) -> dict[str, Any] | None:
+    """Write weights as another program opens them: the original's code, timm, Hugging Face, ONNX.
+
+    The suffix of -o chooses. A model card is written beside the file, with the lines of Python
+    that open it.
+
+    Example: dino export runs/first -o vit.onnx --attention
+    """
+    from dino_cli.tasks.weights import reach_model
+
+    if config.source is None:
+        reach_model(config)
+    elif not Path(config.source).expanduser().exists():
+        reach_model(replace(config, model=config.source))
+    from dino_cli.tasks.export import export as run
+
+    result = run(config, terminal)
+    terminal.line(
+        f"{result['output']}: {result['layout']}, {result['bytes'] / 1e6:.1f} MB;"
+        f" how to open it: {result['card']}"
+    )
+    return result

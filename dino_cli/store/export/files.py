@@ -1,0 +1,77 @@
+"""Writing tensors under the names of another program; each file appears whole or not at all."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dino_cli.core.backbone import architecture_to_json
+from dino_cli.core.vit import VitArchitecture
+from dino_cli.errors import TaskError
+from dino_cli.store.atomic import atomic_write
+from dino_cli.store.export.huggingface import huggingface_config, preprocessor_config
+from dino_cli.store.export.names import huggingface_names, reference_names
+from dino_cli.store.weights.load import Weights
+
+__all__ = ["halved", "write_huggingface", "write_reference", "write_timm"]
+
+
+def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floating-point tensors in half precision. Raises `TaskError` for values beyond its range."""
+    half = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    for name, tensor in half.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
+            raise TaskError(
+                f"the tensor {name!r} has values beyond the range of half precision",
+                "leave out --half",
+            )
+    return half
+
+
+def write_reference(weights: Weights, path: Path, *, half: bool) -> None:
+    """A plain `torch.save` of the state dict, as the original's backbone files."""
+    named = reference_names(weights.architecture, weights.tensors)
+    with path.open("wb") as file:  # given a path, torch would store its random name inside
+        torch.save(_stored(named, half=half), file)
+
+
+def write_timm(weights: Weights, path: Path, *, half: bool) -> None:
+    """.safetensors for `timm.create_model(checkpoint_path=…)`; its header tells `dino` the rest."""
+    a = weights.architecture
+    if isinstance(a, VitArchitecture) and a.conv_stem:
+        raise TaskError(
+            "timm has no argument for a convolutional stem", "export .onnx, or use the run folder"
+        )
+    about = {
+        "architecture": architecture_to_json(a),
+        "preprocessing": asdict(weights.preprocessing),
+        "attention_size": weights.attention_size,
+    }
+    metadata = {"format": "pt", "dino": json.dumps(about)}
+    save_file(_stored(weights.tensors, half=half), path, metadata=metadata)
+
+
+def write_huggingface(weights: Weights, folder: Path, *, half: bool) -> None:
+    """config.json, model.safetensors and preprocessor_config.json in an existing folder."""
+    config = huggingface_config(weights.architecture, weights.tensors, half=half)
+    named = _stored(huggingface_names(weights.architecture, weights.tensors), half=half)
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "preprocessor_config.json", preprocessor_config(weights.preprocessing))
+    with atomic_write(folder / "model.safetensors") as file:  # safetensors makes private files
+        save_file(named, file, metadata={"format": "pt"})
+
+
+def _stored(tensors: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:
+    return {
+        name: tensor.contiguous()
+        for name, tensor in (halved(tensors) if half else dict(tensors)).items()
+    }
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

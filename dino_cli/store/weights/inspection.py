@@ -1,0 +1,136 @@
+"""What a file of weights holds, without building a network: told from names and shapes."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dino_cli.core.architecture import Architecture, TimmArchitecture, VitArchitecture
+from dino_cli.errors import TaskError
+from dino_cli.store.weights.architectures import Known, read_architecture
+from dino_cli.store.weights.folders import Source, open_source
+from dino_cli.store.weights.layouts import HEADS, bare_names, network_of, to_timm_names
+from dino_cli.store.weights.lookalikes import looks_like
+from dino_cli.store.weights.shapes import vit_shapes
+
+__all__ = ["inspect_weights"]
+
+HUGGINGFACE = {
+    "embeddings.patch_embeddings.weight": "Hugging Face DINOv3ViTModel",
+    "embedder.embedder.convolution.weight": "Hugging Face ResNetModel",
+}
+
+
+def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
+    """Everything about a file, run folder or Hugging Face folder, JSON-ready.
+
+    Keys: path, files, bytes, sha256, layout, networks, beside (what is no network), tensors,
+    parameters, dtypes, not_finite, architecture (None when it cannot be told), fits, and for what
+    does not fit missing, unexpected, misshapen, reason, looks_like. Raises `TaskError` when the
+    file cannot be read at all.
+    """
+    source = open_source(path, checkpoint_key)
+    tensors = network_of(source.content, checkpoint_key)
+    told: dict[str, Any] = {
+        "path": str(path),
+        "files": [str(file) for file in source.files],
+        "bytes": sum(file.stat().st_size for file in source.files),
+        "sha256": source.sha256(),
+        "layout": _layout(tensors, source),
+        "networks": [k for k in ("student", "teacher") if isinstance(source.content.get(k), dict)],
+        "beside": sorted(k for k, v in source.content.items() if not isinstance(v, Tensor)),
+        "tensors": len(tensors),
+        "parameters": sum(t.numel() for t in tensors.values() if t.is_floating_point()),
+        "dtypes": dict(Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())),
+        "not_finite": [name for name, t in tensors.items() if not _finite(t)],
+        "architecture": None,
+        "fits": False,
+        "missing": [],
+        "unexpected": [],
+        "misshapen": [],
+        "reason": None,
+        "looks_like": None,
+    }
+    told["beside"] = [key for key in told["beside"] if key not in told["networks"]]
+    try:
+        architecture, named = _arranged(tensors, source)
+    except TaskError as error:
+        return {**told, "reason": str(error), "looks_like": looks_like(tensors)}
+    told["architecture"] = _described(architecture)
+    told |= _compared(architecture, named)
+    told["fits"] = not any(told[k] for k in ("missing", "unexpected", "misshapen", "not_finite"))
+    return told
+
+
+def _arranged(tensors: Mapping[str, Tensor], source: Source) -> tuple[Architecture, Any]:
+    """Shapes alone: meta tensors, so that fusing costs nothing."""
+    shapes = {name: t.to("meta") for name, t in tensors.items()}
+    if source.own is not None:
+        bare = bare_names(shapes)
+        own = {name: t for name, t in bare.items() if not name.startswith(HEADS)}
+        return source.own.architecture, own
+    named = to_timm_names(shapes)
+    return read_architecture(named, Known(config=source.config)), named.tensors
+
+
+def _compared(a: Architecture, named: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    if isinstance(a, VitArchitecture):
+        wanted = vit_shapes(a)
+    else:  # no other has a rule of its own here; timm lays it out without values
+        from dino_cli.store.weights.empty import empty_network
+
+        wanted = {name: tuple(t.shape) for name, t in empty_network(a).state_dict().items()}
+    return {
+        "missing": [n for n in wanted if n not in named and not n.endswith("batches_tracked")],
+        "unexpected": [name for name in named if name not in wanted],
+        "misshapen": [
+            f"{name} {list(named[name].shape)} instead of {list(shape)}"
+            for name, shape in wanted.items()
+            if name in named and tuple(named[name].shape) != shape
+        ],
+    }
+
+
+def _described(a: Architecture) -> dict[str, Any]:
+    kind = "vit" if isinstance(a, VitArchitecture) else "timm"
+    values = {"kind": kind, **asdict(a)}
+    if isinstance(a, TimmArchitecture):
+        values["arguments"] = dict(a.arguments)
+    return values
+
+
+def _layout(tensors: Mapping[str, Tensor], source: Source) -> str:
+    """The naming, in words."""
+    names = bare_names(tensors)
+    wrapped = "" if names.keys() == tensors.keys() else ", with prefixes of a wrapper"
+    if source.own is not None:
+        return "dino train"
+    for sign, layout in HUGGINGFACE.items():
+        if sign in names:
+            return layout + wrapped
+    if "embeddings.patch_embeddings.projection.weight" in names:
+        scaled = any(name.endswith("layer_scale1.lambda1") for name in names)
+        kind = (
+            "Dinov2WithRegistersModel" if "embeddings.register_tokens" in names else "Dinov2Model"
+        )
+        memory = any("attention.q_proj." in name for name in names)
+        named = ", named as in memory" if memory else ""
+        return f"Hugging Face {kind if scaled else 'ViTModel'}{named}{wrapped}"
+    if "register_tokens" in names or "mask_token" in names:
+        return "facebookresearch/dinov2" + wrapped
+    if any(name.startswith("patch_embed.") for name in names):
+        return "facebookresearch/dino, which is timm's" + wrapped
+    if "layer1.0.conv1.weight" in names:
+        return "torchvision ResNet" + wrapped
+    return "unknown"
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    total = tensor.sum(dtype=torch.float32)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
