@@ -10,21 +10,38 @@ from dino_cli.config.attention import AttentionConfig
 
 @command(app, "attention", AttentionConfig)
 def attention(config: AttentionConfig, terminal: Terminal) -> dict[str, Any] | None:
-    """Turn a ViT's attention into heat maps and masks, a folder for each image.
+    """Turn a ViT's attention into heat maps and masks, a folder for each image or video.
 
     cat.jpg gives OUT/cat/: attention.npy (heads, rows, columns), a heat map,
     a mask and an overlay for each head, and grid.png with all heads side by
-    side. For the best masks: --masks seeded --refine guided.
+    side; clip.mp4 gives OUT/clip/ with the same as videos. For the best masks:
+    --masks tokens --refine guided. For other tools: --format coco --instances.
+    To look at many: --html.
     """
+    from dino_cli.tasks.weights import reach_model
+
+    if config.images:  # else that is to be said first
+        reach_model(config)
     from dino_cli.tasks.attention.run import attention as task
 
     result = task(config, terminal)
+    scored = config.masks != "attention"
     terminal.table(
         "",
-        ["image", "folder", "patches", "best head"],
+        ["image", "folder", "patches", "best head", *(["score"] if scored else [])],
         [
-            [row["input"], row["folder"], " x ".join(map(str, row["grid"])), str(row["best_head"])]
+            [
+                row["input"],
+                row["folder"] or "",
+                " x ".join(map(str, row["grid"])),
+                str(row["best_head"]),
+                *([_score(row)] if scored else []),
+            ]
             for row in result["images"]
         ],
     )
     return result
+
+
+def _score(row: dict[str, Any]) -> str:
+    return f"{row['score']:.2f}" + (", a guess" if row["guess"] else "")

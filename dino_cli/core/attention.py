@@ -1,5 +1,7 @@
-"""Attention of the CLS token in the last block, and the masks that keep a share of it."""
+"""What a token attends to in a block, and the masks that keep a share of that attention."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -9,9 +11,13 @@ from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
 __all__ = [
+    "attention_and_keys",
+    "block_input",
     "block_outputs",
+    "has_blocks",
     "last_cls_attention",
     "last_cls_attention_and_keys",
+    "row_and_keys",
     "supports",
     "threshold_mass",
 ]
@@ -19,34 +25,49 @@ __all__ = [
 
 def supports(net: nn.Module) -> bool:
     """Whether `net` has transformer blocks that we can read and a class token."""
+    return getattr(net, "cls_token", None) is not None and has_blocks(net)
+
+
+def has_blocks(net: nn.Module) -> bool:
+    """Whether `net` has transformer blocks that we can read; enough to ask a patch."""
     blocks = getattr(net, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or len(blocks) == 0:
         return False
-    attn = getattr(blocks[-1], "attn", None)
-    return getattr(net, "cls_token", None) is not None and isinstance(
-        attn, Attention | AttentionRope | EvaAttention
-    )
+    known = Attention | AttentionRope | EvaAttention
+    return isinstance(getattr(blocks[-1], "attn", None), known)
 
 
 class _Stop(Exception):
     """Ends a forward pass at a block whose input is all that is needed."""
 
 
-def last_block_input(net: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """Run all but the last block: its input tokens (B, P + N, D) and keyword arguments (rope)."""
+@contextmanager
+def block_input(
+    net: nn.Module, layer: int = -1, *, stop: bool = False
+) -> Iterator[list[tuple[Tensor, dict[str, Any]]]]:
+    """Forwards inside leave what entered a block: tokens (B, P + N, D), keyword arguments (rope).
+
+    stop: a forward ends there and leaves the block of the `with` statement.
+    """
     seen: list[tuple[Tensor, dict[str, Any]]] = []
 
-    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append((args[0], kwargs))
-        raise _Stop
+        if stop:
+            raise _Stop
 
-    handle = net.blocks[-1].register_forward_pre_hook(stop, with_kwargs=True)  # type: ignore[index,union-attr]
+    handle = net.blocks[layer].register_forward_pre_hook(note, with_kwargs=True)  # type: ignore[index,union-attr]
     try:
-        net.forward_features(x)  # type: ignore[operator]
-    except _Stop:
-        pass
+        with suppress(_Stop):
+            yield seen
     finally:
         handle.remove()
+
+
+def last_block_input(net: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """Run all but the last block: its input tokens (B, P + N, D) and keyword arguments (rope)."""
+    with block_input(net, stop=True) as seen:
+        net.forward_features(x)  # type: ignore[operator]
     return seen[0]
 
 
@@ -91,27 +112,61 @@ def last_cls_attention(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def last_cls_attention_and_keys(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """CLS attention of the last block (B, H, P + N) and its keys (B, H, P + N, d), both float32.
+    """CLS attention of the last block (B, H, P + N) and its keys (B, H, P + N, d), both float32."""
+    return attention_and_keys(net, x)
+
+
+def attention_and_keys(
+    net: nn.Module, x: Tensor, *, layer: int = -1, patch: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What one token attends to in one block (B, H, P + N), and the keys there (B, H, P + N, d).
+
+    layer: number of the block from 0, or from -1 backwards. patch: (B,) int64, the number of the
+    asking patch of each image in reading order; None: the class token asks. Nothing after that
+    block's norm is computed, and only the one row of the attention: linear in the tokens.
+    """
+    with block_input(net, layer, stop=True) as seen:
+        net.forward_features(x)  # type: ignore[operator]
+    return row_and_keys(net, *seen[0], layer=layer, patch=patch)
+
+
+def row_and_keys(
+    net: nn.Module,
+    tokens: Tensor,
+    extra: dict[str, Any],
+    *,
+    layer: int = -1,
+    patch: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `attention_and_keys`, of what entered the block (see `block_input`); float32.
 
     The keys include their bias and are not rotated, where the model has rotary positions. This part
     leaves autocast: a row and the keys cost a hundredth of the pass, and rounding logits to
     bfloat16 would move an attention of .01 by as much as four per cent.
     """
-    tokens, extra = last_block_input(net, x)
-    block: Any = net.blocks[-1]  # type: ignore[index]
+    block: Any = net.blocks[layer]  # type: ignore[index]
     attn = block.attn
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(tokens.device.type, enabled=False):
         normed = block.norm1(tokens.to(next(attn.parameters()).dtype))
-        query, keys = _rows(attn, normed[:, :1], 0), _rows(attn, normed, 1)
-        rotated = keys
+        keys = _rows(attn, normed, 1)
         rope = extra.get("rope")
-        if rope is not None:  # prefix tokens, CLS among them, are not rotated
-            prefix = int(getattr(attn, "num_prefix_tokens", 1))
-            half = bool(getattr(attn, "rotate_half", False))
-            patches = apply_rot_embed_cat(keys[:, :, prefix:], rope, half=half)
-            rotated = torch.cat([keys[:, :, :prefix], patches.type_as(keys)], dim=2)
-        logits = (query.float() * attn.scale) @ rotated.float().transpose(-2, -1)
+        prefix = int(getattr(net, "num_prefix_tokens", 1))
+        if patch is None:  # prefix tokens, CLS among them, are not rotated
+            query = _rows(attn, normed[:, :1], 0)
+        else:
+            at = (patch + prefix).view(-1, 1, 1, 1).expand(-1, keys.shape[1], 1, keys.shape[3])
+            query = _rotated(attn, _rows(attn, normed, 0), rope, prefix).gather(2, at)
+        logits = (query.float() * attn.scale) @ _rotated(attn, keys, rope, prefix).float().mT
         return logits.softmax(dim=-1)[:, :, 0], keys.float()
+
+
+def _rotated(attn: Any, rows: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
+    """Rotary positions on queries or keys (B, H, P + N, d), where the model has them."""
+    if rope is None:
+        return rows
+    half = bool(getattr(attn, "rotate_half", False))
+    patches = apply_rot_embed_cat(rows[:, :, prefix:], rope, half=half)
+    return torch.cat([rows[:, :, :prefix], patches.type_as(rows)], dim=2)
 
 
 def threshold_mass(attention: Tensor, share: float) -> Tensor:

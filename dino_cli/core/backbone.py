@@ -3,16 +3,22 @@
 `Architecture` says what to build, `build` makes it empty, `Backbone` asks it.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import timm
 import torch
 from torch import Tensor, nn
 
 from dino_cli.core import attention
-from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.core.architecture import (
+    Architecture,
+    TimmArchitecture,
+    VitArchitecture,
+    architecture_from_json,
+    architecture_to_json,
+)
+from dino_cli.core.vit import build_vit
 
 __all__ = [
     "Architecture",
@@ -25,35 +31,6 @@ __all__ = [
 ]
 
 FeatureKind = Literal["cls", "mean", "cls+mean"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimmArchitecture:
-    """A model that timm builds by name, without its classifier."""
-
-    name: str
-    in_chans: int = 3
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
-Architecture = VitArchitecture | TimmArchitecture
-
-
-def architecture_to_json(architecture: Architecture) -> dict[str, Any]:
-    """For `config.json`; `architecture_from_json` reads it back."""
-    kind = "vit" if isinstance(architecture, VitArchitecture) else "timm"
-    return {"kind": kind, **asdict(architecture)}
-
-
-def architecture_from_json(values: Mapping[str, Any]) -> Architecture:
-    """Raises `KeyError`, `TypeError` or `ValueError` for what was never written by it."""
-    rest = {key: value for key, value in values.items() if key != "kind"}
-    if values["kind"] == "vit":
-        rows, columns = rest["grid"]
-        return VitArchitecture(**{**rest, "grid": (int(rows), int(columns))})
-    if values["kind"] == "timm":
-        return TimmArchitecture(**rest)
-    raise ValueError(f"unknown kind of architecture {values['kind']!r}")
 
 
 def build(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Module:
@@ -85,9 +62,9 @@ class Backbone:
         """Compile the feature forward (first call takes tens of seconds)."""
         self._forward_features = torch.compile(self._forward_features)
 
-    def compile_blocks(self) -> None:
-        """Compile all blocks but the last, which attention and keys are read from."""
-        for block in list(self.net.blocks)[:-1]:  # type: ignore[arg-type]
+    def compile_blocks(self, before: int = -1) -> None:
+        """Compile the blocks before one, the last, which attention and keys are read from."""
+        for block in list(self.net.blocks)[:before]:  # type: ignore[arg-type]
             block.compile()
 
     @property
@@ -110,7 +87,17 @@ class Backbone:
     @property
     def heads(self) -> int:
         """Number of attention heads H in the last block; 0 without attention."""
-        return int(self.net.blocks[-1].attn.num_heads) if self.has_attention else 0  # type: ignore[index,union-attr]
+        return int(self.net.blocks[-1].attn.num_heads) if self.has_blocks else 0  # type: ignore[index,union-attr]
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks; 0 where there are none that we can read."""
+        return len(self.net.blocks) if self.has_blocks else 0  # type: ignore[arg-type]
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether there are transformer blocks of a known kind, so that patches attend."""
+        return attention.has_blocks(self.net)
 
     @property
     def has_attention(self) -> bool:
@@ -139,6 +126,17 @@ class Backbone:
         return torch.cat(parts, dim=1)
 
     @torch.inference_mode()
+    def tokens(self, x: Tensor) -> Tensor:
+        """Tokens after the final norm, CLS and registers first: float32 (B, P + N, D).
+
+        Raises `ValueError` for a network without patch tokens.
+        """
+        tokens = self._forward_features(x)
+        if tokens.ndim != 3:
+            raise ValueError("a convnet has no patch tokens")
+        return tokens.float()
+
+    @torch.inference_mode()
     def last_tokens(self, x: Tensor, n: int = 4) -> list[Tensor]:
         """Tokens of the last n blocks, oldest first, each after the final norm: (B, P + N, D)."""
         outputs = attention.block_outputs(self.net, x, n)
@@ -156,12 +154,46 @@ class Backbone:
         return rows[:, :, self.prefix_tokens :].reshape(*rows.shape[:2], h, w)
 
     @torch.inference_mode()
-    def cls_attention_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As `cls_attention`, and from the same pass the last block's keys, float32 (B, N, D).
+    def cls_attention_and_keys(
+        self, x: Tensor, *, layer: int = -1, patch: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `cls_attention`, and from the same pass the block's keys, float32 (B, N, D).
 
         The heads' keys lie side by side, bias included; those of CLS and registers are dropped.
+        layer: another block than the last one. patch: (B,) int64, numbers in reading order of the
+        patches that ask instead of CLS.
         """
+        rows, keys = attention.attention_and_keys(self.net, x, layer=layer, patch=patch)
+        return self._of_patches(rows, x), self._keys_of_patches(keys)
+
+    @torch.inference_mode()
+    def attention_keys_and_tokens(
+        self, x: Tensor, *, layer: int = -1, patch: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `cls_attention_and_keys`, and the patch tokens after the final norm (B, N, D).
+
+        One pass for all three, float32.
+        """
+        with attention.block_input(self.net, layer) as seen:
+            tokens = self.net.forward_features(x)  # type: ignore[operator]
+        rows, keys = attention.row_and_keys(self.net, *seen[0], layer=layer, patch=patch)
+        patches = tokens[:, self.prefix_tokens :].float()
+        return self._of_patches(rows, x), self._keys_of_patches(keys), patches
+
+    @torch.inference_mode()
+    def patch_tokens(self, x: Tensor) -> Tensor:
+        """Patch tokens after the final norm, float32 (B, N, D).
+
+        Raises `ValueError` for a network without them.
+        """
+        tokens = self._forward_features(x)
+        if tokens.ndim != 3:
+            raise ValueError("this network has no patch tokens")
+        return tokens[:, self.prefix_tokens :].float()
+
+    def _of_patches(self, rows: Tensor, x: Tensor) -> Tensor:
         h, w = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
-        rows, keys = attention.last_cls_attention_and_keys(self.net, x)
-        patches = keys[:, :, self.prefix_tokens :].transpose(1, 2).flatten(2)
-        return rows[:, :, self.prefix_tokens :].reshape(*rows.shape[:2], h, w), patches
+        return rows[:, :, self.prefix_tokens :].reshape(*rows.shape[:2], h, w)
+
+    def _keys_of_patches(self, keys: Tensor) -> Tensor:
+        return keys[:, :, self.prefix_tokens :].transpose(1, 2).flatten(2)

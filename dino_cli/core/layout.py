@@ -41,6 +41,21 @@ class PatchLayout:
         """The same patches over the photo scaled to another size."""
         return replace(self, photo=photo)
 
+    def patch_at(self, y: float, x: float) -> int:
+        """Number, in reading order, of the patch under a point of the photo, or of the nearest.
+
+        y, x: in pixels of the photo from its top left corner. Raises `ValueError` outside it.
+        """
+        if not (0 <= y < self.photo[0] and 0 <= x < self.photo[1]):
+            raise ValueError(
+                f"the point {x:g},{y:g} lies outside {self.photo[1]} x {self.photo[0]} pixels"
+            )
+        row, column = (
+            min(int(at * side / n) // self.patch, count - 1)
+            for at, n, side, count in zip((y, x), self.photo, self.resized, self.grid, strict=True)
+        )
+        return row * self.grid[1] + column
+
     def enlarge(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Values of the patches (h, w) at the photo's size by nearest neighbour; else 0."""
         rows, columns = self._patches()

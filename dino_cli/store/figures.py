@@ -9,7 +9,7 @@ from functools import cache
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from dino_cli.core.layout import PatchLayout
 
@@ -18,7 +18,10 @@ __all__ = [
     "heat_map",
     "heat_tile",
     "overlay",
+    "overlay_of_parts",
     "png",
+    "point_marked",
+    "rgb_of",
     "side_by_side",
     "tile_size",
     "view_of",
@@ -29,6 +32,16 @@ Mask = NDArray[np.bool_]
 
 LONGEST_VIEW = 1600  # pixels; pictures to look at need not be larger, masks keep the photo's size
 OUTLINE = (255, 196, 0)
+PART_COLOURS = (
+    (255, 196, 0),
+    (0, 200, 255),
+    (255, 110, 180),
+    (120, 230, 80),
+    (255, 130, 40),
+    (170, 140, 255),
+    (240, 240, 120),
+    (60, 230, 190),
+)  # of objects beside each other; light, since they lie on dimmed photos
 CASING = (20, 20, 20)  # around the outline, so that it shows on bright photos too
 OUTSIDE = 0.38  # brightness left outside a mask
 BRIGHTEST = 0.995  # the share of patches below the brightest colour of a heat map
@@ -47,8 +60,10 @@ def view_of(photo: Pixels) -> Pixels:
     return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA))
 
 
-def heat_map(attention: NDArray[np.float32], layout: PatchLayout) -> Image.Image:
-    """Attention of the patches (h, w) as a picture of the layout's photo size, palette `inferno`.
+def heat_map(
+    attention: NDArray[np.float32], layout: PatchLayout, palette: str = "inferno"
+) -> Image.Image:
+    """Attention of the patches (h, w) as a picture of the layout's photo size, in a palette.
 
     Each patch is one flat square: what the network said, nothing smoothed in between. Darkest is
     the least attended patch; the half per cent most attended ones are brightest, so that a single
@@ -59,18 +74,71 @@ def heat_map(attention: NDArray[np.float32], layout: PatchLayout) -> Image.Image
     scale = 255 / (high - low) if high > low else 0.0
     levels = np.rint(((attention - low) * scale).clip(0, 255)).astype(np.uint8)
     picture = Image.fromarray(np.asarray(layout.enlarge(levels), np.uint8))
-    picture.putpalette(_inferno().tobytes())
+    picture.putpalette(_colours(palette).tobytes())
     return picture
 
 
-def overlay(photo: Pixels, mask: Mask) -> Pixels:
+def rgb_of(colour: str) -> tuple[int, int, int]:
+    """ "#ffc400" or "orange" → (255, 196, 0). Raises `ValueError` for what is no colour."""
+    red, green, blue = ImageColor.getrgb(colour)[:3]
+    return red, green, blue
+
+
+def overlay(photo: Pixels, mask: Mask, colour: tuple[int, int, int] = OUTLINE) -> Pixels:
     """The photo (H, W, 3), grey and dim outside the mask (H, W), with the mask's outline drawn."""
+    return _outlined(_dimmed(photo, mask), mask, _stroke(mask.shape), colour)
+
+
+def overlay_of_parts(photo: Pixels, parts: NDArray[np.integer], captions: Sequence[str]) -> Pixels:
+    """As `overlay`, of several objects: parts (H, W) numbers them from 1, 0 is outside.
+
+    Each has an outline and a box of its own colour, and its caption at the box.
+    """
+    picture = _dimmed(photo, np.asarray(parts > 0))
+    stroke = _stroke(parts.shape)
+    for number in range(len(captions), 0, -1):  # the first lies on top
+        colour = PART_COLOURS[(number - 1) % len(PART_COLOURS)]
+        part = np.asarray(parts == number)
+        picture = _outlined(picture, part, stroke, colour)
+        x, y, width, height = cv2.boundingRect(part.view(np.uint8))
+        cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), colour, stroke)
+        if captions[number - 1]:
+            picture = _tagged(picture, captions[number - 1], (x, y), colour)
+    return picture
+
+
+def point_marked(picture: Pixels, at: tuple[float, float], colour: tuple[int, int, int]) -> Pixels:
+    """A copy of a picture with a ring around a point (y, x)."""
+    marked = picture.copy()
+    centre, radius = (round(at[1]), round(at[0])), max(4, min(picture.shape[:2]) // 30)
+    cv2.circle(marked, centre, radius, CASING, 4, cv2.LINE_AA)
+    cv2.circle(marked, centre, radius, colour, 2, cv2.LINE_AA)
+    return marked
+
+
+def _tagged(
+    picture: Pixels, text: str, at: tuple[int, int], colour: tuple[int, int, int]
+) -> Pixels:
+    """A caption on a plate of the colour, with its lower left corner at a point, or below it."""
+    font = _font(max(12, min(picture.shape[:2]) // 26))
+    left, top, right, bottom = font.getbbox(text)
+    width, height = int(right - left) + 8, int(bottom - top) + 8
+    x = max(0, min(at[0], picture.shape[1] - width))
+    y = at[1] - height if at[1] >= height else at[1]
+    sheet = Image.fromarray(picture)
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.text((x + 4 - left, y + 4 - top), text, fill=CASING, font=font)
+    return np.array(sheet)
+
+
+def _dimmed(photo: Pixels, mask: Mask) -> Pixels:
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     dim = cv2.addWeighted(
         photo, OUTSIDE / 2, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), OUTSIDE / 2, 0
     )
     cv2.copyTo(photo, mask.view(np.uint8), dim)
-    return _outlined(np.asarray(dim, np.uint8), mask, _stroke(mask.shape))
+    return np.asarray(dim, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -84,10 +152,15 @@ class Tile:
 
 
 def heat_tile(
-    attention: NDArray[np.float32], mask: Mask, layout: PatchLayout, caption: str, marked: bool
+    attention: NDArray[np.float32],
+    mask: Mask,
+    layout: PatchLayout,
+    caption: str,
+    marked: bool,
+    palette: str = "inferno",
 ) -> Tile:
     """A heat map with the outline of its mask (at the layout's photo size), for `side_by_side`."""
-    heat = np.asarray(heat_map(attention, layout).convert("RGB"))
+    heat = np.asarray(heat_map(attention, layout, palette).convert("RGB"))
     contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     picture = np.asarray(cv2.drawContours(heat.copy(), contours, -1, (255, 255, 255), 1))
     return Tile(picture, caption, f"max {attention.max():.3g}", marked)
@@ -140,10 +213,10 @@ def png(picture: Pixels | Mask | Image.Image) -> bytes:
     return encoded.tobytes()
 
 
-def _outlined(picture: Pixels, mask: Mask, stroke: int) -> Pixels:
+def _outlined(picture: Pixels, mask: Mask, stroke: int, colour: tuple[int, int, int]) -> Pixels:
     contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(picture, contours, -1, CASING, stroke + 2, cv2.LINE_AA)
-    cv2.drawContours(picture, contours, -1, OUTLINE, stroke, cv2.LINE_AA)
+    cv2.drawContours(picture, contours, -1, colour, stroke, cv2.LINE_AA)
     return picture
 
 
@@ -166,9 +239,12 @@ def _squareness(columns: int, count: int, width: int, height: int) -> float:
 
 
 @cache
-def _inferno() -> NDArray[np.uint8]:
+def _colours(palette: str) -> NDArray[np.uint8]:
+    """256 colours, RGB, from low to high."""
     ramp = np.arange(256, dtype=np.uint8).reshape(-1, 1)
-    bgr = cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)
+    if palette == "grey":
+        return np.repeat(ramp, 3, axis=1)
+    bgr = cv2.applyColorMap(ramp, getattr(cv2, f"COLORMAP_{palette.upper()}"))
     return np.ascontiguousarray(np.asarray(bgr, np.uint8)[:, 0, ::-1])
 
 

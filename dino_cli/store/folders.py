@@ -4,7 +4,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2s
 from pathlib import Path, PurePath
 
@@ -101,14 +102,21 @@ class ResultFolders:
         one, which would cost more than all the rest: what is whole after a kill need not be after a
         power cut.
         """
+        with self.writing(name) as partial:
+            for file, content in files.items():
+                (partial / file).write_bytes(content)
+        return self.root / name
+
+    @contextmanager
+    def writing(self, name: PurePath) -> Iterator[Path]:
+        """Yield a hidden folder for the files of one result; at the end it takes its name."""
         folder = self.root / name
         partial = _hidden(folder, "partial")
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         partial.mkdir()
         try:
-            for file, content in files.items():
-                (partial / file).write_bytes(content)
+            yield partial
             if folder.exists():
                 replaced = _hidden(folder, "replaced")
                 shutil.rmtree(replaced, ignore_errors=True)
@@ -121,7 +129,6 @@ class ResultFolders:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        return folder
 
     def discard(self) -> None:
         """Remove the folders that were written and did not exist before; then those left empty."""

@@ -52,13 +52,13 @@ def picture(pixels: NDArray[np.uint8] | Image.Image, alt: str, *, exact: bool = 
     return Picture(uri=uri, width=image.width, height=image.height, alt=alt)
 
 
-def heat(attention: NDArray[np.float32], alt: str) -> Picture:
+def heat(attention: NDArray[np.float32], alt: str, palette: str = "inferno") -> Picture:
     """Attention of the patches (h, w) as a heat map of one pixel each, a few hundred bytes.
 
     The browser enlarges it and smooths a little, which is easier on the eye than squares.
     """
     size = (attention.shape[0], attention.shape[1])
-    return picture(heat_map(attention, PatchLayout(size, size, 1)), alt, exact=True)
+    return picture(heat_map(attention, PatchLayout(size, size, 1), palette), alt, exact=True)
 
 
 def cut_out(photo: NDArray[np.uint8], mask: NDArray[np.bool_], alt: str) -> Picture:

@@ -112,6 +112,51 @@ def test_keys_come_with_their_bias_and_the_same_attention(net):
     )
 
 
+@pytest.mark.parametrize("layer", [0, -1])
+def test_a_patch_asks_in_any_block(net, layer):
+    backbone = Backbone(net)
+    x = torch.randn(2, 3, 24, 40)
+    attn = net.blocks[layer].attn
+    fused, attn.fused_attn = attn.fused_attn, False
+    rows, inputs = [], []
+    handles = [
+        attn.attn_drop.register_forward_hook(lambda _m, _a, out: rows.append(out)),
+        attn.register_forward_pre_hook(lambda _m, args: inputs.append(args[0])),
+    ]
+    with torch.no_grad():
+        tokens = net.forward_features(x)
+    for handle in handles:
+        handle.remove()
+    attn.fused_attn = fused
+    asking = torch.tensor([0, 13])  # of 3 × 5 patches
+    prefix = backbone.prefix_tokens
+    expected = torch.stack([rows[0][i, :, prefix + p, prefix:] for i, p in enumerate(asking)])
+    heads, keys = backbone.cls_attention_and_keys(x, layer=layer, patch=asking)
+    torch.testing.assert_close(heads.flatten(2), expected, rtol=1e-5, atol=1e-6)
+    _, of_cls = backbone.cls_attention_and_keys(x, layer=layer)
+    torch.testing.assert_close(keys, of_cls, rtol=0, atol=0)
+    three = backbone.attention_keys_and_tokens(x, layer=layer, patch=asking)
+    torch.testing.assert_close(three[0], heads)
+    torch.testing.assert_close(three[1], keys)
+    torch.testing.assert_close(three[2], tokens[:, prefix:])
+    torch.testing.assert_close(backbone.patch_tokens(x), tokens[:, prefix:])
+
+
+def test_a_network_without_class_token_has_blocks_to_ask():
+    net = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=2,
+        num_classes=0, class_token=False, global_pool="avg", dynamic_img_size=True,
+    ).eval()  # fmt: skip
+    backbone = Backbone(net)
+    assert (backbone.has_attention, backbone.has_blocks, backbone.depth) == (False, True, 2)
+    heads, keys = backbone.cls_attention_and_keys(
+        torch.randn(1, 3, 32, 48), patch=torch.tensor([23])
+    )
+    assert heads.shape == (1, 2, 4, 6)
+    torch.testing.assert_close(heads.sum((-1, -2)), torch.ones(1, 2))
+    assert keys.shape == (1, 24, 32)
+
+
 def test_logits_are_not_rounded_under_autocast():
     torch.manual_seed(0)
     net = _dino()

@@ -39,3 +39,16 @@ def test_at_scales_the_photo_not_the_patches():
     assert layout.grid == (2, 2)
     assert layout.enlarge(np.ones((2, 2), np.uint8)).shape == (10, 7)
     assert layout.covered == (7, 7)
+
+
+def test_patch_at_a_point_is_the_one_that_covers_its_pixel():
+    layout = PatchLayout((50, 70), (47, 61), 8)
+    numbers = np.arange(5 * 7, dtype=np.int64).reshape(5, 7)
+    painted = layout.enlarge(numbers)
+    rows, columns = layout.covered
+    for y, x in [(0, 0), (10, 20), (rows - 1, columns - 1), (41, 3)]:
+        assert layout.patch_at(y + 0.5, x + 0.5) == painted[y, x]
+    assert layout.patch_at(49.9, 69.9) == 34  # trimmed: the nearest
+    for y, x in [(50, 0), (0, 70), (-1, 3)]:
+        with pytest.raises(ValueError, match="outside 70 x 50"):
+            layout.patch_at(y, x)

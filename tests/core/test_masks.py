@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 
 from dino_cli.core.attention import threshold_mass
-from dino_cli.core.masks import best_heads, components, cut_masks, overlap, seeded_masks
+from dino_cli.core.masks import (
+    best_heads,
+    certainties,
+    components,
+    cut_masks,
+    overlap,
+    seeded_masks,
+    token_masks,
+)
 
 
 def _scene(seed=0, size=(9, 11), heads=3, width=16, noise=0.25):
@@ -40,12 +48,13 @@ def _flood(mask):
     return found
 
 
-def _slow_seeded(attention, keys):
+def _slow_seeded(attention, keys, share=0.6, rounds=1):
     mean = attention.double().mean(0)
-    seed = threshold_mass(mean, 0.6).flatten()
+    near = threshold_mass(mean, share).flatten()
     unit = F.normalize(keys.double(), dim=1)
-    inner, outer = unit[seed].mean(0), unit[~seed].mean(0)
-    near = torch.tensor([bool((k - inner).norm() < (k - outer).norm()) for k in unit])
+    for _ in range(rounds):
+        inner, outer = unit[near].mean(0), unit[~near].mean(0)
+        near = torch.tensor([bool((k - inner).norm() < (k - outer).norm()) for k in unit])
     mask = near.reshape(mean.shape).numpy()
     total = float(mean[torch.from_numpy(mask)].sum())
     kept = np.zeros_like(mask)
@@ -84,6 +93,35 @@ def test_seeded_equals_the_definition(noise):
         assert np.array_equal(masks[i].numpy(), _slow_seeded(attention[i], keys[i]))
 
 
+@pytest.mark.parametrize("noise", [0.5, 2.0, 5.0])
+def test_token_masks_assign_twice(noise):
+    for seed in range(5):
+        attention, tokens, _ = _scene(seed, noise=noise)
+        expected = _slow_seeded(attention[0], tokens[0], share=0.5, rounds=2)
+        assert np.array_equal(token_masks(attention, tokens)[0].numpy(), expected)
+
+
+def test_certainty_is_a_clear_place_between_the_means():
+    _, keys, truth = _scene(noise=3.0)
+    found = certainties(keys, truth[None])[0]
+    unit = F.normalize(keys[0].double(), dim=1)
+    inner, outer = unit[truth.flatten()].mean(0), unit[~truth.flatten()].mean(0)
+    for patch, value in zip(unit, found.flatten(), strict=True):
+        place = float((patch - outer) @ (inner - outer) / (inner - outer).square().sum())
+        assert float(value) == float(not 0.3 <= place <= 0.7)
+    assert 0 < found.mean() < 1
+    assert (
+        certainties(keys, truth[None])[0].mean()
+        < certainties(_scene(noise=0.1)[1], truth[None])[0].mean()
+    )
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_mask_of_everything_or_nothing_is_not_certain(value):
+    _, keys, truth = _scene()
+    assert not certainties(keys, torch.full_like(truth, value)[None]).any()
+
+
 def test_seeded_drops_unattended_fragments_and_keeps_attended_ones():
     attention, keys, truth = _scene(noise=0.0)
     keys = keys.reshape(9, 11, -1)
@@ -100,9 +138,11 @@ def test_masks_are_never_empty(size):
     same = torch.ones(1, n, 8)
     attention = torch.full((1, 2, *size), 0.5 / n)
     assert seeded_masks(attention, same).any()
+    assert token_masks(attention, same).any()
     assert cut_masks(attention, same).any()
     random = torch.randn(1, n, 8, generator=torch.Generator().manual_seed(0))
     assert seeded_masks(attention, random).any()
+    assert token_masks(attention, random).any()
     assert cut_masks(attention, random).any()
 
 

@@ -285,7 +285,7 @@ def test_existing_results_are_kept_unless_overwritten(run, tmp_path):
 def test_interruption_leaves_whole_results_only(run, tmp_path, monkeypatch):
     for i in range(6):
         _photo(tmp_path / "in" / f"{i}.png", seed=i)
-    from dino_cli.tasks.attention import run as task
+    from dino_cli.tasks.attention import stills as task
 
     calls = []
 
@@ -298,7 +298,7 @@ def test_interruption_leaves_whole_results_only(run, tmp_path, monkeypatch):
     look = task.look
     monkeypatch.setattr(task, "look", interrupted)
     result = run(tmp_path / "in", "--batch-size", 2, code=130)
-    assert "of 6 pictures are done" in result.stderr
+    assert "of 6 inputs are done" in result.stderr
     done = sorted(path.name for path in (tmp_path / "attention").iterdir())
     assert set(done) <= {"0", "1", "2", "3"}
     whole = _set("head0", "head1", "head2") | {"attention.npy", "grid.png"}

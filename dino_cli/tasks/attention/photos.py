@@ -1,12 +1,14 @@
 """Read photos ahead in threads, and hand them on in groups of one size."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.layout import PatchLayout
@@ -14,8 +16,9 @@ from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.images import ImageFile
 from dino_cli.data.preprocess import build_transform
 from dino_cli.store.figures import view_of
+from dino_cli.tasks.attention.query import Query
 
-__all__ = ["Photo", "Unread", "photo_groups"]
+__all__ = ["Photo", "Unread", "photo_groups", "photo_of"]
 
 MOST_PATCHES = 65_536  # of one photo: a strip of 1 × 100 pixels must not exhaust the memory
 
@@ -23,12 +26,14 @@ MOST_PATCHES = 65_536  # of one photo: a strip of 1 × 100 pixels must not exhau
 @dataclass(frozen=True)
 class Photo:
     """A photo that was read. index: its position among the files. view: uint8 (H', W', 3) for
-    pictures; pixels: uint8 (h·p, w·p, 3) for the network."""
+    pictures; pixels: uint8 (h·p, w·p, 3) for the network; asking: the number of the patch that a
+    query names."""
 
     index: int
     view: NDArray[np.uint8]
     pixels: NDArray[np.uint8]
     layout: PatchLayout
+    asking: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ def photo_groups(
     *,
     size: int,
     ahead: int,
+    query: Query | None = None,
 ) -> Iterator[list[Photo] | Unread]:
     """Groups of at most `size` photos whose pixels have one shape, and the files that fail.
 
@@ -54,7 +60,8 @@ def photo_groups(
     photos wait for others of their shape, so that memory does not grow with the files.
     """
     waiting: dict[tuple[int, ...], list[Photo]] = {}
-    for photo in _read_ahead(pool, files, p, patch, ahead):
+    read = partial(_read, p=p, patch=patch, query=query)
+    for photo in _read_ahead(pool, files, read, ahead):
         if isinstance(photo, Unread):
             yield photo
             continue
@@ -67,36 +74,57 @@ def photo_groups(
     yield from waiting.values()
 
 
+def photo_of(
+    index: int,
+    image: Image.Image | NDArray[np.uint8],
+    p: Preprocessing,
+    patch: int,
+    query: Query | None,
+) -> Photo:
+    """What is needed of a picture that was read.
+
+    Raises `ValueError` for one that is too large, too small, or does not hold the query's point.
+    """
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    height, width = (
+        p.resize
+        if isinstance(p.resize, tuple)
+        else (side * (p.resize or 0) // min(image.size) for side in image.size[::-1])
+    )
+    if (height // patch) * (width // patch) > MOST_PATCHES:
+        raise ValueError(f"{width} x {height} pixels after resizing are too many")
+    resized = build_transform(p)(image)
+    photo = np.asarray(image)
+    layout = PatchLayout(
+        (photo.shape[0], photo.shape[1]), (resized.shape[0], resized.shape[1]), patch
+    )
+    rows, columns = layout.trimmed
+    asking = query.patch(layout) if query is not None else None
+    return Photo(index, view_of(photo), resized[:rows, :columns], layout, asking)
+
+
 def _read_ahead(
-    pool: ThreadPoolExecutor, files: Sequence[ImageFile], p: Preprocessing, patch: int, ahead: int
+    pool: ThreadPoolExecutor,
+    files: Sequence[ImageFile],
+    read: Callable[[int, ImageFile], Photo | Unread],
+    ahead: int,
 ) -> Iterator[Photo | Unread]:
     reading: deque[Future[Photo | Unread]] = deque()
     for index, file in enumerate(files):
-        reading.append(pool.submit(_read, index, file, p, patch))
+        reading.append(pool.submit(read, index, file))
         if len(reading) >= ahead:
             yield reading.popleft().result()
     while reading:
         yield reading.popleft().result()
 
 
-def _read(index: int, file: ImageFile, p: Preprocessing, patch: int) -> Photo | Unread:
+def _read(
+    index: int, file: ImageFile, *, p: Preprocessing, patch: int, query: Query | None
+) -> Photo | Unread:
     try:
-        image = read_image(file.path, exif=p.exif)
-        height, width = (
-            p.resize
-            if isinstance(p.resize, tuple)
-            else (side * (p.resize or 0) // min(image.size) for side in image.size[::-1])
-        )
-        if (height // patch) * (width // patch) > MOST_PATCHES:
-            return Unread(index, f"{width} x {height} pixels after resizing are too many")
-        resized = build_transform(p)(image)
+        return photo_of(index, read_image(file.path, exif=p.exif), p, patch, query)
     except UnreadableImage as error:
         return Unread(index, error.reason)
     except (ValueError, MemoryError) as error:
         return Unread(index, str(error) or "not enough memory for it")
-    photo = np.asarray(image)
-    layout = PatchLayout(
-        (photo.shape[0], photo.shape[1]), (resized.shape[0], resized.shape[1]), patch
-    )
-    rows, columns = layout.trimmed
-    return Photo(index, view_of(photo), resized[:rows, :columns], layout)

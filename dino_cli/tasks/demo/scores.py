@@ -1,7 +1,7 @@
 """What the demo measures, on drawings whose class and outline are known."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dino_cli.core.attention import threshold_mass
-from dino_cli.core.backbone import Backbone, build
 from dino_cli.core.masks import overlap
 from dino_cli.core.neighbors import nearest, votes
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import UsageError
-from dino_cli.tasks.model import Model
+from dino_cli.tasks.model import Model, untrained_twin
 
 __all__ = [
     "SHARE",
@@ -59,14 +58,6 @@ def sides(model: Model) -> tuple[int, int]:
     resized = p.resize if isinstance(p.resize, int) else min(p.resize or (224,))
     small, large = p.crop or resized, model.weights.attention_size
     return max(patch, small // patch * patch), max(patch, large // patch * patch)
-
-
-def untrained_twin(model: Model, seed: int = 0) -> Model:
-    """The same architecture, freshly initialised; leaves the global random state alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = build(model.weights.architecture)
-    return replace(model, backbone=Backbone(net.to(model.device)))
 
 
 def features_of(

@@ -1,0 +1,92 @@
+"""What the network says about the patches of some photos, and which of them are foreground."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dino_cli.config.pca import PcaConfig
+from dino_cli.config.shared import Preprocessing
+from dino_cli.core.components import (
+    BorderSplit,
+    Components,
+    fit_border_split,
+    fit_components,
+)
+from dino_cli.core.masks import token_masks
+from dino_cli.data.preprocess import normalize
+from dino_cli.errors import TaskError
+from dino_cli.tasks.attention.photos import Photo
+from dino_cli.tasks.model import Model
+
+__all__ = ["Fit", "PatchFeatures", "fit", "see"]
+
+
+@dataclass(frozen=True)
+class PatchFeatures:
+    """Of one photo, on the CPU: features (N, D) float16; grid (h, w); inside: bool (N,), what the
+    class token says is foreground, or None when there is none to ask."""
+
+    features: Tensor
+    grid: tuple[int, int]
+    inside: Tensor | None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The colours, and how foreground is told without attention, when that was needed."""
+
+    components: Components
+    split: BorderSplit | None
+
+    def inside(self, one: PatchFeatures) -> Tensor:
+        """Foreground of a photo, bool (N,); everything, when it is not told apart."""
+        if one.inside is not None:
+            return one.inside
+        if self.split is not None:
+            return self.split.inside(one.features)
+        return torch.ones(len(one.features), dtype=torch.bool)
+
+
+def see(
+    model: Model, photos: Sequence[Photo], p: Preprocessing, config: PcaConfig
+) -> list[PatchFeatures]:
+    """One forward pass over photos of one shape."""
+    pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos]))
+    x = normalize(pixels.permute(0, 3, 1, 2).contiguous(), p, model.device)
+    inside = None
+    try:
+        with model.autocast(), torch.inference_mode():
+            if model.backbone.has_attention:
+                attention, keys, tokens = model.backbone.attention_keys_and_tokens(x)
+                features = keys if config.features == "keys" else tokens
+                if config.foreground:
+                    inside = token_masks(attention, tokens).flatten(1)
+            else:
+                features = model.backbone.patch_tokens(x)
+    except torch.OutOfMemoryError:
+        size = " x ".join(map(str, pixels.shape[1:3]))
+        raise TaskError(
+            f"{len(pixels)} images of {size} pixels do not fit the device's memory",
+            "use a smaller --batch-size or --image-size",
+        ) from None
+    if not features.isfinite().all():
+        raise TaskError(f"features in {model.precision} are not finite", "use --precision fp32")
+    half = features.cpu().half()
+    return [
+        PatchFeatures(half[i], photos[i].layout.grid, inside[i] if inside is not None else None)
+        for i in range(len(photos))
+    ]
+
+
+def fit(seen: Sequence[PatchFeatures], *, foreground: bool) -> Fit:
+    """Colours that fit these photos together."""
+    features = [one.features for one in seen]
+    split = None
+    if foreground and any(one.inside is None for one in seen):
+        split = fit_border_split(features, [one.grid for one in seen])
+    told = Fit(Components(*[torch.zeros(1)] * 5), split)
+    inside = [told.inside(one) for one in seen]
+    return Fit(fit_components(features, inside), split)

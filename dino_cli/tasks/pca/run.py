@@ -1,0 +1,156 @@
+"""`dino pca`: patch features as colours, over a photo, a folder jointly, or a video."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from dino_cli import __version__
+from dino_cli.config.pca import PcaConfig
+from dino_cli.config.setting import parse_size
+from dino_cli.config.shared import Preprocessing
+from dino_cli.data.video import find_media
+from dino_cli.errors import Interrupted, TaskError, UsageError
+from dino_cli.progress import Reporter
+from dino_cli.store.figures import png
+from dino_cli.store.folders import ResultFolders, folder_names
+from dino_cli.store.pages import write_page
+from dino_cli.store.pca_files import PCA_NAMES, contact_sheet, write_components
+from dino_cli.store.staging import check_free
+from dino_cli.store.videos import NO_H264, h264_program
+from dino_cli.tasks.attention.outputs import SKIPPED, list_skipped
+from dino_cli.tasks.embed import nothing_read
+from dino_cli.tasks.model import Model, open_model
+from dino_cli.tasks.pca.work import Work
+
+__all__ = ["pca"]
+
+SHEET, BASIS, PAGE = "sheet.png", "components.safetensors", "index.html"
+
+
+def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
+    """Write a folder of pictures for each photo and video, and what they share.
+
+    Returns {"images": [{"input", "folder", "size", "grid", "foreground"}, …], "fitted_on": count,
+    "shares": of the variance of red, green, blue, "output", "skipped", "skipped_list"}; videos also
+    have "frames" and "fps". Raises `Interrupted` after Ctrl-C; inputs that are done stay. After any
+    other error nothing new is left.
+    """
+    _check(config)
+    pictures, videos = find_media(config.images, reporter)
+    inputs = [*pictures, *videos]
+    shared = [] if config.each else [BASIS]
+    shared += [SHEET] if len(pictures) > 1 else []
+    shared += [PAGE] if config.html else []
+    names = folder_names([file.relative for file in inputs], reserved=[SKIPPED, *shared])
+    results = ResultFolders(config.output, PCA_NAMES)
+    results.check(names, overwrite=config.overwrite)
+    check_free(config.output, shared, overwrite=config.overwrite)
+    model = open_model(config, reporter)
+    if videos and h264_program() is None:
+        reporter.remark(NO_H264)
+    p = _preprocessing(config, model)
+    work = Work(config, model, p, pictures, videos, names, results, reporter)
+    try:
+        work.run()
+        if not work.rows:
+            raise nothing_read(list(work.unread.values()))
+        _write_shared(work, shared)
+        return {
+            "output": str(config.output),
+            "images": [work.rows[number] for number in sorted(work.rows)],
+            "fitted_on": work.fitted_on,
+            "shares": [round(float(s), 4) for s in work.fit.components.shares]
+            if work.fit
+            else None,
+            "skipped": len(work.unread),
+            "skipped_list": list_skipped(
+                config.output,
+                work.rows.values(),
+                [work.unread[number] for number in sorted(work.unread)],
+                reporter,
+            ),
+        }
+    except KeyboardInterrupt:
+        if work.rows:
+            _write_shared(work, shared)
+        done = f"{len(work.rows)} of {len(inputs)} inputs are done and kept"
+        raise Interrupted(f"interrupted: {done} in {str(config.output)!r}") from None
+    except OSError as error:
+        results.discard()
+        raise TaskError(
+            f"cannot write to {str(config.output)!r}: {error.strerror or error}",
+            "make room, or choose another -o",
+        ) from None
+    except BaseException:
+        results.discard()
+        raise
+
+
+def _check(config: PcaConfig) -> None:
+    if not config.images:
+        raise UsageError("no picture given", "name files or folders: dino pca photos/")
+    if config.fit < 1:
+        raise UsageError(f"--fit {config.fit} is not a positive number", "use --fit 100")
+    if config.batch_size < 1:
+        raise UsageError(
+            f"batch size {config.batch_size} is not a positive number", "use --batch-size 8"
+        )
+    if config.workers < 0:
+        raise UsageError(f"{config.workers} workers is a negative number", "use --workers 1")
+    if config.fps is not None and not 0 < config.fps <= 1000:
+        raise UsageError(f"{config.fps:g} frames per second is not in (0, 1000]", "use --fps 25")
+    if config.image_size:
+        parse_size(config.image_size)
+
+
+def _preprocessing(config: PcaConfig, model: Model) -> Preprocessing:
+    """As attention's: the whole photo, bilinear. Raises `UsageError` for what cannot be."""
+    name, backbone = model.weights.name, model.backbone
+    if not backbone.has_blocks:
+        raise UsageError(
+            f"{name} has no patch tokens: that takes a vision transformer",
+            "use a ViT, such as --model dino_vits16",
+        )
+    if config.features == "keys" and not backbone.has_attention:
+        raise UsageError(
+            f"{name} has no class token, so only tokens are read", "leave out --features"
+        )
+    size = parse_size(config.image_size) if config.image_size else model.weights.attention_size
+    if min(size if isinstance(size, tuple) else (size,)) < backbone.patch_size:
+        raise UsageError(
+            f"image size {config.image_size} is smaller than one patch of"
+            f" {backbone.patch_size} pixels",
+            "use a larger --image-size",
+        )
+    if config.compile:
+        backbone.compile_blocks()
+    return replace(
+        model.preprocessing,
+        resize=size,
+        crop=None,
+        interpolation="bilinear",
+        multiple=1,
+        exif=config.exif,
+    )
+
+
+def _write_shared(work: Work, shared: Sequence[str]) -> None:
+    output, identity = work.config.output, work.model.identity
+    if BASIS in shared and work.fit is not None:
+        facts = {**identity, "features": work.config.features, "fitted_on": str(work.fitted_on)}
+        write_components(output / BASIS, work.fit.components, facts)
+    if SHEET in shared and work.pairs:
+        pairs = [work.pairs[number] for number in sorted(work.pairs)]
+        (output / SHEET).write_bytes(png(contact_sheet(pairs)))
+    if PAGE in shared:
+        values = {
+            "title": "dino pca",
+            "cards": [work.cards[number] for number in sorted(work.cards)],
+            "total": len(work.rows),
+            "fitted_on": work.fitted_on,
+            "joint": not work.config.each,
+            "foreground": work.config.foreground,
+            "facts": identity,
+            "version": __version__,
+        }
+        write_page(output / PAGE, "pca", values)

@@ -1,0 +1,287 @@
+"""`dino attention`: queries, layers, COCO files, objects, colours, the page; as a command."""
+
+import html.parser
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_vit import PATCH, SIDE, invoke, no_class_token, photo, small_vit, write_small_vit
+
+from dino_cli.config.shared import Preprocessing
+from dino_cli.core.attention import threshold_mass
+from dino_cli.core.backbone import Backbone
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_small_vit(tmp_path_factory.mktemp("weights") / "teacher.safetensors")
+
+
+@pytest.fixture
+def run(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments, code=0):
+        given = [] if "--weights" in arguments else ["--weights", weights]
+        return invoke("attention", *arguments, *given, code=code)
+
+    return command
+
+
+def _input(path):
+    image = Image.open(path).convert("RGB").resize((SIDE * 70 // 50, SIDE), 2)
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, :, :48, :64] / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (Preprocessing().mean, Preprocessing().std))
+    return (x - mean) / std
+
+
+def _picture(path):
+    return np.asarray(Image.open(path))
+
+
+# Queries and layers
+
+
+@pytest.mark.parametrize("point", ["40,30", "57.2%,60%"])
+@pytest.mark.parametrize("layer", [0, -1])
+def test_query_gives_the_attention_of_the_patch_at_the_point(run, tmp_path, point, layer):
+    path = photo(tmp_path / "cat.png")
+    run(path, "--query", point, "--layer", layer)
+    row, column = int(30.5 / 50 * SIDE / PATCH), int(40.5 / 70 * (SIDE * 70 // 50) / PATCH)
+    expected, _ = Backbone(small_vit()).cls_attention_and_keys(
+        _input(path), layer=layer, patch=torch.tensor([row * 8 + column])
+    )
+    saved = np.load("attention/cat/attention.npy")
+    np.testing.assert_allclose(saved, expected[0], rtol=1e-4, atol=1e-7)
+    run(path, "--layer", layer, "-o", "of-cls")
+    assert not np.allclose(saved, np.load("of-cls/cat/attention.npy"), rtol=1e-2)
+    assert not np.array_equal(
+        _picture("attention/cat/grid.png"), _picture("of-cls/cat/grid.png")
+    )  # the point is marked
+
+
+def test_a_network_without_class_token_can_be_asked_at_a_point(run, tmp_path):
+    photo(tmp_path / "cat.png")
+    options = ["cat.png", *no_class_token(tmp_path), "--image-size", 96]
+    assert "--query 50%,50%" in run(*options, code=2).stderr
+    run(*options, "--query", "50%,50%", "--masks", "tokens")
+    saved = np.load("attention/cat/attention.npy")
+    assert saved.shape == (3, 6, 8)
+    assert (saved.sum((1, 2)) < 1).all()  # the register has its share
+
+
+def test_a_point_outside_a_photo_skips_it(run, tmp_path):
+    photo(tmp_path / "in" / "large.png", (300, 200))
+    photo(tmp_path / "in" / "small.png", (70, 50))
+    result = json.loads(run("in", "--query", "200,100", "--json").stdout)
+    assert [row["input"] for row in result["images"]] == ["in/large.png"]
+    listed = (tmp_path / "attention" / "skipped.csv").read_text()
+    assert "the point 200,100 lies outside 70 x 50 pixels" in listed
+    assert "lies outside" in run("in/small.png", "--query", "200,100", "-o", "b", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--query", "40"], "is no point"),
+        (["--query", "40,50%"], "is no point"),
+        (["--query=-4,5"], "is no point"),
+        (["--query", "101%,50%"], "outside"),
+        (["--layer", "2"], "has 2 blocks, 0 to 1"),
+        (["--layer", "-3"], "layer -3"),
+        (["--format", "png"], "--format 'png'"),
+        (["--format", ""], "--format ''"),
+        (["--outline", "reddish"], "'reddish' is no colour"),
+        (["--palette", "rainbow"], "--palette"),
+        (["--fps", "0"], "0 frames per second"),
+    ],
+)
+def test_misuse(run, tmp_path, options, message):
+    assert message in run(photo(tmp_path / "cat.png"), *options, code=2).stderr
+    assert not (tmp_path / "attention").exists()
+
+
+# Masks
+
+
+def test_masks_from_tokens_and_their_score(run, tmp_path):
+    photo(tmp_path / "cat.png")
+    result = json.loads(run("cat.png", "--masks", "tokens", "--head", "mean", "--json").stdout)
+    row = result["images"][0]
+    assert 0 <= row["score"] <= 1
+    assert row["guess"] == (row["score"] < 0.88)
+    assert {p.name for p in (tmp_path / "attention/cat").iterdir()} == {
+        "attention.npy", "grid.png", "heat_mean.png", "mask_tokens.png", "overlay_tokens.png",
+    }  # fmt: skip
+    assert set(np.unique(_picture("attention/cat/mask_tokens.png"))) == {0, 255}
+
+
+def test_colours_of_heat_maps_and_outlines(run, tmp_path):
+    photo(tmp_path / "cat.png")
+    run("cat.png", "--head", "mean", "-o", "a")
+    run("cat.png", "--head", "mean", "-o", "b", "--palette", "grey", "--outline", "lime")
+    inferno, grey = (Image.open(f"{o}/cat/heat_mean.png").convert("RGB") for o in "ab")
+    assert (np.ptp(np.asarray(grey).astype(int), axis=-1) == 0).all()
+    assert np.ptp(np.asarray(inferno).astype(int), axis=-1).max() > 100
+    green = [
+        (p[..., 1] > p[..., [0, 2]].max(-1) + 100).sum()
+        for p in (_picture(f"{o}/cat/overlay_mean.png").astype(int) for o in "ab")
+    ]
+    assert green[0] == 0
+    assert green[1] > 20
+
+
+# COCO
+
+
+def _masks_of(folder, name):
+    return _picture(f"attention/{folder}/mask_{name}.png") > 0
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_coco_holds_the_masks_of_the_pictures(run, tmp_path, capsys):
+    coco = pytest.importorskip("pycocotools.coco")
+    for i in range(5):
+        photo(tmp_path / "in" / f"{i % 2}" / f"{i}.png", (70, 50) if i % 3 else (50, 70), seed=i)
+    run("in", "--head", "1,mean", "--format", "pictures,coco", "--batch-size", 2)
+    read = coco.COCO("attention/coco.json")
+    capsys.readouterr()
+    files = [read.imgs[i]["file_name"] for i in sorted(read.imgs)]
+    assert files == ["0/0.png", "0/2.png", "0/4.png", "1/1.png", "1/3.png"]
+    assert [c["name"] for c in read.dataset["categories"]] == ["head1", "mean"]
+    for one in read.anns.values():
+        name = read.cats[one["category_id"]]["name"]
+        image = read.imgs[one["image_id"]]
+        mask = read.annToMask(one).astype(bool)
+        assert mask.shape == (image["height"], image["width"])
+        assert np.array_equal(mask, _masks_of(image["file_name"].removesuffix(".png"), name))
+        assert 0 <= one["score"] <= 1
+        assert one["area"] == mask.sum()
+    assert len(read.anns) == 10
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(("kind", "name"), [("coco", "coco"), ("polygons", "coco-polygons")])
+def test_instances_are_the_parts_of_the_mask(run, tmp_path, capsys, kind, name):
+    coco = pytest.importorskip("pycocotools.coco")
+    photo(tmp_path / "cat.png", (140, 100))
+    options = [
+        "--threshold",
+        "0.5",
+        "--image-size",
+        96,
+        "--instances",
+        "--format",
+        f"pictures,{kind}",
+        "--json",
+    ]
+    row = json.loads(run("cat.png", "--head", "0", *options).stdout)["images"][0]
+    labels = _picture("attention/cat/instances_head0.png")
+    count = int(labels.max())
+    assert count > 1
+    assert row["instances"] == {"head0": count}
+    assert np.array_equal(labels > 0, _masks_of("cat", "head0"))
+    read = coco.COCO(f"attention/{name}.json")
+    capsys.readouterr()
+    found = [read.anns[i] for i in sorted(read.anns)]
+    assert len(found) == count
+    for number, one in enumerate(found, 1):
+        part = labels == number
+        ys, xs = np.nonzero(part)
+        x, y, w, h = one["bbox"]
+        assert (x, y, x + w - 1, y + h - 1) == (xs.min(), ys.min(), xs.max(), ys.max())
+        seen = read.annToMask(one).astype(bool)
+        assert seen[part].all()
+        if kind == "coco":  # a polygon fills holes
+            assert np.array_equal(seen, part)
+    assert [one["score"] for one in found] == sorted((o["score"] for o in found), reverse=True)
+
+
+def test_coco_alone_writes_one_file(run, tmp_path):
+    photo(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"-")
+    run("in", "--format", "coco", "--head", "mean")
+    assert {p.name for p in (tmp_path / "attention").iterdir()} == {"coco.json", "skipped.csv"}
+    result = run("in", "--format", "coco", "--head", "mean", code=1)
+    assert "'attention/coco.json' exists already" in result.stderr
+    run("in", "--format", "coco", "--head", "best", "--overwrite")
+    assert '"best"' in (tmp_path / "attention/coco.json").read_text()
+
+
+def test_a_failure_leaves_no_shared_file(run, tmp_path, monkeypatch):
+    from dino_cli.tasks.attention import outputs
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    photo(tmp_path / "cat.png")
+    monkeypatch.setattr(outputs, "write_page", full)
+    assert "No space left" in run("cat.png", "--format", "coco", "--html", code=1).stderr
+    assert not (tmp_path / "attention").exists()
+
+
+def test_scores_of_heads_are_their_overlaps_with_the_seeded_mask(run, tmp_path):
+    photo(tmp_path / "cat.png")
+    run("cat.png", "--format", "coco")
+    run("cat.png", "--masks", "seeded", "--head", "mean", "-o", "s", "--image-size", SIDE)
+    attention, keys = Backbone(small_vit()).cls_attention_and_keys(_input(tmp_path / "cat.png"))
+    from dino_cli.core.masks import overlap, seeded_masks
+
+    expected = overlap(threshold_mass(attention, 0.6)[0], seeded_masks(attention, keys))
+    read = json.loads((tmp_path / "attention/coco.json").read_text())
+    scores = [one["score"] for one in read["annotations"]]
+    np.testing.assert_allclose(scores, expected, atol=1e-3)
+
+
+# The page
+
+
+class _Page(html.parser.HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words += data
+
+
+@pytest.mark.parametrize("masks", ["attention", "seeded"])
+def test_page_shows_every_photo_and_asks_nobody(run, tmp_path, masks):
+    for i in range(3):
+        photo(tmp_path / "in" / f"{i}<b>.png", seed=i)
+    run("in", "--html", "--masks", masks, "--instances")
+    page = _Page((tmp_path / "attention/index.html").read_text())
+    assert page.words.count("<b>.png") == 3
+    pictures = [a for tag, a in page.tags if tag == "img"]
+    heads = 4 + (3 if masks == "attention" else 1)  # heat maps of the mean and 3 heads, masks
+    assert len(pictures) == 3 * (1 + heads + (masks == "attention"))
+    assert all(a["src"].startswith("data:image/") and a["alt"] for a in pictures)
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert not any("href" in a and not a["href"].startswith("data:") for _, a in page.tags)
+
+
+def test_guesses_are_named_on_the_page_and_can_be_chosen(run, tmp_path, monkeypatch):
+    from dino_cli.tasks.attention import look
+
+    for i in range(4):
+        photo(tmp_path / "in" / f"{i}.png", (70 + 20 * i, 60), seed=i)
+    options = ["--masks", "seeded", "--image-size", 80]
+    rows = json.loads(run("in", *options, "--json").stdout)["images"]
+    scores = sorted(row["score"] for row in rows)
+    monkeypatch.setitem(look.GUESS_BELOW, "seeded", (scores[0] + scores[-1]) / 2)
+    run("in", *options, "--html", "--format", "coco", "-o", "b")
+    page = _Page((tmp_path / "b/index.html").read_text())
+    classes = [a.get("class") for tag, a in page.tags if tag == "li"]
+    said = sum(score < (scores[0] + scores[-1]) / 2 for score in scores)
+    assert 0 < said < 4
+    assert (classes.count("unsure"), classes.count("sure")) == (said, 4 - said)
+    assert [a["id"] for tag, a in page.tags if tag == "input"] == ["everything", "guesses", "sure"]
+    read = json.loads((tmp_path / "b/coco.json").read_text())
+    assert sum(one.get("guess", False) for one in read["annotations"]) == said

@@ -1,0 +1,149 @@
+"""`dino pca`, through the command line, on small photos and a small random network."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from small_vit import disc, invoke, no_class_token, photo, video, write_small_vit
+
+from dino_cli.data.video import open_video
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_small_vit(tmp_path_factory.mktemp("weights") / "teacher.safetensors")
+
+
+@pytest.fixture
+def run(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments, code=0):
+        line = list(arguments)
+        if "--weights" not in line:
+            line += ["--weights", weights]
+        return invoke("pca", *line, code=code)
+
+    return command
+
+
+def _picture(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_files_of_a_photo(run, tmp_path):
+    photo(tmp_path / "cat.png")
+    row = json.loads(run("cat.png", "--json").stdout)["images"][0]
+    assert {p.name for p in (tmp_path / "pca").iterdir()} == {"cat", "components.safetensors"}
+    assert {p.name for p in (tmp_path / "pca/cat").iterdir()} == {
+        "pca.npy", "pca.png", "beside.png",
+    }  # fmt: skip
+    places = np.load("pca/cat/pca.npy")
+    assert places.shape == (6, 8, 3)
+    assert row["grid"] == [6, 8]
+    picture = _picture("pca/cat/pca.png")
+    assert picture.shape == (50, 70, 3)
+    coloured = (np.ptp(picture.astype(int), axis=-1) > 5).mean()
+    assert coloured == pytest.approx(row["foreground"], abs=0.15)
+    run("cat.png", "--no-foreground", "-o", "all")
+    assert (_picture("all/cat/pca.png") == (18, 18, 20)).all(-1).mean() < 0.1
+
+
+def test_colours_are_joint_and_follow_from_the_stored_components(run, tmp_path):
+    for i in range(4):
+        photo(tmp_path / "in" / f"{i}.png", seed=i)
+    result = json.loads(run("in", "--no-foreground", "--batch-size", 3, "--json").stdout)
+    assert result["fitted_on"] == 4
+    assert len(result["shares"]) == 3
+    stored = load_file("pca/components.safetensors")
+    for i in range(4):
+        places = np.load(f"pca/{i}/pca.npy")
+        low, high = stored["low"].numpy(), stored["high"].numpy()
+        colours = ((places - low) / (high - low)).clip(0, 1)
+        picture = _picture(f"pca/{i}/pca.png")
+        assert np.abs(picture[4, 4] - 255 * colours[0, 0]).max() <= 1
+        assert np.abs(picture[25, 30] - 255 * colours[3, 3]).max() <= 1
+    assert _picture("pca/sheet.png").shape[1] > 800
+    run("in", "--no-foreground", "--each", "-o", "each")
+    assert not (tmp_path / "each/components.safetensors").exists()
+    assert not np.allclose(np.load("each/0/pca.npy"), np.load("pca/0/pca.npy"), atol=1e-3)
+
+
+def test_a_fit_to_a_few_is_used_for_all(run, tmp_path):
+    for i in range(5):
+        photo(tmp_path / "in" / f"{i}.png", seed=i)
+    result = json.loads(run("in", "--fit", 2, "--json").stdout)
+    assert result["fitted_on"] == 2
+    assert len(result["images"]) == 5
+
+
+def test_video(run, tmp_path):
+    video(tmp_path / "clip.mp4", frames=9)
+    row = json.loads(run("clip.mp4", "--batch-size", 4, "--html", "--json").stdout)["images"][0]
+    assert row["frames"] == 9
+    colours, both = (list(open_video(tmp_path / f"pca/clip/{n}.mp4")) for n in ("pca", "beside"))
+    assert len(colours) == len(both) == 9
+    assert both[0].shape == (50, 70 + 8 + 70, 3)
+    assert np.abs(both[3][:, :70].astype(int) - disc(seed=3, at=(0.25 + 0.5 / 3, 0.5))).mean() < 25
+    assert np.abs(both[3][:, 80:148].astype(int) - colours[3][:, 2:70]).mean() < 15
+    page = (tmp_path / "pca/index.html").read_text()
+    assert "9 frames" in page
+    assert "<script" not in page
+
+
+def test_a_network_without_class_token(run, tmp_path):
+    photo(tmp_path / "cat.png")
+    options = ["cat.png", *no_class_token(tmp_path), "--image-size", 96]
+    row = json.loads(run(*options, "--json").stdout)["images"][0]
+    assert row["grid"] == [6, 8]
+    assert 0 < row["foreground"] < 1
+    assert "no class token" in run(*options, "--features", "keys", "-o", "x", code=2).stderr
+
+
+def test_unreadable_files_are_skipped(run, tmp_path):
+    photo(tmp_path / "in" / "b.png")
+    (tmp_path / "in" / "a.png").write_bytes(b"-")
+    (tmp_path / "in" / "c.mp4").write_bytes(b"-")
+    result = json.loads(run("in", "--fit", 1, "--json").stdout)
+    assert result["skipped"] == 2
+    assert len((tmp_path / "pca/skipped.csv").read_text().splitlines()) == 3
+    assert "a.png" in run("in/a.png", "-o", "x", code=1).stderr
+    (tmp_path / "in" / "a.png").unlink()
+    assert "c.mp4" in run("in", "--strict", "-o", "x", code=1).stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_results_are_kept_unless_overwritten(run, tmp_path):
+    photo(tmp_path / "in" / "a.png")
+    run("in/a.png")
+    before = (tmp_path / "pca/a/pca.png").read_bytes()
+    assert "already exists" in run("in/a.png", code=1).stderr
+    run("in/a.png", "--overwrite", "--no-foreground")
+    assert (tmp_path / "pca/a/pca.png").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fit", "0"], "--fit 0"),
+        (["--image-size", "5"], "smaller than one patch of 8"),
+        (["--batch-size", "0"], "batch size 0"),
+        (["--fps", "-1"], "-1 frames per second"),
+    ],
+)
+def test_misuse(run, tmp_path, options, message):
+    assert message in run(photo(tmp_path / "cat.png"), *options, code=2).stderr
+    assert not (tmp_path / "pca").exists()
+
+
+def test_no_image_and_a_convnet(run, tmp_path):
+    import timm
+
+    assert "no picture given" in run(code=2).stderr
+    name = "test_resnet.r160_in1k"
+    net = timm.create_model(name, pretrained=False)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    line = [photo(tmp_path / "cat.png"), "--weights", "net.safetensors", "--arch", name]
+    assert "has no patch tokens" in run(*line, code=2).stderr
