@@ -13,18 +13,26 @@ def embed(config: EmbedConfig, terminal: Terminal) -> dict[str, Any] | None:
     """Export one feature vector per picture.
 
     Writes feats.npy (float32, N x D), feats.csv (path and label of each row; the label is the
-    class folder) and feats.json (the model and preprocessing, so that `dino knn` need not be told).
+    class folder) and feats.json (the model and preprocessing, so that `dino knn` need not be told);
+    or one .npz, .safetensors, .parquet or .csv. `torchrun -m dino_cli embed …` shares the work.
 
     Example: dino embed photos/ -o feats.npy
     """
-    from dino_cli.tasks.embed import embed as run
+    from dino_cli.tasks.weights import reach_model
+
+    if config.paths:  # else that is to be said first
+        reach_model(config)
+    from dino_cli.tasks.embed.run import embed as run
 
     result = run(config, terminal)
+    if not result:
+        return None  # one process speaks for all
     skipped = ""
     if result["skipped"]:
         skipped = f", {result['skipped']} skipped (see {result['skipped_list']})"
+    new = f" ({result['embedded']} new)" if "embedded" in result else ""
     terminal.line(
-        f"{result['output']}: {result['count']} x {result['dim']}{skipped},"
+        f"{result['output']}: {result['count']} x {result['dim']}{new}{skipped},"
         f" {result['seconds']:.1f} s, {result['images_per_second']:.3g} images/s"
     )
     return result

@@ -17,10 +17,17 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
     share of right answers (top-1, top-5) is printed for every k.
 
     Example: dino knn new_photos/ --index feats.npy -k 20 -o predictions.csv
+
+    Search by picture: dino knn cat.jpg --index feats.npy --neighbors 8 -o hits.html
+
+    Near-duplicates: dino knn --index feats.npy --duplicates 0.95 -o duplicates.csv
     """
     from dino_cli.tasks.knn.run import knn as run
 
     result = run(config, terminal, given=terminal.given)
+    if config.duplicates is not None:
+        _duplicates(result, terminal)
+        return result
     if result["k"]:
         terminal.table(
             f"{result['queries']} queries, {result['index']} images in the index",
@@ -32,10 +39,66 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
             "",
             ["path", "predicted", "probability"],
             [
-                [str(p["path"]), str(p["predicted"]), f"{p['probability']:.3f}"]
+                [
+                    str(p["path"]),
+                    str(p["predicted"] or "unknown"),
+                    "" if p["probability"] is None else f"{p['probability']:.3f}",
+                ]
                 for p in result["predictions"]
             ],
         )
+    if "classes" in result:
+        terminal.table(
+            "Classes",
+            ["class", "queries", "top-1 %", "most often taken for", "times"],
+            [
+                [name, str(c["queries"]), f"{c['top1']:.2f}", _taken_for(c), str(c["confused"])]
+                for name, c in result["classes"].items()
+            ],
+        )
+    if "rejection" in result:
+        terminal.line(_rejected(result["rejection"], result["queries"]))
+    if "confusion" in result:
+        terminal.line(f"{result['confusion']}: confusion matrix")
     if "output" in result:
-        terminal.line(f"{result['output']}: {result['queries']} predictions")
+        what = "queries" if result["output"].endswith(".html") else "predictions"
+        terminal.line(f"{result['output']}: {result['queries']} {what}")
     return result
+
+
+def _taken_for(one: dict[str, Any]) -> str:
+    if not one["confused"]:
+        return "-"
+    return str(one["confused_with"] or "unknown")
+
+
+def _rejected(found: dict[str, Any], queries: int) -> str:
+    text = (
+        f"{found['rejected']} of {queries} queries are of no known class"
+        f" (nearest cosine below {found['min_similarity']:g})"
+    )
+    for key, words in (
+        ("of_known", "of those whose class is in the index"),
+        ("of_unknown", "of those whose class is not"),
+        ("top1_of_accepted", "of the others right"),
+    ):
+        if found[key] is not None:
+            text += f"; {found[key]:.2f} % {words}"
+    return text
+
+
+def _duplicates(result: dict[str, Any], terminal: Terminal) -> None:
+    if "found" in result:
+        terminal.table(
+            "",
+            ["group", "path", "duplicate", "similarity"],
+            [
+                [str(p["group"]), p["path"], p["duplicate"], f"{p['similarity']:.4f}"]
+                for p in result["found"]
+            ],
+        )
+    where = f"{result['output']}: " if "output" in result else ""
+    terminal.line(
+        f"{where}{result['pairs']} pairs in {result['groups']} groups among"
+        f" {result['index']} images; {result['duplicates']} could go"
+    )

@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import ComputeOptions, ImageOptions, ModelOptions, TransformOptions
+from dino_cli.config.shared import (
+    IMAGE_PANEL,
+    ComputeOptions,
+    ImageOptions,
+    ModelOptions,
+    TransformOptions,
+)
 
 __all__ = ["EmbedConfig"]
 
@@ -22,11 +27,38 @@ class EmbedConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions):
     )
     output: Path = setting(
         Path("feats.npy"),
-        "Where the features go: float32 (N, D), with .csv (paths, labels) and .json beside it.",
+        "Where the features go, as .npy (with .csv and .json beside it), .npz, .safetensors,"
+        " .parquet or .csv.",
         flag="--output,-o",
     )
-    features: Literal["cls", "mean", "cls+mean"] = setting(
-        "cls", "cls: the class token, as the paper; mean: of the patch tokens; or both."
+    features: str = setting(
+        "cls",
+        "cls: the class token, as the paper; mean: of the patch tokens; cls+mean: both; last4:"
+        " class tokens of the last four blocks; patch, keys: a grid for each picture, in half"
+        " precision. Several by comma come from one pass.",
+        metavar="KIND[,KIND...]",
     )
     normalize: bool = setting(False, "Scale every vector to length 1.")
+    multi_scale: bool = setting(
+        False, "Mean over the scales 1, 0.71 and 0.5, scaled to length 1, as for retrieval."
+    )
+    image_size: str | None = setting(
+        None,
+        "480: short side, aspect kept, no crop. 480x640: height x width, stretched. Trimmed to"
+        " whole patches.",
+        panel=IMAGE_PANEL,
+        metavar="SIZE",
+    )
+    thumbnails: bool = setting(
+        False, "Put a small JPEG of each picture into the .parquet, as the column `image`."
+    )
+    project: bool = setting(
+        False,
+        "Put a place on a plane (UMAP where installed, else PCA) and nearest neighbours into the"
+        " .parquet.",
+    )
+    resume: bool = setting(False, "Go on where an interrupted run stopped.")
+    append: bool = setting(
+        False, "Embed only what the output does not hold yet, by path and content."
+    )
     overwrite: bool = setting(False, "Replace an existing output.")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Rows", "nearest", "normalized_block", "votes"]
+__all__ = ["Rows", "nearest", "normalized_block", "similar_pairs", "votes"]
 
 QUERY_BLOCK = 1024
 INDEX_BLOCK = 8192  # with QUERY_BLOCK: similarities of 32 MB, keys of 64 MB
@@ -75,6 +75,36 @@ def nearest(
             best = both.topk(min(k, both.shape[1]), dim=1).values
         similarities, neighbours = _from_keys(best)
         yield similarities.cpu(), neighbours.cpu()
+
+
+def similar_pairs(
+    features: Rows,
+    threshold: float,
+    *,
+    device: torch.device | str = "cpu",
+    block: int = QUERY_BLOCK * 2,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """All pairs of rows whose cosine similarity is at least the threshold.
+
+    Yields, for one block of rows after another, the pairs' first rows and second rows, int64 (P,)
+    each, first < second, and their similarities, float32 (P,), in the order of the rows. Two blocks
+    are in memory at a time.
+    """
+    rows = features.shape[0]
+    for first in range(0, rows, block):
+        ours = normalized_block(features, first, block, device)
+        found = []
+        for second in range(first, rows, block):
+            theirs = ours if second == first else normalized_block(features, second, block, device)
+            similarities = ours @ theirs.T
+            near = similarities >= threshold
+            if second == first:
+                near = near.triu(diagonal=1)
+            a, b = near.nonzero(as_tuple=True)
+            found.append((a + first, b + second, similarities[a, b]))
+        a, b, values = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+        order = a.argsort(stable=True)
+        yield a[order], b[order], values[order]
 
 
 def votes(

@@ -1,37 +1,53 @@
-"""Feature files: `feats.npy` (N, D) with `feats.csv` (path, label) and `feats.json` beside it."""
+"""Feature files: `feats.npy` (N, D) with `feats.csv` (path, label) and `feats.json` beside it, and
+the same content as `.npz`, `.safetensors`, `.parquet` or `.csv`."""
 
 import csv
 import json
+import math
 import os
 import struct
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.errors import TaskError
 from dino_cli.store.atomic import atomic_write
+from dino_cli.store.embeddings_formats import FORMAT, SUFFIXES, file_of_kind
 from dino_cli.store.tables import csv_table, skipped_path, told
 
 __all__ = [
     "Embeddings",
     "EmbeddingsWriter",
     "FeatureRows",
+    "Features",
     "embeddings_paths",
+    "is_feature_file",
+    "open_export",
     "read_embeddings",
     "writing",
 ]
 
-FORMAT = 1
 HEADER_BYTES = 128
+AGAIN = "make it with `dino embed`"
+
+
+class Features(Protocol):
+    """Features (N, D), or (N, h, w, D), read in slices of rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
 
 
 class FeatureRows:
-    """The (N, D) features of a .npy file; a slice of rows maps only that part of the file.
+    """Features in the middle of a file; a slice of rows maps only that part of it.
 
     The pages of a map of the whole file would count as this process's memory once they were read.
     """
@@ -39,61 +55,213 @@ class FeatureRows:
     def __init__(self, path: Path, whole: "np.memmap[Any, Any]") -> None:
         self.shape: tuple[int, ...] = whole.shape
         self._path, self._dtype, self._offset = path, whole.dtype, whole.offset
-        self._row_bytes = whole.shape[1] * whole.itemsize
+        self._row_bytes = math.prod(whole.shape[1:]) * whole.itemsize
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         start, stop, _ = rows.indices(self.shape[0])
         shape = (max(stop - start, 0), *self.shape[1:])
+        if not shape[0]:
+            return np.empty(shape, self._dtype)
         offset = self._offset + start * self._row_bytes
         return np.memmap(self._path, self._dtype, "r", offset, shape)
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """A feature file: N rows of features, N paths, N labels ("" where unknown), its .json."""
+    """A feature file: N rows of features, N paths, N labels ("" where unknown), its .json.
+
+    arrays: every kind of features in it, the main one, `features`, included.
+    """
 
     path: Path
-    features: FeatureRows
+    features: Features
     paths: list[str]
     labels: list[str]
     metadata: Mapping[str, Any]
+    arrays: Mapping[str, Features] = field(default_factory=dict)
+
+
+def is_feature_file(name: str) -> bool:
+    """Whether `dino embed` could have written a file of this name, and no list of pictures is."""
+    return Path(name).suffix in SUFFIXES
 
 
 def embeddings_paths(output: Path) -> tuple[Path, Path, Path]:
-    """The three files of one export: .npy, .csv, .json."""
+    """The three files of an export as .npy: vectors, table and facts."""
     return output, output.with_suffix(".csv"), output.with_suffix(".json")
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Open what `dino embed` wrote. Raises `TaskError` when a part is missing or does not fit."""
-    vectors, table, facts = embeddings_paths(path)
-    again = "make it with `dino embed`"
-    for part in (vectors, table, facts):
+    """Open one vector for each picture, as `dino embed` wrote them in any format.
+
+    Raises `TaskError` when a part is missing or does not fit, and for patch grids.
+    """
+    export = open_export(path)
+    features = export.features
+    if len(features.shape) != 2:
+        grid = " x ".join(map(str, features.shape[1:]))
+        raise TaskError(
+            f"{str(path)!r} holds a grid of {grid} for each picture", "embed with --features cls"
+        )
+    return export
+
+
+def open_export(path: Path) -> Embeddings:
+    """As `read_embeddings`, and grids too."""
+    if path.suffix not in _READERS:
+        raise TaskError(
+            f"{str(path)!r} is no file of features",
+            f"give one of `dino embed`: {', '.join(SUFFIXES)}",
+        )
+    if not path.is_file():
+        raise TaskError(f"{str(path)!r} does not exist", AGAIN)
+    export = _READERS[path.suffix](path)
+    rows = export.features.shape[0]
+    if len(export.paths) != rows:
+        table = repr(str(path.with_suffix(".csv")))
+        raise TaskError(
+            f"{str(path)!r} has {rows} rows, but {table} has {len(export.paths)}",
+            f"the files are of different runs; {AGAIN}",
+        )
+    return export
+
+
+def _read_npy(path: Path) -> Embeddings:
+    paths, labels, metadata = _read_beside(path)
+    arrays: dict[str, Features] = {}
+    kinds = list(metadata.get("arrays") or {metadata.get("features", "cls"): None})
+    for kind in kinds:
+        file = file_of_kind(path, kind, kinds)
+        try:
+            whole = np.load(file, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise TaskError(
+                f"{str(file)!r}, a part of {str(path)!r}, does not exist", AGAIN
+            ) from None
+        except (ValueError, OSError, EOFError):
+            raise TaskError(f"{str(file)!r} is not a .npy file of features", AGAIN) from None
+        if whole.ndim < 2 or whole.dtype.kind != "f" or not whole.flags.c_contiguous:
+            raise TaskError(f"{str(file)!r} holds {whole.dtype} {whole.shape}", AGAIN)
+        arrays[kind] = FeatureRows(file, whole)
+    return Embeddings(path, arrays[kinds[0]], paths, labels, metadata, arrays)
+
+
+def _read_beside(path: Path) -> tuple[list[str], list[str], dict[str, Any]]:
+    """Paths, labels and facts of the files beside vectors."""
+    _, table, facts = embeddings_paths(path)
+    for part in (table, facts):
         if not part.is_file():
-            of = "" if part == path else f", a part of {str(path)!r},"
-            raise TaskError(f"{str(part)!r}{of} does not exist", again)
-    try:
-        features = np.load(vectors, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError):
-        raise TaskError(f"{str(path)!r} is not a .npy file of features", again) from None
+            raise TaskError(f"{str(part)!r}, a part of {str(path)!r}, does not exist", AGAIN)
     try:
         metadata = json.loads(facts.read_text(encoding="utf-8"))
         with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = list(csv.reader(file))
-        ok = metadata["format"] == FORMAT and rows[0][:2] == ["path", "label"]
-        paths, labels = [row[0] for row in rows[1:]], [row[1] for row in rows[1:]]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error):
+            lines = csv.reader(file)
+            ok = metadata["format"] == FORMAT and next(lines)[:2] == ["path", "label"]
+            paths, labels = [], []
+            for line in lines:
+                paths.append(line[0])
+                labels.append(line[1])
+    except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration, csv.Error):
         ok = False
     if not ok:
-        raise TaskError(f"the .csv or .json beside {str(path)!r} was not made by `dino`", again)
-    if features.ndim != 2 or features.dtype.kind != "f" or not features.flags.c_contiguous:
-        raise TaskError(f"{str(path)!r} holds {features.dtype} {features.shape}", again)
-    if len(paths) != len(features):
-        raise TaskError(
-            f"{str(path)!r} has {len(features)} rows, but {str(table)!r} has {len(paths)}",
-            f"the files are of different runs; {again}",
-        )
-    return Embeddings(path, FeatureRows(vectors, features), paths, labels, metadata)
+        raise TaskError(f"the .csv or .json beside {str(path)!r} was not made by `dino`", AGAIN)
+    return paths, labels, metadata
+
+
+def _read_npz(path: Path) -> Embeddings:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            metadata = json.loads(str(content["metadata"]))
+            paths, labels = content["paths"].tolist(), content["labels"].tolist()
+        arrays: dict[str, Features] = {
+            kind: FeatureRows(path, _member(path, kind)) for kind in metadata["arrays"]
+        }
+        first = next(iter(arrays.values()))
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile, StopIteration):
+        raise _unlike(path) from None
+    return Embeddings(path, first, paths, labels, metadata, arrays)
+
+
+def _member(path: Path, name: str) -> "np.memmap[Any, Any]":
+    """An array of an archive that stores without deflating, mapped where it lies."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        info = archive.getinfo(f"{name}.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError("deflated")
+        file.seek(info.header_offset + 26)  # of the local header, which ends in name and extras
+        file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape)
+
+
+def _read_safetensors(path: Path) -> Embeddings:
+    from safetensors import SafetensorError, safe_open
+
+    paths, labels, metadata = _read_beside(path)
+    try:
+        with safe_open(path, "np") as checked:  # its own checks of the whole header
+            names = set(checked.keys())
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        arrays: dict[str, Features] = {}
+        for kind in metadata["arrays"]:
+            about = header[kind]
+            dtype = {"F32": "<f4", "F16": "<f2"}[about["dtype"]]
+            offset = 8 + length + about["data_offsets"][0]
+            whole = np.memmap(path, dtype, "r", offset, tuple(about["shape"]))
+            arrays[kind] = FeatureRows(path, whole)
+        if not names >= set(arrays):
+            raise KeyError
+        first = next(iter(arrays.values()))
+    except (SafetensorError, ValueError, OSError, KeyError, TypeError, StopIteration):
+        raise _unlike(path) from None
+    return Embeddings(path, first, paths, labels, metadata, arrays)
+
+
+def _read_parquet(path: Path) -> Embeddings:
+    from dino_cli.store.embeddings_parquet import read_parquet
+
+    try:
+        file = read_parquet(path)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError):
+        raise _unlike(path) from None
+    arrays: dict[str, Features] = dict(file.columns)
+    first = next(iter(arrays.values()))
+    return Embeddings(path, first, file.paths, file.labels, file.metadata, arrays)
+
+
+def _read_csv(path: Path) -> Embeddings:
+    """Text is read into memory whole: the other formats are for many rows."""
+    paths, labels, metadata = _read_beside(path)
+    try:
+        kinds = {kind: int(about["shape"][0]) for kind, about in metadata["arrays"].items()}
+        values = np.empty((len(paths), sum(kinds.values())), np.float32)
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            lines = csv.reader(file)
+            next(lines)
+            for i, line in enumerate(lines):
+                values[i] = np.array(line[2:], dtype=np.float32)
+        ends = np.cumsum(list(kinds.values()))
+        pieces = np.split(values, ends[:-1], axis=1)
+        arrays = dict(zip(kinds, map(np.ascontiguousarray, pieces), strict=True))
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, IndexError, csv.Error):
+        raise _unlike(path) from None
+    return Embeddings(path, next(iter(arrays.values())), paths, labels, metadata, arrays)
+
+
+_READERS: dict[str, Callable[[Path], Embeddings]] = {
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".safetensors": _read_safetensors,
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+}
+
+
+def _unlike(path: Path) -> TaskError:
+    return TaskError(f"{str(path)!r} was not made by `dino embed`, or is damaged", AGAIN)
 
 
 class EmbeddingsWriter:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dino_cli.core.neighbors import nearest, votes
+from dino_cli.core.neighbors import nearest, similar_pairs, votes
 
 
 def oracle(
@@ -80,6 +80,23 @@ def test_impossible_k_and_widths() -> None:
         next(nearest(noise(5), noise(5), 5, leave_one_out=True))
     with pytest.raises(ValueError, match="5 features, the index 4"):
         next(nearest(noise(2), noise(5, 4), 2))
+
+
+@pytest.mark.parametrize("block", [1, 4, 7, 100])
+def test_similar_pairs_equal_the_oracle(block: int) -> None:
+    rows = noise(23, 3).astype(np.float64)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    expected = [
+        (i, j, float(unit[i] @ unit[j]))
+        for i in range(23)
+        for j in range(i + 1, 23)
+        if unit[i] @ unit[j] >= 0.6
+    ]
+    assert 10 < len(expected) < 150
+    blocks = list(similar_pairs(noise(23, 3), 0.6, block=block))
+    first, second, values = (torch.cat(parts).tolist() for parts in zip(*blocks, strict=True))
+    assert list(zip(first, second, strict=True)) == [(i, j) for i, j, _ in expected]
+    np.testing.assert_allclose(values, [value for *_, value in expected], atol=1e-6)
 
 
 def test_votes_by_hand() -> None:

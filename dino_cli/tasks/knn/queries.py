@@ -14,16 +14,15 @@ from dino_cli.core.neighbors import Rows
 from dino_cli.data.images import find_images
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings import Embeddings, read_embeddings
+from dino_cli.store.embeddings import Embeddings, is_feature_file, read_embeddings
 from dino_cli.tasks.embed import embed_files, model_facts
+from dino_cli.tasks.knn.bank import compare
 from dino_cli.tasks.model import open_model
+from dino_cli.tasks.recorded import recorded_preprocessing, with_recorded_network
 
-__all__ = ["Queries", "open_queries"]
+__all__ = ["Queries", "of_features", "open_queries"]
 
 CHUNK = 1024  # pictures embedded before the index is searched for them
-# What two feature files, or an index and a model, must agree in, by the names in the .json.
-NETWORK = ("weights_sha256", "checkpoint_key", "arch", "patch_size", "heads")
-SAME = (*NETWORK, "features", "preprocessing", "dim")
 
 
 @dataclass
@@ -46,8 +45,8 @@ def open_queries(
 ) -> Queries:
     """Open the queries. Raises `TaskError` when another model or preprocessing made the index."""
     if not config.queries:
-        return _of_features(index, own=True)
-    files = [Path(name) for name in config.queries if Path(name).suffix == ".npy"]
+        return of_features(index, own=True)
+    files = [Path(name) for name in config.queries if is_feature_file(name)]
     if not files:
         return _of_pictures(config, index, reporter, given)
     if len(config.queries) > 1:
@@ -55,11 +54,12 @@ def open_queries(
             f"{str(files[0])!r} is a feature file beside other queries", "give it alone"
         )
     query = read_embeddings(files[0])
-    _compare(index, query.metadata, repr(str(files[0])))
-    return _of_features(query)
+    compare(index, query.metadata, repr(str(files[0])))
+    return of_features(query)
 
 
-def _of_features(source: Embeddings, *, own: bool = False) -> Queries:
+def of_features(source: Embeddings, *, own: bool = False) -> Queries:
+    """All rows of a feature file. own: they are those of the index."""
     everything = (source.features, range(len(source.paths)))
     return Queries(source.paths, source.labels, iter([everything]), own)
 
@@ -68,7 +68,7 @@ def _of_pictures(
     config: KnnConfig, index: Embeddings, reporter: Reporter, given: Set[str]
 ) -> Queries:
     files = find_images(config.queries, reporter=reporter)
-    options = _as_the_index(config, index.metadata, given)
+    options = with_recorded_network(config, index.metadata, given, "the index")
     p = _preprocessing(index)
     if "exif" in given:
         p = replace(p, exif=config.exif)
@@ -79,8 +79,9 @@ def _of_pictures(
         **model_facts(options),
         "preprocessing": _plain(asdict(p)),
     }
-    _compare(index, made, "the model for the queries")
+    compare(index, made, "the model for the queries")
     kind = index.metadata.get("features", "cls")
+    several = bool(index.metadata.get("multi_scale", False))
     skipped: list[tuple[str, str]] = []
 
     def chunks() -> Iterator[tuple[Rows, Sequence[int]]]:
@@ -88,7 +89,14 @@ def _of_pictures(
         features: list[NDArray[np.float32]] = []
         which: list[int] = []
         for batch in embed_files(
-            files, model, p, options, reporter, kind=kind, strict=config.strict
+            files,
+            model,
+            p,
+            options,
+            reporter,
+            kind=kind,
+            strict=config.strict,
+            multi_scale=several,
         ):
             skipped.extend(batch.skipped)
             if batch.files:
@@ -109,59 +117,14 @@ def _of_pictures(
     )
 
 
-def _as_the_index(config: KnnConfig, metadata: Mapping[str, Any], given: Set[str]) -> KnnConfig:
-    """The config with the index's network, except for what the person typed.
-
-    The index names a local file by its absolute path, everything else by the model's name.
-    """
-    if given & {"model", "weights"}:
-        return config
-    weights = Path(metadata.get("weights", ""))
-    if weights.is_absolute() and not weights.exists():
-        raise TaskError(
-            f"the weights that made the index, {str(weights)!r}, are not there any more",
-            "name them with --weights PATH",
-        )
-    made: dict[str, Any] = {
-        "model": metadata.get("model", config.model),
-        "weights": weights if weights.is_absolute() else None,
-    }
-    made |= {key: metadata[key] for key in NETWORK if key in metadata and hasattr(config, key)}
-    return replace(config, **{key: value for key, value in made.items() if key not in given})
-
-
-def _compare(index: Embeddings, query: Mapping[str, Any], name: str) -> None:
-    made = index.metadata
-    for key in SAME:
-        ours, theirs = made.get(key), query.get(key)
-        if ours == theirs:
-            continue
-        if key == "weights_sha256":
-            ours = f"{made.get('model')} (weights {str(ours)[:8]})"
-            theirs = f"{query.get('model')} (weights {str(theirs)[:8]})"
-        elif isinstance(ours, dict) and isinstance(theirs, dict):
-            key = next(k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k))
-            ours, theirs = f"{key} {ours.get(key)}", f"{key} {theirs.get(key)}"
-        else:
-            ours, theirs = f"{key} {ours}", f"{key} {theirs}"
-        raise TaskError(
-            f"the index {str(index.path)!r} was made with {ours}, but {name} with {theirs}",
-            "embed both with the same model and preprocessing",
-        )
-
-
 def _preprocessing(index: Embeddings) -> Preprocessing:
-    try:
-        values: Mapping[str, Any] = index.metadata["preprocessing"]
-        arguments: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
-        }
-        return Preprocessing(**arguments)
-    except (KeyError, TypeError, AttributeError):
+    p = recorded_preprocessing(index.metadata)
+    if p is None:
         raise TaskError(
             f"the .json beside {str(index.path)!r} does not tell the preprocessing",
             "make the index again with `dino embed`",
-        ) from None
+        )
+    return p
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

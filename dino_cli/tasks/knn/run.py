@@ -3,25 +3,23 @@
 import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from dino_cli.config.knn import KnnConfig
-from dino_cli.core.neighbors import nearest, votes
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import choose_device
-from dino_cli.store.embeddings import Embeddings, read_embeddings
+from dino_cli.store.confusion import draw_confusion
 from dino_cli.store.tables import check_targets, csv_table, skipped_path, told, write_skipped
 from dino_cli.tasks.embed import nothing_read
-from dino_cli.tasks.knn.queries import Queries, open_queries
+from dino_cli.tasks.knn.bank import Bank, bank_of, open_bank, open_index, unlabelled
+from dino_cli.tasks.knn.duplicates import find_duplicates
+from dino_cli.tasks.knn.hits import Hits
+from dino_cli.tasks.knn.queries import open_queries
+from dino_cli.tasks.knn.score import ClassScore, Score
+from dino_cli.tasks.knn.search import Found, clamp, predict, search
 
-__all__ = ["knn"]
+__all__ = ["Bank", "Found", "Score", "check", "clamp", "knn", "open_bank", "search"]
 
 PREDICTING_K = 20  # "20 usually works best" (the original's help)
 
@@ -32,38 +30,66 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
     given: names of the options that the person typed; the model is the index's unless they name
     one. Returns `{"k": {"20": {"top1": percent, "top5": percent}}, "queries": N, "index": M}`.
     Without known labels `k` is empty, and without an output `predictions` lists what was found.
+    With `per_class` also `classes`, with `min_similarity` also `rejection`, with faiss `recall`.
+    With `duplicates` see `find_duplicates`. An index without labels can be searched for a page.
     """
     check(config)
-    bank = open_bank(config.index, reporter)
+    if config.duplicates is not None:
+        return find_duplicates(config, reporter)
+    page = config.output is not None and config.output.suffix == ".html"
+    index = open_index(config.index)
+    labelled = any(index.labels)
+    bank = bank_of(index, reporter) if labelled or not page else unlabelled(index)
     own = not config.queries
     votes_left = int(bank.voting.sum()) - own
     if votes_left < 1:
         raise TaskError(
-            f"the index {str(config.index)!r} has a single image with a label",
+            f"the index {str(config.index[0])!r} has a single image with a label",
             "leave-one-out needs two: embed more, or name queries",
         )
-    ks = clamp(config.k, votes_left, own, reporter)
-    predicting = ks[0] if "k" in given else min(PREDICTING_K, votes_left)
+    # On a page nobody sees the accuracies of the default numbers.
+    heard = reporter if not page or "k" in given else Reporter()
+    ks = clamp(config.k, votes_left, own, heard) if labelled else []
+    predicting = ks[0] if "k" in given and ks else min(PREDICTING_K, votes_left)
     named = min(config.neighbors, votes_left)
 
     queries = open_queries(config, bank.index, reporter, given)
-    scored = any(label in bank.numbers for label in queries.labels)
+    scored = labelled and any(label in bank.numbers for label in queries.labels)
     score = Score(bank, ks, config.temperature)
+    by_class = None
+    if labelled and (config.per_class or config.confusion or config.min_similarity is not None):
+        by_class = ClassScore(bank, predicting, config.temperature, config.min_similarity)
+    hits = Hits(bank.index, named, config.exif) if page else None
     predictions: list[list[object]] = []
+    facts: dict[str, object] = {}
     count = 0
-    with predictions_file(config.output, named) as write:
-        for found in search(queries, bank, max(*ks, predicting, named), config, reporter):
+    most = max(*ks, predicting, named) if ks else max(predicting, named)
+    with predictions_file(None if page else config.output, named) as write:
+        for found in search(queries, bank, most, config, reporter, facts):
             count += len(found.paths)
-            score.add(found)
-            if write or not scored:
-                for row in predict(found, bank, predicting, named, config.temperature):
+            if labelled:
+                score.add(found)
+            if by_class is not None:
+                by_class.add(found)
+            rows = predict(
+                found, bank, predicting, named, config.temperature, config.min_similarity
+            )
+            if hits is not None:
+                hits.add(found, rows if labelled else None)
+            elif write or not scored:
+                for row in rows:
                     (write or predictions.append)(row)
         if not count:
             raise nothing_read(queries.skipped)
+        if hits is not None and config.output is not None:
+            hits.write(config.output)
+        if config.confusion is not None and by_class is not None:
+            with told(config.confusion):
+                draw_confusion(config.confusion, by_class.counts, bank.classes, predicting)
         if config.output is not None:
             write_skipped(config.output, queries.skipped)
 
-    if scored and score.unknown:
+    if scored and score.unknown and by_class is None:
         reporter.remark(
             f"{score.unknown} of the {count} queries have labels that are no classes of the index;"
             " the accuracies leave them out"
@@ -72,7 +98,15 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
         "k": score.percent(),
         "queries": count,
         "index": int(bank.voting.sum()),
+        **facts,
     }
+    if by_class is not None:
+        if config.per_class:
+            result["classes"] = by_class.per_class()
+        if config.min_similarity is not None:
+            result["rejection"] = by_class.rejection()
+        if config.confusion is not None:
+            result["confusion"] = str(config.confusion)
     if queries.skipped:
         result["skipped"] = len(queries.skipped)
         if config.output is None:
@@ -84,7 +118,10 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
         result["output"] = str(config.output)
     elif not scored:
         keys = ("path", "predicted", "probability")
-        result["predictions"] = [dict(zip(keys, row[:3], strict=True)) for row in predictions]
+        result["predictions"] = [
+            {key: None if value == "" else value for key, value in zip(keys, row[:3], strict=True)}
+            for row in predictions
+        ]
     return result
 
 
@@ -99,155 +136,35 @@ def check(config: KnnConfig) -> None:
         )
     if config.neighbors < 0:
         raise UsageError(f"--neighbors {config.neighbors} is negative", "use --neighbors 5")
-    if config.output is not None:
-        if config.output.suffix != ".csv":
+    if config.min_similarity is not None and not -1 <= config.min_similarity <= 1:
+        raise UsageError(
+            f"--min-similarity {config.min_similarity:g} is no cosine", "use --min-similarity 0.5"
+        )
+    if config.confusion is not None:
+        if config.confusion.suffix != ".png":
             raise UsageError(
-                f"predictions are .csv, which {str(config.output)!r} is not",
+                f"the confusion matrix is a .png, which {str(config.confusion)!r} is not",
+                "use --confusion confusion.png",
+            )
+        check_targets([config.confusion], overwrite=config.overwrite)
+    if config.output is not None:
+        if config.output.suffix not in (".csv", ".html"):
+            raise UsageError(
+                f"predictions are .csv or .html, which {str(config.output)!r} is not",
                 "use --output predictions.csv",
+            )
+        if config.duplicates is not None and config.output.suffix != ".csv":
+            raise UsageError(
+                f"duplicates are listed as .csv, which {str(config.output)!r} is not",
+                "use --output duplicates.csv",
             )
         targets = [config.output, skipped_path(config.output)]
         check_targets(targets, overwrite=config.overwrite)
-        if config.output.resolve() == config.index.with_suffix(".csv").resolve():
-            raise UsageError(f"{str(config.output)!r} belongs to the index", "name another file")
-
-
-@dataclass(frozen=True)
-class Bank:
-    """The labelled index. labels: class numbers, int64 (M,), -1 without; voting: bool (M,)."""
-
-    index: Embeddings
-    classes: list[str]
-    numbers: dict[str, int]
-    labels: Tensor
-    voting: np.ndarray[Any, np.dtype[np.bool_]]
-
-
-def open_bank(path: Path, reporter: Reporter) -> Bank:
-    """Read an index. Raises `TaskError` when nothing in it has a label."""
-    index = read_embeddings(path)
-    classes = sorted({label for label in index.labels if label})
-    if not classes:
-        raise TaskError(
-            f"the index {str(path)!r} has no labels",
-            "embed a folder that has one folder per class, or a .txt list with labels",
-        )
-    numbers = {name: i for i, name in enumerate(classes)}
-    labels = torch.tensor([numbers.get(label, -1) for label in index.labels])
-    voting = (labels >= 0).numpy()
-    if not voting.all():
-        reporter.remark(
-            f"{int((~voting).sum())} of the {len(voting)} images of the index have no label"
-            " and do not vote"
-        )
-    return Bank(index, classes, numbers, labels, voting)
-
-
-def clamp(ks: Sequence[int], available: int, own: bool, reporter: Reporter) -> list[int]:
-    """Each k at most the images there are, without repetitions."""
-    images = "image" if available == 1 else "images"
-    for k in ks:
-        if k > available:
-            reporter.remark(
-                f"k={k} but the index has {available}{' other' if own else ''} {images};"
-                f" using {available}"
-            )
-    return list(dict.fromkeys(min(k, available) for k in ks))
-
-
-@dataclass(frozen=True)
-class Found:
-    """A block of q queries: neighbours' similarities (q, K) and rows (q, K), nearest first."""
-
-    paths: list[str]
-    labels: list[str]
-    similarities: Tensor
-    rows: Tensor
-
-
-def search(
-    queries: Queries, bank: Bank, k: int, config: KnnConfig, reporter: Reporter
-) -> Iterator[Found]:
-    """The k nearest labelled images of the index for every query, block by block."""
-    device = choose_device(config.device)
-    staged = not queries.pictures  # embedding pictures has a stage of its own
-    if staged:
-        reporter.stage("searching", len(queries.paths), "queries")
-    for features, which in queries.chunks:
-        start = 0
-        for similarities, rows in nearest(
-            features,
-            bank.index.features,
-            k,
-            leave_one_out=queries.own,
-            allowed=None if bank.voting.all() else bank.voting,
-            device="cpu" if device.type == "mps" else device,
-        ):
-            block = which[start : start + len(rows)]
-            start += len(rows)
-            yield Found(
-                [queries.paths[i] for i in block],
-                [queries.labels[i] for i in block],
-                similarities,
-                rows,
-            )
-            if staged:
-                reporter.advance(len(rows))
-    if staged:
-        reporter.finish()
-
-
-class Score:
-    """Top-1 and top-5 hits for each k, over the queries whose label is a class of the index."""
-
-    def __init__(self, bank: Bank, ks: Sequence[int], temperature: float) -> None:
-        self.bank, self.temperature = bank, temperature
-        self.hits = {k: [0, 0] for k in ks}
-        self.judged = self.unknown = 0
-
-    def add(self, found: Found) -> None:
-        numbers = self.bank.numbers
-        targets = torch.tensor([numbers.get(label, -1) for label in found.labels])[:, None]
-        self.unknown += sum(1 for label in found.labels if label and label not in numbers)
-        known = int((targets >= 0).sum())
-        if not known:
-            return
-        self.judged += known
-        for k, hits in self.hits.items():
-            order, _ = vote(found, self.bank, k, self.temperature)
-            right = order == targets
-            hits[0] += int(right[:, :1].sum())
-            hits[1] += int(right[:, : min(5, k)].sum())  # with fewer votes than 5, as the original
-
-    def percent(self) -> dict[str, dict[str, float]]:
-        if not self.judged:
-            return {}
-        return {
-            str(k): {"top1": 100 * top1 / self.judged, "top5": 100 * top5 / self.judged}
-            for k, (top1, top5) in self.hits.items()
-        }
-
-
-def vote(found: Found, bank: Bank, k: int, temperature: float) -> tuple[Tensor, Tensor]:
-    labels = bank.labels[found.rows[:, :k]]
-    return votes(found.similarities[:, :k], labels, len(bank.classes), temperature)
-
-
-def predict(
-    found: Found, bank: Bank, k: int, named: int, temperature: float
-) -> Iterator[list[object]]:
-    """Rows of the predictions: path, predicted, probability, label, then neighbours."""
-    order, shares = vote(found, bank, k, temperature)
-    for i, path in enumerate(found.paths):
-        best = bank.classes[int(order[i, 0])]
-        row: list[object] = [path, best, rounded(shares[i, 0]), found.labels[i]]
-        for j in range(named):
-            row += [bank.index.paths[int(found.rows[i, j])], rounded(found.similarities[i, j])]
-        yield row
-
-
-def rounded(value: Tensor) -> float:
-    """float32 carries about six digits; more would pretend."""
-    return float(f"{float(value):.6g}")
+        for index in config.index:
+            if config.output.resolve() in (index.with_suffix(".csv").resolve(), index.resolve()):
+                raise UsageError(
+                    f"{str(config.output)!r} belongs to the index", "name another file"
+                )
 
 
 @contextmanager

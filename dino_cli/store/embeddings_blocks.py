@@ -1,0 +1,267 @@
+"""What an export has done so far: a folder of blocks beside the output, until it is whole.
+
+`feats.npy.part/` holds `run.json` (what is being made of what), a file for each block of pictures
+that is done, and at the end the finished files on their way to their places. Every file appears
+whole or not at all, so that the folder is right after a kill at any instant. Several processes may
+add blocks.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_cli.errors import TaskError
+from dino_cli.store.atomic import atomic_write
+from dino_cli.store.tables import told
+
+__all__ = ["Block", "Blocks", "Row"]
+
+RUN, READY, FINISHED = "run.json", "ready.json", "finished"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What belongs to one picture besides its features: path (POSIX), label ("" where unknown),
+    the SHA-256 of its file ("" where unknown)."""
+
+    path: str
+    label: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows that follow each other; features are read when asked for."""
+
+    file: Path
+
+    @property
+    def rows(self) -> list[Row]:
+        return [Row(*row) for row in self._facts()["rows"]]
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(path, reason) of the unreadable files among the block's."""
+        return [(path, reason) for path, reason in self._facts()["skipped"]]
+
+    @property
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Of each kind of features: the shape of one row, and the type; empty without rows."""
+        return {kind: (tuple(shape), dtype) for kind, (shape, dtype) in self._facts()["shapes"]}
+
+    def array(self, kind: str) -> NDArray[Any]:
+        """Features of one kind, one row for each of `rows`."""
+        with np.load(self.file, allow_pickle=False) as content:
+            return np.asarray(content[f"features/{kind}"])
+
+    def thumbnails(self) -> list[bytes]:
+        """JPEG files of the rows' pictures; empty where none were made."""
+        with np.load(self.file, allow_pickle=False) as content:
+            joined, ends = content["thumbnails"].tobytes(), content["ends"].tolist()
+        return [joined[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+
+    def _facts(self) -> dict[str, Any]:
+        with np.load(self.file, allow_pickle=False) as content:
+            facts: dict[str, Any] = json.loads(content["facts"].tobytes())
+        return facts
+
+
+class Blocks:
+    """The folder of one export. size: pictures in a block, all but the last; files: in all;
+    resumed: it was there before; replaces: the output may stand there already."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.folder = output.with_name(output.name + ".part")
+        self.size = self.files = 0
+        self.resumed = self.replaces = False
+
+    def exists(self) -> bool:
+        return (self.folder / RUN).is_file()
+
+    def check_free(self) -> None:
+        """Raises `TaskError` when the folder's name is taken by something of another kind."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise self._foreign()
+        if self.folder.is_dir():
+            names = {path.name for path in self.folder.iterdir()}
+            if not names & {RUN, READY} and any(not name.startswith(".") for name in names):
+                raise self._foreign()
+
+    def start(
+        self, run: Mapping[str, Any], size: int, files: int, *, replaces: bool = False
+    ) -> None:
+        """Begin anew; what an earlier run left is removed."""
+        self.size, self.files, self.replaces = size, files, replaces  # first: from here on ours
+        with told(self.output):
+            self.remove()
+            self.folder.mkdir()
+            values: dict[str, Any] = {"format": FORMAT, "size": size, "files": files}
+            values |= {"replaces": replaces, "run": dict(run)}
+            with atomic_write(self.folder / RUN) as temporary:
+                temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="ascii")
+
+    def open(self, run: Mapping[str, Any]) -> None:
+        """Go on with what is there. Raises `TaskError` when it was made in another way."""
+        values = self._run()
+        made, wanted = values["run"], json.loads(json.dumps(dict(run)))
+        for key in {**made, **wanted}:
+            if made.get(key) != wanted.get(key):
+                raise TaskError(
+                    f"the interrupted run in {str(self.folder)!r} was made with"
+                    f" {_shown(key, made.get(key), wanted.get(key))}",
+                    "give the same options and files as then, or --overwrite to start again",
+                )
+        self.size, self.files = int(values["size"]), int(values["files"])
+        self.resumed, self.replaces = True, bool(values.get("replaces"))
+
+    def _run(self) -> dict[str, Any]:
+        try:
+            values: dict[str, Any] = json.loads((self.folder / RUN).read_text())
+            if values["format"] == FORMAT and isinstance(values["run"], dict):
+                int(values["size"]), int(values["files"])
+                return values
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        raise self._foreign()
+
+    @property
+    def count(self) -> int:
+        """How many blocks make the whole."""
+        return -(-self.files // self.size) if self.size else 0
+
+    def span(self, number: int) -> range:
+        """Positions of a block's files among all."""
+        return range(number * self.size, min((number + 1) * self.size, self.files))
+
+    def done(self) -> list[int]:
+        """Numbers of the blocks that are there, in order."""
+        with suppress(FileNotFoundError):
+            names = os.listdir(self.folder)
+            return sorted(int(n[:-4]) for n in names if n.endswith(".npz") and n[:-4].isdigit())
+        return []
+
+    def __iter__(self) -> Iterator[Block]:
+        return (Block(self._file(number)) for number in self.done())
+
+    def write(
+        self,
+        number: int,
+        arrays: Mapping[str, Sequence[NDArray[Any]]],
+        rows: Sequence[Row],
+        skipped: Sequence[tuple[str, str]],
+        thumbnails: Sequence[bytes],
+    ) -> None:
+        """Put a block where it belongs. arrays: pieces of each kind of features, in order."""
+        joined = {kind: np.concatenate(pieces) for kind, pieces in arrays.items() if pieces}
+        facts = {
+            "rows": [[row.path, row.label, row.sha256] for row in rows],
+            "skipped": [list(pair) for pair in skipped],
+            "shapes": [[k, [list(a.shape[1:]), a.dtype.str]] for k, a in joined.items()],
+        }
+        content = {f"features/{kind}": array for kind, array in joined.items()}
+        content["facts"] = np.frombuffer(json.dumps(facts).encode("ascii"), np.uint8)
+        content["thumbnails"] = np.frombuffer(b"".join(thumbnails), np.uint8)
+        content["ends"] = np.cumsum([len(t) for t in thumbnails], dtype=np.int64)
+        with (
+            told(self.output),
+            atomic_write(self._file(number)) as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.savez(file, allow_pickle=False, **content)
+
+    def finished(self) -> Path:
+        """An empty folder for the finished files."""
+        folder = self.folder / FINISHED
+        with told(self.output):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        return folder
+
+    def publish(self, stale: Sequence[Path] = ()) -> None:
+        """Move the finished files to their places; those of `stale` that are not among them go.
+
+        From the first move on nothing but the end is left to reach: what kills it here is made good
+        by `recover`.
+        """
+        folder = self.folder / FINISHED
+        with told(self.output):
+            for path in folder.iterdir():
+                _sync(path)
+            new = {path.name for path in folder.iterdir()}
+            old = [str(path.absolute()) for path in stale if path.name not in new]
+            with atomic_write(self.folder / READY) as temporary:
+                temporary.write_text(json.dumps(old))
+        self.recover()
+
+    @property
+    def publishing(self) -> bool:
+        """Whether finished files are on their way to their places."""
+        return (self.folder / READY).is_file()
+
+    def recover(self) -> bool:
+        """End a `publish` that was begun; whether there was one."""
+        if not self.publishing:
+            return False
+        folder, parent = self.folder / FINISHED, self.output.parent
+        with told(self.output):
+            for name in json.loads((self.folder / READY).read_text()):
+                Path(name).unlink(missing_ok=True)
+            moving = sorted(folder.iterdir()) if folder.is_dir() else []
+            # The output itself comes last: where it is, all is there.
+            for path in sorted(moving, key=lambda p: p.name == self.output.name):
+                path.replace(parent / path.name)
+            _sync(parent)
+            self.remove()
+        return True
+
+    def remove(self) -> None:
+        """Remove the folder, what tells its state last. Raises `TaskError` when it is not ours."""
+        self.check_free()
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in (RUN, READY):
+                path.unlink(missing_ok=True)
+        for name in (RUN, READY):
+            (self.folder / name).unlink(missing_ok=True)
+        self.folder.rmdir()
+
+    def _foreign(self) -> TaskError:
+        return TaskError(
+            f"{str(self.folder)!r} is no interrupted run of `dino embed`",
+            "remove it, or use another --output",
+        )
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.npz"
+
+
+def _shown(key: str, made: Any, wanted: Any) -> str:
+    if key == "inputs":
+        return "other input files (or some of them changed since)"
+    if isinstance(made, dict) and isinstance(wanted, dict):
+        key = next(k for k in {**made, **wanted} if made.get(k) != wanted.get(k))
+        made, wanted = made.get(key), wanted.get(key)
+    if key == "weights_sha256":
+        made, wanted = str(made)[:8], str(wanted)[:8]
+    return f"{key} {made}, not {wanted}"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

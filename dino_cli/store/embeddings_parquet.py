@@ -1,0 +1,189 @@
+"""Features as a table that Embedding Atlas, FiftyOne and any data frame library open.
+
+Columns: `path` and `label`, strings; `vector`, fixed_size_list<float32>[D], and a column named
+after each further kind; with thumbnails `image`, struct<bytes: binary, path: string> of JPEG; with
+a projection `x` and `y`, float32, and `neighbors`, struct<ids: list<int64>, distances:
+list<double>>. What the .json of other formats says lies in the file's own metadata, under `dino`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_cli.errors import TaskError
+
+if TYPE_CHECKING:
+    from dino_cli.store.embeddings_formats import Exported
+
+__all__ = ["Projected", "VectorColumn", "parquet_thumbnails", "read_parquet", "write_parquet"]
+
+GROUP = 1024  # rows of a row group; fixed, so that the same rows make the same bytes
+KEY = b"dino"
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Places on a plane, float32 (N, 2), and for each row its neighbours (N, K), nearest first:
+    rows, int64, and their cosine distances, float32."""
+
+    places: NDArray[np.float32]
+    neighbors: NDArray[np.int64]
+    distances: NDArray[np.float32]
+
+
+def require_pyarrow() -> Any:
+    """The module, or a `TaskError` that says how to get it."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise TaskError(
+            ".parquet needs pyarrow, which is not installed", "pip install 'dino-cli[parquet]'"
+        ) from None
+    return pyarrow
+
+
+def write_parquet(
+    path: Path, exported: "Exported", facts: Mapping[str, Any], projected: Projected | None
+) -> None:
+    """Write all rows; those of one row group are in memory at a time."""
+    pa = require_pyarrow()
+    kinds = list(exported.shapes)
+    fields = [pa.field("path", pa.string()), pa.field("label", pa.string())]
+    for kind in kinds:
+        name = "vector" if kind == kinds[0] else kind
+        fields.append(pa.field(name, pa.list_(pa.float32(), exported.shapes[kind][0][0])))
+    if facts.get("thumbnails"):
+        image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        fields.append(pa.field("image", image))
+    if projected is not None:
+        lists = [("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))]
+        fields += [pa.field("x", pa.float32()), pa.field("y", pa.float32())]
+        fields.append(pa.field("neighbors", pa.struct(lists)))
+    schema = pa.schema(fields, metadata={KEY: json.dumps(facts)})
+    with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        groups = zip(*(_grouped(exported.arrays(kind)) for kind in kinds), strict=True)
+        rows, thumbnails = exported.rows(), exported.thumbnails()
+        start = 0
+        for arrays in groups:
+            count = len(arrays[0])
+            those = [next(rows) for _ in range(count)]
+            # Arrow's strings are UTF-8; names that are not keep their other characters.
+            paths = [_utf8(row.path) for row in those]
+            columns = [pa.array(paths), pa.array([_utf8(row.label) for row in those])]
+            for kind, array in zip(kinds, arrays, strict=True):
+                flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+                width = exported.shapes[kind][0][0]
+                columns.append(pa.FixedSizeListArray.from_arrays(flat, width))
+            if facts.get("thumbnails"):
+                pictures = [{"bytes": next(thumbnails), "path": Path(name).name} for name in paths]
+                columns.append(pa.array(pictures, schema.field("image").type))
+            if projected is not None:
+                columns += _projection_columns(pa, projected, start, count)
+            batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+            writer.write_batch(batch, row_group_size=GROUP)
+            start += count
+
+
+def _projection_columns(pa: Any, projected: Projected, start: int, count: int) -> list[Any]:
+    rows = slice(start, start + count)
+    x, y = projected.places[rows, 0], projected.places[rows, 1]
+    ids, distances = projected.neighbors[rows], projected.distances[rows].astype(np.float64)
+    offsets = np.arange(count + 1, dtype=np.int32) * ids.shape[1]
+    lists = [
+        pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values).reshape(-1)))
+        for values in (ids, distances)
+    ]
+    struct = pa.StructArray.from_arrays(lists, ["ids", "distances"])
+    return [pa.array(np.ascontiguousarray(x)), pa.array(np.ascontiguousarray(y)), struct]
+
+
+def _grouped(arrays: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The same rows in groups of `GROUP`."""
+    waiting: list[NDArray[Any]] = []
+    have = 0
+    for array in arrays:
+        waiting.append(array)
+        have += len(array)
+        while have >= GROUP:
+            joined = np.concatenate(waiting)
+            yield joined[:GROUP]
+            waiting, have = [joined[GROUP:]], have - GROUP
+    if have:
+        yield np.concatenate(waiting)
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """What a .parquet of ours holds; the vectors are read when asked for."""
+
+    columns: "dict[str, VectorColumn]"
+    paths: list[str]
+    labels: list[str]
+    metadata: dict[str, Any]
+
+
+def read_parquet(path: Path) -> ParquetFile:
+    """Open a .parquet. Raises `ValueError` or `KeyError` when `dino embed` did not write it."""
+    pa = require_pyarrow()
+    try:
+        file = pa.parquet.ParquetFile(path)
+        metadata: dict[str, Any] = json.loads((file.schema_arrow.metadata or {})[KEY])
+        table = file.read(["path", "label"])
+        kinds = list(metadata["arrays"])
+        columns = {k: VectorColumn(path, "vector" if k == kinds[0] else k) for k in kinds}
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from None
+    return ParquetFile(
+        columns, table.column("path").to_pylist(), table.column("label").to_pylist(), metadata
+    )
+
+
+class VectorColumn:
+    """A column of vectors, (N, D) float32, read by slices; one row group is kept in memory."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        pa = require_pyarrow()
+        self._file = pa.parquet.ParquetFile(path)
+        self._name = name
+        meta = self._file.metadata
+        counts = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        width = self._file.schema_arrow.field(name).type.list_size
+        self.shape: tuple[int, ...] = (int(meta.num_rows), int(width))
+        self._kept: tuple[int, NDArray[np.float32]] | None = None
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        start, stop, _ = rows.indices(self.shape[0])
+        pieces = [np.empty((0, self.shape[1]), np.float32)]
+        group = int(np.searchsorted(self._starts, start, "right")) - 1
+        while start < stop:
+            first = int(self._starts[group])
+            whole = self._group(group)
+            pieces.append(whole[start - first : stop - first])
+            start, group = first + len(whole), group + 1
+        return np.concatenate(pieces)
+
+    def _group(self, number: int) -> NDArray[np.float32]:
+        if self._kept is None or self._kept[0] != number:
+            column = self._file.read_row_group(number, [self._name]).column(0).combine_chunks()
+            flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
+            self._kept = number, flat.reshape(-1, self.shape[1])
+        return self._kept[1]
+
+
+def parquet_thumbnails(path: Path) -> Iterator[bytes]:
+    """The pictures of the column `image`, one after another."""
+    file = require_pyarrow().parquet.ParquetFile(path)
+    for batch in file.iter_batches(GROUP, columns=["image"]):
+        for picture in batch.column(0):
+            yield picture["bytes"].as_py()

@@ -1,0 +1,102 @@
+"""What an export does not hold yet, by path and by content."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from dino_cli.config.embed import EmbedConfig
+from dino_cli.data.images import ImageFile
+from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
+from dino_cli.runtime import available_cores
+from dino_cli.store.embeddings import Embeddings, open_export
+from dino_cli.store.embeddings_formats import file_sha256, read_sources
+from dino_cli.tasks.embed.merge import Base
+
+__all__ = ["find_new"]
+
+
+def find_new(
+    config: EmbedConfig,
+    files: Sequence[ImageFile],
+    facts: Mapping[str, Any],
+    kinds: Sequence[str],
+    reporter: Reporter,
+    *,
+    contents: bool = True,
+) -> tuple[Base, list[ImageFile]]:
+    """The export at `config.output`, and the files to embed.
+
+    A file is known by its path while its content is what was embedded; a changed one is embedded
+    again and its old row goes. A file under a new path is new unless a row has its content already.
+    contents: False looks at paths alone. Raises `TaskError` when the export was made in another
+    way.
+    """
+    export = open_export(config.output)
+    _compare(export, {**facts, "thumbnails": config.thumbnails}, kinds)
+    digests = read_sources(config.output, len(export.paths))
+    places = {os.path.abspath(path): i for i, path in enumerate(export.paths)}
+    keep = np.ones(len(export.paths), dtype=np.bool_)
+    if not contents:
+        new = [file for file in files if os.path.abspath(file.path) not in places]
+        return Base(export, digests, keep), new
+    known, new, copies = set(digests), [], 0
+    with ThreadPoolExecutor(max(1, min(config.workers, available_cores()))) as pool:
+        found = pool.map(_digest, files)
+        for file, digest in zip(reporter.track(files, "comparing", len(files)), found, strict=True):
+            place = places.get(os.path.abspath(file.path))
+            if place is not None:
+                if digests[place] != digest:
+                    keep[place] = False
+                    new.append(file)
+            elif digest in known:
+                copies += 1
+            else:
+                new.append(file)
+    if copies:
+        are = "1 picture is" if copies == 1 else f"{copies} pictures are"
+        reporter.remark(f"{are} there already under another name, and left out")
+    changed = int((~keep).sum())
+    if changed:
+        have = "1 picture has" if changed == 1 else f"{changed} pictures have"
+        reporter.remark(f"{have} changed since, and are embedded again at the end")
+    return Base(export, digests, keep), new
+
+
+def _digest(file: ImageFile) -> str:
+    try:
+        return file_sha256(file.path)
+    except OSError:
+        return "unreadable"  # is tried, and reported
+
+
+def _compare(export: Embeddings, facts: Mapping[str, Any], kinds: Sequence[str]) -> None:
+    made = {**export.metadata, "kinds": list(export.arrays)}
+    made.setdefault("thumbnails", False)
+    wanted = {**facts, "kinds": list(kinds)}
+    for key in (
+        "weights_sha256", "checkpoint_key", "arch", "patch_size", "heads", "precision", "kinds",
+        "preprocessing", "normalize", "multi_scale", "thumbnails",
+    ):  # fmt: skip
+        old, new = made.get(key), _plain(wanted.get(key))
+        if old == new:
+            continue
+        if key == "weights_sha256":
+            old, new = f"{made.get('model')} ({str(old)[:8]})", f"{wanted['model']} ({new[:8]})"
+        elif isinstance(old, dict) and isinstance(new, dict):
+            key = next(k for k in {**old, **new} if old.get(k) != new.get(k))
+            old, new = old.get(key), new.get(key)
+        raise TaskError(
+            f"{str(export.path)!r} was made with {key} {old}, not {new}",
+            "give the same options as then, or embed anew with --overwrite",
+        )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value

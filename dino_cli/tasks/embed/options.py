@@ -1,0 +1,105 @@
+"""What `dino embed` was asked for: checked, and joined with what the model brings."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+from dino_cli.config.embed import EmbedConfig
+from dino_cli.config.setting import parse_size
+from dino_cli.config.shared import ModelOptions, Preprocessing, TransformOptions
+from dino_cli.core.features import GRID_KINDS, KINDS, Kind
+from dino_cli.errors import UsageError
+from dino_cli.store.embeddings_formats import SUFFIXES, refuse_grids
+from dino_cli.tasks.model import Model
+
+__all__ = ["check_options", "model_facts", "parse_kinds", "transform_of"]
+
+
+def check_options(config: EmbedConfig) -> tuple[Kind, ...]:
+    """The kinds of features. Raises `UsageError` for what cannot be meant."""
+    if config.output.suffix not in SUFFIXES:
+        raise UsageError(
+            f"{str(config.output)!r} has no suffix of a format for features",
+            f"use {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}: --output feats.npy",
+        )
+    if not config.paths:
+        raise UsageError("no pictures given", "name some: dino embed photos/ -o feats.npy")
+    if config.append and config.overwrite:
+        raise UsageError("--append and --overwrite exclude each other", "leave one out")
+    kinds = parse_kinds(config.features)
+    refuse_grids(config.output, kinds, GRID_KINDS)
+    if config.output.suffix != ".parquet":
+        for name, on in (("thumbnails", config.thumbnails), ("project", config.project)):
+            if on:
+                raise UsageError(
+                    f"--{name} is for tables, which {str(config.output)!r} is not",
+                    "use --output feats.parquet",
+                )
+    if config.image_size is not None:
+        if config.resize is not None or config.crop is not None:
+            raise UsageError(
+                "--image-size replaces --resize and --crop", "give it alone, or those alone"
+            )
+        parse_size(config.image_size)
+    return kinds
+
+
+def parse_kinds(text: str) -> tuple[Kind, ...]:
+    """ "cls,patch" → ("cls", "patch"). Raises `UsageError`."""
+    kinds = [part.strip() for part in text.split(",")]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UsageError(
+                f"{kind!r} is none of the features", f"use {', '.join(KINDS)}, or several by comma"
+            )
+    return cast(tuple[Kind, ...], tuple(dict.fromkeys(kinds)))
+
+
+def transform_of(config: EmbedConfig, model: Model) -> Preprocessing:
+    """The model's preprocessing with what the person changed. Raises `UsageError`."""
+    p: Preprocessing = replace(model.preprocessing, exif=config.exif)
+    if config.image_size is None:
+        return replace(p, **_overrides(config, p, model))
+    patch = model.backbone.patch_size
+    size = parse_size(config.image_size)
+    if min(size if isinstance(size, tuple) else (size,)) < patch:
+        raise UsageError(
+            f"image size {config.image_size} is smaller than one patch of {patch} pixels",
+            "use a larger --image-size",
+        )
+    return replace(p, resize=size, crop=None, multiple=patch)
+
+
+def _overrides(options: TransformOptions, p: Preprocessing, model: Model) -> dict[str, Any]:
+    changed = {
+        name: size
+        for name, size in (("resize", options.resize), ("crop", options.crop))
+        if size is not None
+    }
+    for name, size in changed.items():
+        if size < 1:
+            raise UsageError(f"--{name} {size} is not a positive number", f"use --{name} 224")
+    crop = changed.get("crop", p.crop)
+    resize = changed.get("resize", p.resize)
+    if changed and crop is not None and isinstance(resize, int) and crop > resize:
+        raise UsageError(
+            f"the crop of {crop} pixels is larger than the resized short side of {resize}",
+            f"use --resize {crop} or more, or --crop {resize} or less",
+        )
+    patch = model.backbone.patch_size
+    if "crop" in changed and model.backbone.has_blocks and changed["crop"] % patch:
+        fits = max(patch, changed["crop"] // patch * patch)
+        raise UsageError(
+            f"--crop {changed['crop']} is no multiple of the patch size {patch}",
+            f"use --crop {fits}",
+        )
+    return changed
+
+
+def model_facts(options: ModelOptions) -> dict[str, Any]:
+    """What else decides which network is read from the same weights; for the .json."""
+    return {
+        "checkpoint_key": options.checkpoint_key,
+        "arch": options.arch,
+        "patch_size": options.patch_size,
+        "heads": options.heads,
+    }

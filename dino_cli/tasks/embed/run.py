@@ -1,0 +1,286 @@
+"""Embed pictures: features of every file, kept block by block, then one export of all of them."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from dino_cli.config.embed import EmbedConfig
+from dino_cli.config.shared import Preprocessing
+from dino_cli.core.features import GRID_KINDS, Kind
+from dino_cli.data.images import ImageFile, find_images
+from dino_cli.data.shards import path_on_disk
+from dino_cli.errors import DinoError, Interrupted, TaskError
+from dino_cli.progress import Reporter
+from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
+from dino_cli.store.embeddings_blocks import Blocks
+from dino_cli.store.embeddings_formats import export_files, write_export
+from dino_cli.store.tables import check_targets, skipped_path, told, write_skipped
+from dino_cli.tasks.embed.append import find_new
+from dino_cli.tasks.embed.forward import nothing_read
+from dino_cli.tasks.embed.merge import Base, Merged
+from dino_cli.tasks.embed.options import check_options, model_facts, transform_of
+from dino_cli.tasks.embed.projection import project
+from dino_cli.tasks.embed.share import block_size, embed_share, row_path
+from dino_cli.tasks.model import Model, open_model
+
+__all__ = ["embed"]
+
+WAITING_MINUTES = 24 * 60.0  # for other processes, whose shares may take longer
+GLANCE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What rank 0 found out for all. done: numbers of the blocks that are there already; result:
+    what to return at once when there is nothing to do."""
+
+    files: Sequence[ImageFile]
+    done: list[int]
+    size: int
+    result: dict[str, Any] | None = None
+
+
+def embed(config: EmbedConfig, reporter: Reporter) -> dict[str, Any]:
+    """Write the features of all pictures, with their paths and what made them.
+
+    Returns count, dim, skipped, seconds, images_per_second, output and skipped_list; with
+    `resume` or `append` also `embedded`, how many files were read this time. Under torchrun each
+    process embeds its share, and rank 0 returns the whole. Raises `Interrupted` after Ctrl-C, when
+    blocks that are done are kept; after any other error nothing new is left.
+    """
+    kinds = check_options(config)
+    device = rank_device(config.device)
+    config = replace(config, device=str(device))
+    with ranks_from_environment(device, minutes=WAITING_MINUTES) as ranks:
+        reporter = reporter if ranks.rank == 0 else Reporter()
+        blocks = Blocks(config.output)
+        started = time.monotonic()
+        try:
+            ranks.first(lambda: _check_outputs(config, kinds, blocks))
+            return _embed(config, kinds, blocks, ranks, reporter, started)
+        except KeyboardInterrupt:
+            raise _interrupted(blocks, ranks) from None
+        except BaseException:
+            # An earlier interrupted run stays as good as it was; what is on its way arrives.
+            if ranks.rank == 0 and blocks.size and not (blocks.resumed or blocks.publishing):
+                with suppress(DinoError, OSError):
+                    blocks.remove()
+            raise
+
+
+def _embed(
+    config: EmbedConfig,
+    kinds: tuple[Kind, ...],
+    blocks: Blocks,
+    ranks: Ranks,
+    reporter: Reporter,
+    started: float,
+) -> dict[str, Any]:
+    files = ranks.first(lambda: find_images(config.paths, reporter=reporter))
+    model = open_model(config, reporter)
+    p = transform_of(config, model)
+    facts = _facts(config, kinds, model, p)
+    base: Base | None = None
+
+    def plan() -> _Plan:
+        nonlocal base
+        new: Sequence[ImageFile] = files
+        if config.append and config.output.exists():
+            base, new = find_new(config, files, facts, kinds, reporter)
+            if not new:
+                return _Plan([], [], 0, _unchanged(config, base))
+        elif config.resume and not blocks.exists() and config.output.exists():
+            return _Plan([], [], 0, _finished(config, files, facts, kinds, reporter))
+        inputs = _digest(new)
+        run = {**facts, "thumbnails": config.thumbnails, "inputs": inputs}
+        if base is not None:
+            run["base"] = len(base.keep), hashlib.sha256("".join(base.digests).encode()).hexdigest()
+        if blocks.exists() and config.resume:
+            blocks.open(run)
+        else:
+            size = block_size(len(new), config.batch_size, ranks.count)
+            blocks.start(run, size, len(new), replaces=config.overwrite or base is not None)
+        return _Plan(new, blocks.done(), blocks.size)
+
+    planned = ranks.first(plan)
+    if planned.result is not None:
+        return planned.result
+    blocks.size, blocks.files = planned.size, len(planned.files)
+    embed_share(blocks, planned.done, planned.files, model, p, config, ranks, reporter, kinds=kinds)
+    if ranks.rank:
+        return {}
+    _wait(blocks, reporter)
+    merged = Merged(kinds, blocks, base)
+    if not merged.count:
+        raise nothing_read(merged.skipped)
+    _write(config, kinds, blocks, merged, facts, reporter)
+    seconds = time.monotonic() - started
+    embedded = sum(len(blocks.span(n)) for n in range(blocks.count) if n not in planned.done)
+    listed = skipped_path(config.output)
+    dim = merged.shapes[kinds[0]][0][-1]
+    result = {
+        "count": merged.count,
+        "dim": dim,
+        "skipped": len(merged.skipped),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(embedded / seconds, 2),
+        "output": str(config.output),
+        "skipped_list": str(listed) if merged.skipped else None,
+    }
+    if config.resume or config.append:
+        result["embedded"] = embedded
+    return result
+
+
+def _check_outputs(config: EmbedConfig, kinds: Sequence[str], blocks: Blocks) -> None:
+    """Before any long work. Raises `TaskError` for what stands in the way."""
+    targets = [*export_files(config.output, kinds), skipped_path(config.output)]
+    if blocks.recover() and config.resume:
+        return
+    if blocks.exists():
+        if config.resume:
+            check_targets(targets, overwrite=True)
+            return
+        if not config.overwrite:
+            raise TaskError(
+                f"{str(blocks.folder)!r} holds an interrupted run",
+                "go on with --resume, or start again with --overwrite",
+            )
+    present = config.output.exists() and (config.resume or config.append)
+    check_targets(targets, overwrite=config.overwrite or present)
+    blocks.check_free()
+
+
+def _facts(
+    config: EmbedConfig, kinds: Sequence[str], model: Model, p: Preprocessing
+) -> dict[str, Any]:
+    """What made the features; equal facts and equal files make equal features."""
+    return {
+        **model.identity,
+        **model_facts(config),
+        "preprocessing": asdict(p),
+        "features": kinds[0],
+        "kinds": list(kinds),
+        "normalize": config.normalize,
+        "multi_scale": config.multi_scale,
+    }
+
+
+def _digest(files: Sequence[ImageFile]) -> str:
+    """Of the files' names, labels, sizes and times: changes when one of them does."""
+    state = hashlib.sha256()
+    for file in files:
+        try:
+            about = path_on_disk(file.path).stat()
+            stamp = [about.st_size, about.st_mtime_ns]
+        except OSError:
+            stamp = []
+        line = json.dumps([os.path.abspath(file.path), file.label, stamp])
+        state.update(line.encode("ascii"))
+    return state.hexdigest()
+
+
+def _wait(blocks: Blocks, reporter: Reporter) -> None:
+    """Until the other processes have written their blocks."""
+    if len(blocks.done()) == blocks.count:
+        return
+    reporter.stage("waiting for other processes", blocks.count, "blocks")
+    seen = 0
+    while seen < blocks.count:
+        time.sleep(GLANCE_SECONDS)
+        now = len(blocks.done())
+        reporter.advance(now - seen)
+        seen = now
+    reporter.finish()
+
+
+def _write(
+    config: EmbedConfig,
+    kinds: Sequence[Kind],
+    blocks: Blocks,
+    merged: Merged,
+    facts: Mapping[str, Any],
+    reporter: Reporter,
+) -> None:
+    shape = merged.shapes[kinds[0]][0]
+    content: dict[str, Any] = {
+        **{key: value for key, value in facts.items() if key != "kinds"},
+        "dim": shape[-1],
+        "count": merged.count,
+        "classes": sorted(merged.classes),
+        "arrays": {
+            kind: {"shape": list(one), "dtype": dtype}
+            for kind, (one, dtype) in merged.shapes.items()
+        },
+    }
+    for kind, (one, _) in merged.shapes.items():
+        if kind in GRID_KINDS:
+            content["grid"] = list(one[:2])
+    projected = None
+    if config.output.suffix == ".parquet":
+        content["thumbnails"] = config.thumbnails
+        if config.project:
+            projected, content["projection"] = project(merged, kinds[0], config, reporter)
+    reporter.stage("writing", merged.count, "rows")
+    folder = blocks.finished()
+    write_export(folder, config.output.name, merged, content, projected=projected)
+    with told(config.output):
+        write_skipped(folder / config.output.name, merged.skipped)
+    stale = [skipped_path(config.output)] if blocks.replaces else []
+    blocks.publish(stale)
+    reporter.finish()
+
+
+def _unchanged(config: EmbedConfig, base: Base) -> dict[str, Any]:
+    return {
+        "count": len(base.keep),
+        "dim": base.export.features.shape[-1],
+        "skipped": 0,
+        "seconds": 0.0,
+        "images_per_second": 0.0,
+        "output": str(config.output),
+        "skipped_list": None,
+        "embedded": 0,
+    }
+
+
+def _finished(
+    config: EmbedConfig,
+    files: Sequence[ImageFile],
+    facts: Mapping[str, Any],
+    kinds: Sequence[Kind],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """The result of a run that had come to its end. Raises `TaskError` for that of another."""
+    base, new = find_new(config, files, facts, kinds, reporter, contents=False)
+    known = set(base.export.paths)
+    here = {row_path(file, config) for file in files}
+    listed = skipped_path(config.output)
+    skipped = len(listed.read_text(errors="replace").splitlines()) - 1 if listed.exists() else 0
+    if known - here or len(new) > skipped:
+        raise TaskError(
+            f"{str(config.output)!r} is finished already, and of other files",
+            "add to it with --append, or start again with --overwrite",
+        )
+    result = _unchanged(config, base)
+    return {**result, "skipped": skipped, "skipped_list": str(listed) if skipped else None}
+
+
+def _interrupted(blocks: Blocks, ranks: Ranks) -> Interrupted:
+    done = blocks.done() if blocks.size else []
+    if not done:
+        if ranks.rank == 0 and blocks.size and not blocks.resumed:
+            with suppress(DinoError, OSError):
+                blocks.remove()
+        return Interrupted("interrupted")
+    count = sum(len(blocks.span(number)) for number in done)
+    return Interrupted(
+        f"interrupted: {count} of {blocks.files} pictures are done and kept"
+        f" in {str(blocks.folder)!r}",
+        "go on with the same command and --resume",
+    )

@@ -1,0 +1,121 @@
+"""The index: one file of features or several as one, and the classes in it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
+from dino_cli.store.embeddings import Embeddings, Features, read_embeddings
+from dino_cli.tasks.recorded import NETWORK
+
+__all__ = ["Bank", "bank_of", "compare", "open_bank", "open_index", "unlabelled"]
+
+# What two feature files, or an index and a model, must agree in, by the names in the .json.
+SAME = (*NETWORK, "features", "preprocessing", "multi_scale", "dim")
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The labelled index. labels: class numbers, int64 (M,), -1 without; voting: bool (M,)."""
+
+    index: Embeddings
+    classes: list[str]
+    numbers: dict[str, int]
+    labels: Tensor
+    voting: NDArray[np.bool_]
+
+
+def open_bank(path: Path | Sequence[Path], reporter: Reporter) -> Bank:
+    """Read an index. Raises `TaskError` when nothing in it has a label."""
+    return bank_of(open_index(path), reporter)
+
+
+def open_index(path: Path | Sequence[Path]) -> Embeddings:
+    """One file of features, or several that the same model made, one after the other."""
+    paths = [path] if isinstance(path, Path) else list(dict.fromkeys(path))
+    parts = [read_embeddings(one) for one in paths]
+    for part in parts[1:]:
+        compare(parts[0], part.metadata, repr(str(part.path)))
+    if len(parts) == 1:
+        return parts[0]
+    return replace(
+        parts[0],
+        features=Chained([part.features for part in parts]),
+        paths=[name for part in parts for name in part.paths],
+        labels=[label for part in parts for label in part.labels],
+        arrays={},
+    )
+
+
+def bank_of(index: Embeddings, reporter: Reporter) -> Bank:
+    """The classes of an index. Raises `TaskError` when nothing in it has a label."""
+    classes = sorted({label for label in index.labels if label})
+    if not classes:
+        raise TaskError(
+            f"the index {str(index.path)!r} has no labels",
+            "embed a folder that has one folder per class, or a .txt list with labels",
+        )
+    numbers = {name: i for i, name in enumerate(classes)}
+    labels = torch.tensor([numbers.get(label, -1) for label in index.labels])
+    voting = (labels >= 0).numpy()
+    if not voting.all():
+        reporter.remark(
+            f"{int((~voting).sum())} of the {len(voting)} images of the index have no label"
+            " and do not vote"
+        )
+    return Bank(index, classes, numbers, labels, voting)
+
+
+def unlabelled(index: Embeddings) -> Bank:
+    """An index to search in without classifying: all rows may be found."""
+    count = len(index.paths)
+    labels = torch.full((count,), -1)
+    return Bank(index, [], {}, labels, np.ones(count, dtype=np.bool_))
+
+
+class Chained:
+    """Rows of several feature files as one."""
+
+    def __init__(self, parts: Sequence[Features]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([part.shape[0] for part in parts])
+        self.shape: tuple[int, ...] = (int(self._ends[-1]), *parts[0].shape[1:])
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        start, stop, _ = rows.indices(self.shape[0])
+        pieces, before = [], 0
+        for part, end in zip(self._parts, self._ends.tolist(), strict=True):
+            if start < end and stop > before:
+                pieces.append(part[max(start - before, 0) : min(stop, end) - before])
+            before = end
+        if not pieces:
+            return np.empty((0, *self.shape[1:]), np.float32)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def compare(index: Embeddings, query: Mapping[str, Any], name: str) -> None:
+    """Raises `TaskError` unless the same model and preprocessing made both."""
+    made = index.metadata
+    for key in SAME:
+        ours, theirs = made.get(key), query.get(key)
+        if ours == theirs or (key == "multi_scale" and bool(ours) == bool(theirs)):
+            continue
+        if key == "weights_sha256":
+            ours = f"{made.get('model')} (weights {str(ours)[:8]})"
+            theirs = f"{query.get('model')} (weights {str(theirs)[:8]})"
+        elif isinstance(ours, dict) and isinstance(theirs, dict):
+            key = next(k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k))
+            ours, theirs = f"{key} {ours.get(key)}", f"{key} {theirs.get(key)}"
+        else:
+            ours, theirs = f"{key} {ours}", f"{key} {theirs}"
+        raise TaskError(
+            f"the index {str(index.path)!r} was made with {ours}, but {name} with {theirs}",
+            "embed both with the same model and preprocessing",
+        )

@@ -1,0 +1,147 @@
+"""The nearest images of the index for every query, and the votes they make."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dino_cli.config.knn import KnnConfig
+from dino_cli.core.approximate import ApproximateIndex
+from dino_cli.core.neighbors import nearest, votes
+from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
+from dino_cli.runtime import choose_device
+from dino_cli.tasks.knn.bank import Bank
+from dino_cli.tasks.knn.queries import Queries
+
+__all__ = ["Found", "clamp", "predict", "rounded", "search", "vote"]
+
+RECALL_K = 10
+
+
+@dataclass(frozen=True)
+class Found:
+    """A block of q queries: neighbours' similarities (q, K) and rows (q, K), nearest first."""
+
+    paths: list[str]
+    labels: list[str]
+    similarities: Tensor
+    rows: Tensor
+
+
+def clamp(ks: Sequence[int], available: int, own: bool, reporter: Reporter) -> list[int]:
+    """Each k at most the images there are, without repetitions."""
+    images = "image" if available == 1 else "images"
+    for k in ks:
+        if k > available:
+            reporter.remark(
+                f"k={k} but the index has {available}{' other' if own else ''} {images};"
+                f" using {available}"
+            )
+    return list(dict.fromkeys(min(k, available) for k in ks))
+
+
+def search(
+    queries: Queries,
+    bank: Bank,
+    k: int,
+    config: KnnConfig,
+    reporter: Reporter,
+    facts: dict[str, object] | None = None,
+) -> Iterator[Found]:
+    """The k nearest images of the index that may vote, for every query, block by block.
+
+    facts: receives `recall` of an approximate search, for the result.
+    """
+    device = choose_device(config.device)
+    staged = not queries.pictures  # embedding pictures has a stage of its own
+    allowed = None if bank.voting.all() else bank.voting
+    approximate = None
+    if config.search == "faiss":
+        approximate = _approximate(bank, reporter, facts)
+    if staged:
+        reporter.stage("searching", len(queries.paths), "queries")
+    for features, which in queries.chunks:
+        start = 0
+        blocks = (
+            approximate.nearest(features, k, leave_one_out=queries.own)
+            if approximate is not None
+            else nearest(
+                features,
+                bank.index.features,
+                k,
+                leave_one_out=queries.own,
+                allowed=allowed,
+                device="cpu" if device.type == "mps" else device,
+            )
+        )
+        for similarities, rows in blocks:
+            block = which[start : start + len(rows)]
+            start += len(rows)
+            yield Found(
+                [queries.paths[i] for i in block],
+                [queries.labels[i] for i in block],
+                similarities,
+                rows,
+            )
+            if staged:
+                reporter.advance(len(rows))
+    if staged:
+        reporter.finish()
+
+
+def _approximate(
+    bank: Bank, reporter: Reporter, facts: dict[str, object] | None
+) -> ApproximateIndex:
+    allowed = None if bank.voting.all() else bank.voting
+    reporter.stage("indexing", len(bank.index.paths), "rows")
+    try:
+        index = ApproximateIndex(bank.index.features, allowed=allowed)
+    except ImportError:
+        raise TaskError(
+            "--search faiss needs faiss, which is not installed", "pip install 'dino-cli[faiss]'"
+        ) from None
+    at = min(RECALL_K, int(bank.voting.sum()) - 1)
+    recall = index.recall(at)
+    reporter.finish()
+    reporter.remark(f"faiss finds {100 * recall:.1f} % of the {at} nearest neighbours")
+    if facts is not None:
+        facts["recall"] = {"k": at, "share": round(recall, 4)}
+    return index
+
+
+def vote(found: Found, bank: Bank, k: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """Classes in falling order of votes and their shares, both (q, C), from the k nearest."""
+    labels = bank.labels[found.rows[:, :k]]
+    return votes(found.similarities[:, :k], labels, len(bank.classes), temperature)
+
+
+def predict(
+    found: Found,
+    bank: Bank,
+    k: int,
+    named: int,
+    temperature: float,
+    min_similarity: float | None = None,
+) -> Iterator[list[object]]:
+    """Rows of the predictions: path, predicted, probability, label, then neighbours.
+
+    Below `min_similarity` nothing is predicted: "" and no probability.
+    """
+    order, shares = vote(found, bank, k, temperature)
+    known = torch.ones(len(order), dtype=torch.bool)
+    if min_similarity is not None:
+        known = found.similarities[:, 0] >= min_similarity
+    for i, path in enumerate(found.paths):
+        row: list[object] = [path, "", "", found.labels[i]]
+        if known[i]:
+            row[1:3] = [bank.classes[int(order[i, 0])], rounded(shares[i, 0])]
+        for j in range(named):
+            row += [bank.index.paths[int(found.rows[i, j])], rounded(found.similarities[i, j])]
+        yield row
+
+
+def rounded(value: Tensor) -> float:
+    """float32 carries about six digits; more would pretend."""
+    return float(f"{float(value):.6g}")

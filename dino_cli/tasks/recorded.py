@@ -1,0 +1,52 @@
+"""What an output tells about the network that made it, for the command that uses it next."""
+
+from collections.abc import Mapping, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dino_cli.config.shared import ModelOptions, Preprocessing
+from dino_cli.errors import TaskError
+
+__all__ = ["NETWORK", "recorded_preprocessing", "with_recorded_network"]
+
+# What decides which network it is, by the names in the .json.
+NETWORK = ("weights_sha256", "checkpoint_key", "arch", "patch_size", "heads")
+
+Options = TypeVar("Options", bound=ModelOptions)
+
+
+def with_recorded_network(
+    options: Options, facts: Mapping[str, Any], given: Set[str], what: str
+) -> Options:
+    """The options with the network that made `what`, except for what the person typed (`given`).
+
+    A local file is recorded by its absolute path, everything else by the model's name. Raises
+    `TaskError` when the file is gone.
+    """
+    if given & {"model", "weights"}:
+        return options
+    weights = Path(facts.get("weights", ""))
+    if weights.is_absolute() and not weights.exists():
+        raise TaskError(
+            f"the weights that made {what}, {str(weights)!r}, are not there any more",
+            "name them with --weights PATH",
+        )
+    made: dict[str, Any] = {
+        "model": facts.get("model", options.model),
+        "weights": weights if weights.is_absolute() else None,
+    }
+    made |= {key: facts[key] for key in NETWORK if key in facts and hasattr(options, key)}
+    return replace(options, **{key: value for key, value in made.items() if key not in given})
+
+
+def recorded_preprocessing(facts: Mapping[str, Any]) -> Preprocessing | None:
+    """The preprocessing in a .json; None when it tells none."""
+    try:
+        values: Mapping[str, Any] = facts["preprocessing"]
+        arguments: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
+        }
+        return Preprocessing(**arguments)
+    except (KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,105 @@
+"""The folder of blocks and the files made of it: always the same bytes, in little memory."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dino_cli.errors import TaskError
+from dino_cli.store.embeddings_blocks import Blocks, Row
+from dino_cli.store.embeddings_formats import export_files, read_sources, write_export
+from dino_cli.tasks.embed.merge import Merged
+
+FORMATS = ["npy", "npz", "safetensors", "parquet", "csv"]
+
+
+def features(rows: int, width: int = 6) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
+
+
+def fill(output: Path, size: int, values: np.ndarray, odd: str = "") -> Blocks:
+    blocks = Blocks(output)
+    blocks.start({"a": 1}, size, len(values))
+    for number in reversed(range(blocks.count)):  # whichever comes first
+        span = blocks.span(number)
+        rows = [Row(f"p/{i}{odd}.jpg", "ab"[i % 2], f"{i:064x}") for i in span]
+        blocks.write(number, {"cls": [values[i : i + 1] for i in span]}, rows, [], [])
+    return blocks
+
+
+def export(folder: Path, suffix: str, size: int, values: np.ndarray, odd: str = "") -> list[bytes]:
+    folder.mkdir()
+    output = folder / f"f.{suffix}"
+    blocks = fill(output, size, values, odd)
+    merged = Merged(["cls"], blocks)
+    facts = {
+        "features": "cls",
+        "arrays": {"cls": {"shape": [values.shape[1]], "dtype": "<f4"}},
+        "classes": sorted(merged.classes),
+    }
+    write_export(blocks.finished(), output.name, merged, facts)
+    blocks.publish()
+    written = export_files(output, ["cls"])
+    assert sorted(folder.iterdir()) == sorted(written)
+    assert read_sources(output, len(values)) == [f"{i:064x}" for i in range(len(values))]
+    return [path.read_bytes() for path in written]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_blocks_do_not_show_in_the_bytes(tmp_path: Path, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    values = features(1100)  # more than a row group of .parquet
+    results = [
+        export(tmp_path / str(size), suffix, size, values, odd=',"\n\\')
+        for size in (300, 509, len(values))
+    ]
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    peaks = []
+    export(tmp_path / "warm", suffix, 64, features(64, 96))  # imports and caches
+    for rows in (1000, 8000):
+        values = features(rows, 96)
+        tracemalloc.start()
+        export(tmp_path / str(rows), suffix, 64, values)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The test itself holds the bytes at the end; what is left of the growth is small.
+    held = sum(path.stat().st_size for path in (tmp_path / "8000").iterdir())
+    assert peaks[1] - peaks[0] < held + 1_000_000
+
+
+def test_what_cannot_be_an_interrupted_run(tmp_path: Path) -> None:
+    blocks = Blocks(tmp_path / "f.npy")
+    assert not blocks.exists()
+    assert not blocks.recover()
+    assert blocks.done() == []
+    fill(tmp_path / "f.npy", 2, features(4))
+    with pytest.raises(TaskError, match="was made with a 1, not 2"):
+        Blocks(tmp_path / "f.npy").open({"a": 2})
+    Blocks(tmp_path / "f.npy").open({"a": 1})
+    (tmp_path / "f.npy.part/run.json").write_text("{")
+    with pytest.raises(TaskError, match="is no interrupted run"):
+        Blocks(tmp_path / "f.npy").open({"a": 1})
+    # What a kill leaves of a file that was being written does no harm.
+    (tmp_path / "f.npy.part/.00000000.npz.x.part").write_bytes(b"half")
+    again = fill(tmp_path / "f.npy", 4, features(4))
+    assert again.done() == [0]
+    assert sorted(p.name for p in again.folder.iterdir()) == ["00000000.npz", "run.json"]
+
+
+def test_blocks_of_other_grids_are_told(tmp_path: Path) -> None:
+    blocks = Blocks(tmp_path / "f.npy")
+    blocks.start({}, 1, 2)
+    for number, shape in enumerate([(1, 2, 3, 4), (1, 3, 2, 4)]):
+        array = np.zeros(shape, np.float16)
+        blocks.write(number, {"patch": [array]}, [Row(f"{number}.jpg", "")], [], [])
+    with pytest.raises(TaskError, match=r"'1.jpg' has 3 x 2 patches, but .* have 2 x 3"):
+        Merged(["patch"], blocks)

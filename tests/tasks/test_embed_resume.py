@@ -1,0 +1,297 @@
+"""Interrupted runs go on, exports grow, and several processes make one file."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dino_cli.cli.app import app
+from dino_cli.core.features import Extractor
+from dino_cli.store.embeddings import read_embeddings
+from dino_cli.store.embeddings_blocks import Blocks
+
+
+def run(*arguments: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, ["embed", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def files(folder: Path, stem: str) -> dict[str, bytes]:
+    """Content by name, without the stem; the paths inside do not depend on it."""
+    found = {p.name.removeprefix(stem): p for p in folder.iterdir() if p.name.startswith(stem)}
+    return {name: path.read_bytes() for name, path in found.items() if path.is_file()}
+
+
+@pytest.fixture
+def fixed(tiny_weights: Path) -> list[object]:
+    return [
+        "--weights", tiny_weights, "--device", "cpu", "--precision", "fp32", "--workers", 0,
+        "--resize", 64, "--crop", 48, "--quiet", "--batch-size", 1,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each forward pass had."""
+    passes: list[int] = []
+    real = Extractor.__call__
+
+    def count(self: Extractor, x: Any, **options: Any) -> Any:
+        passes.append(len(x))
+        return real(self, x, **options)
+
+    monkeypatch.setattr(Extractor, "__call__", count)
+    return passes
+
+
+def interrupt_after(blocks: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    real, written = Blocks.write, []
+
+    def write(self: Blocks, number: int, *rest: Any) -> None:
+        if len(written) == blocks:
+            raise error
+        written.append(number)
+        real(self, number, *rest)
+
+    monkeypatch.setattr(Blocks, "write", write)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet", "csv"])
+def test_resume_gives_the_same_bytes_and_computes_the_rest_only(
+    photos: Path,
+    tmp_path: Path,
+    fixed: list[object],
+    seen: list[int],
+    suffix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    (photos / "blue/1.png").write_bytes(b"")
+    run(photos, "-o", tmp_path / f"whole.{suffix}", *fixed)
+    assert sum(seen) == 11
+    out = tmp_path / f"cut.{suffix}"
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch, KeyboardInterrupt())
+        text = run(photos, "-o", out, *fixed, code=130).stderr
+    assert "interrupted: 6 of 12 pictures are done and kept in" in text
+    assert "go on with the same command and --resume" in text
+    part = tmp_path / f"cut.{suffix}.part"
+    assert sorted(p.name for p in part.glob("*.npz")) == ["00000000.npz", "00000001.npz"]
+    assert (
+        "holds an interrupted run; go on with --resume"
+        in run(photos, "-o", out, *fixed, code=1).stderr
+    )
+    seen.clear()
+    result = json.loads(run(photos, "-o", out, *fixed, "--resume", "--json").stdout)
+    assert (result["count"], result["skipped"], result["embedded"]) == (11, 1, 6)
+    assert sum(seen) == 6
+    assert files(tmp_path, "cut") == files(tmp_path, "whole")
+    assert not part.exists()
+    seen.clear()
+    again = json.loads(run(photos, "-o", out, *fixed, "--resume", "--json").stdout)
+    assert (again["count"], again["skipped"], again["embedded"], seen) == (11, 1, 0, [])
+
+
+def test_resume_refuses_what_has_changed(
+    photos: Path,
+    tmp_path: Path,
+    fixed: list[object],
+    make_weights: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = ["-o", tmp_path / "f.npy"]
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch, KeyboardInterrupt())
+        run(photos, *out, *fixed, code=130)
+    again = [photos, *out, *fixed, "--resume"]
+    other = make_weights(tmp_path / "other.safetensors", seed=3)
+    kept = sorted(os.listdir(tmp_path / "f.npy.part"))
+    for change, words in (
+        (["--weights", other], "was made with"),
+        (["--resize", 60], "was made with resize 64, not 60"),
+        (["--features", "mean"], "was made with features cls, not mean"),
+        (["--normalize"], "was made with normalize False, not True"),
+    ):
+        assert words in run(*again, *change, code=1).stderr
+    os.utime(photos / "red/3.png", ns=(1, 1))
+    assert "other input files" in run(*again, code=1).stderr
+    assert sorted(os.listdir(tmp_path / "f.npy.part")) == kept
+    result = json.loads(run(photos, *out, *fixed, "--overwrite", "--json").stdout)
+    assert result["count"] == 12
+    assert not (tmp_path / "f.npy.part").exists()
+
+
+def test_a_failure_leaves_nothing_but_an_earlier_run(
+    photos: Path, tmp_path: Path, fixed: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = [photos, "-o", tmp_path / "f.npy", *fixed]
+    content = (photos / "red/3.png").read_bytes()
+    (photos / "red/3.png").write_bytes(b"")
+    before = sorted(os.listdir(tmp_path))
+    assert "cannot read" in run(*out, "--strict", code=1).stderr
+    assert sorted(os.listdir(tmp_path)) == before
+    (photos / "red/3.png").write_bytes(content)
+
+    run(*out)
+    ready = files(tmp_path, "f.")
+    (photos / "red/3.png").write_bytes(b"")
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch, KeyboardInterrupt())
+        run(*out, "--overwrite", code=130)
+    assert "cannot read" in run(*out, "--resume", "--strict", code=1).stderr
+    assert (tmp_path / "f.npy.part/00000000.npz").exists()
+    assert files(tmp_path, "f.") == ready  # the old output stands until the new one is whole
+    assert json.loads(run(*out, "--resume", "--json").stdout)["count"] == 11
+
+
+def test_a_folder_of_somebody_else_is_left_alone(
+    photos: Path, tmp_path: Path, fixed: list[object]
+) -> None:
+    (tmp_path / "f.npy.part").mkdir()
+    (tmp_path / "f.npy.part/mine.txt").write_text("mine")
+    for options in ([], ["--overwrite"], ["--resume"]):
+        text = run(photos, "-o", tmp_path / "f.npy", *fixed, *options, code=1).stderr
+        assert "is no interrupted run of `dino embed`; remove it" in text
+    assert (tmp_path / "f.npy.part/mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("moves", range(5))  # .csv, .json, .sources, .npy; and after them
+def test_a_kill_between_the_last_moves(
+    photos: Path, tmp_path: Path, fixed: list[object], moves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New files stand beside old ones then; the next call moves the rest."""
+    run(photos / "red", "-o", tmp_path / "f.npy", *fixed)
+    run(photos, "-o", tmp_path / "whole.npy", *fixed)
+    real, done = Path.replace, []
+
+    class Killed(BaseException):
+        pass
+
+    def replace(self: Path, target: Path) -> Path:
+        if self.parent.name == "finished":
+            if len(done) == moves:
+                raise Killed
+            done.append(target)
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        patch.setattr(Blocks, "remove", lambda self: None)  # a killed process cleans nothing up
+        options = ["-o", tmp_path / "f.npy", "--overwrite", *fixed]
+        with suppress(Killed):
+            CliRunner().invoke(app, ["embed", *map(str, [photos, *options])])
+    assert len(done) == moves  # with all moved, it is killed before the folder is removed
+    assert (tmp_path / "f.npy.part").is_dir()
+    result = json.loads(run(photos, "-o", tmp_path / "f.npy", *fixed, "--resume", "--json").stdout)
+    assert (result["count"], result["embedded"]) == (12, 0)
+    assert files(tmp_path, "f.") == files(tmp_path, "whole.")
+    assert not (tmp_path / "f.npy.part").exists()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_append_embeds_what_is_new(
+    photos: Path, tmp_path: Path, fixed: list[object], seen: list[int], suffix: str
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+        fixed = [*fixed, "--thumbnails"]
+    moved = tmp_path / "later"
+    shutil.move(photos / "red", moved)
+    out = [photos, "-o", tmp_path / f"f.{suffix}", *fixed, "--append", "--json"]
+    assert json.loads(run(*out).stdout)["count"] == 8  # nothing there yet: it begins
+    first = files(tmp_path, "f.")
+    seen.clear()
+    same = json.loads(run(*out).stdout)
+    assert (same["count"], same["embedded"], seen) == (8, 0, [])
+    assert files(tmp_path, "f.") == first
+
+    shutil.move(moved, photos / "red")
+    shutil.copy(photos / "blue/0.png", photos / "blue/copy.png")
+    shutil.copy(photos / "green/0.png", photos / "blue/1.png")  # the file's content has changed
+    result = run(*out)
+    assert json.loads(result.stdout)["count"] == 12
+    assert sum(seen) == 5  # four red ones, and the changed one
+    everything = [p for p in sorted(photos.glob("*/*.png")) if p.name != "copy.png"]
+    run(*everything, "-o", tmp_path / f"fresh.{suffix}", *fixed)
+    grown = read_embeddings(tmp_path / f"f.{suffix}")
+    fresh = read_embeddings(tmp_path / f"fresh.{suffix}")
+    assert sorted(grown.paths) == sorted(fresh.paths)
+    rows = [grown.paths.index(path) for path in fresh.paths]
+    np.testing.assert_array_equal(grown.features[0:12][rows], fresh.features[0:12])
+    assert grown.metadata["classes"] == ["blue", "green", "red"]
+    sources = (tmp_path / f"f.{suffix}.sources").read_text().splitlines()
+    assert [line[66:] for line in sources] == grown.paths
+    assert "was made with normalize False, not True" in run(*out, "--normalize", code=1).stderr
+
+
+KILLS = 4
+
+
+@pytest.mark.slow
+def test_kills_at_any_instant(photos: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    for i in range(40):
+        shutil.copytree(photos / "red", photos / f"more{i}")
+    command = [
+        sys.executable, "-m", "dino_cli", "embed", str(photos), "--weights", str(tiny_weights),
+        "--device", "cpu", "--batch-size", "2", "--workers", "1", "--quiet",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "-o", tmp_path / "whole.npy"], check=True, env=environment)
+    part = tmp_path / "f.npy.part"
+    draw = random.Random(0)
+    for _ in range(KILLS):
+        before = {p.name: p.stat().st_mtime_ns for p in part.glob("0*.npz")}
+        process = subprocess.Popen(
+            [*command, "-o", tmp_path / "f.npy", "--resume"], env=environment
+        )
+        deadline = time.monotonic() + 60
+        while len(list(part.glob("0*.npz"))) <= len(before) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if not part.exists():
+            break
+        after = {p.name: p.stat().st_mtime_ns for p in part.glob("0*.npz")}
+        assert before.items() <= after.items()  # what was done is not done again
+    subprocess.run([*command, "-o", tmp_path / "f.npy", "--resume"], check=True, env=environment)
+    assert files(tmp_path, "f.") == files(tmp_path, "whole.")
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_make_the_same_files(
+    photos: Path, tmp_path: Path, tiny_weights: Path, processes: int
+) -> None:
+    (photos / "blue/1.png").write_bytes(b"")
+    options = [
+        "embed", str(photos), "--weights", str(tiny_weights), "--device", "cpu", "--batch-size",
+        "1", "--workers", "0", "--features", "cls,patch",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = CliRunner().invoke(app, [*options, "-o", str(tmp_path / "one.npy")])
+    assert result.exit_code == 0, result.output
+    launch = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+        str(processes), "-m", "dino_cli", *options, "-o", str(tmp_path / "many.npy"),
+    ]  # fmt: skip
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("many.npy: 11 x 64") == 1
+    assert files(tmp_path, "many") == files(tmp_path, "one")

@@ -1,0 +1,228 @@
+"""What `dino knn` tells besides accuracies: classes, rejection, duplicates, pages, recall."""
+
+import csv
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from dino_cli.cli.app import app
+from dino_cli.store.embeddings import writing
+
+MADE = {
+    "model": "m", "weights": "m.pth", "weights_sha256": "ab" * 32, "features": "cls",
+    "preprocessing": {"resize": 256, "crop": 224},
+}  # fmt: skip
+
+
+def dino(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def knn(*arguments: object) -> dict[str, Any]:
+    return json.loads(dino("knn", *arguments, "--json").stdout)  # type: ignore[no-any-return]
+
+
+def write_index(path: Path, vectors: np.ndarray, labels: list[str], **changes: object) -> Path:
+    facts = {**MADE, "dim": vectors.shape[1], **changes}
+    with writing(path, len(vectors), lambda _: facts) as writer:
+        rows = [(f"{path.stem}/{i}.jpg", label) for i, label in enumerate(labels)]
+        writer.append(vectors.astype(np.float32), rows)
+    return path
+
+
+def clusters(rows: int, seed: int, spread: float = 0.9) -> tuple[np.ndarray, list[str]]:
+    centres = np.random.default_rng(99).normal(size=(5, 8))
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(0, 5, rows)
+    return centres[numbers] + spread * rng.normal(size=(rows, 8)), [f"c{i}" for i in numbers]
+
+
+def predictions(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_classes_are_counted_as_the_predictions_say(tmp_path: Path) -> None:
+    index = write_index(tmp_path / "train.npy", *clusters(80, 1))
+    out = tmp_path / "p.csv"
+    fixed = ["--index", index, "-k", 7, "--per-class", "--confusion", tmp_path / "c.png"]
+    result = knn(*fixed, "-o", out)
+    rows = predictions(out)
+    assert set(result["classes"]) == {"c0", "c1", "c2", "c3", "c4"}
+    for name, found in result["classes"].items():
+        told = Counter(row["predicted"] for row in rows if row["label"] == name)
+        assert found["queries"] == sum(told.values())
+        assert found["top1"] == pytest.approx(100 * told[name] / sum(told.values()))
+        wrong = {other: n for other, n in told.items() if other != name}
+        assert found["confused"] == max(wrong.values(), default=0)
+        if wrong:
+            assert wrong[found["confused_with"]] == found["confused"]
+    right = sum(c["top1"] * c["queries"] for c in result["classes"].values()) / 80
+    assert result["k"]["7"]["top1"] == pytest.approx(right)
+    assert 30 < right < 99
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 300
+    text = dino("knn", *fixed, "--overwrite").stdout
+    assert "class\tqueries\ttop-1 %\tmost often taken for\ttimes\nc0\t" in text
+
+
+def test_what_is_like_nothing_known_is_rejected(tmp_path: Path) -> None:
+    index = write_index(tmp_path / "i.npy", np.eye(4)[[0, 0, 1, 1]], ["a", "a", "b", "b"])
+    queries = np.array([[1, 0.1, 0, 0], [0, 0, 1, 0.2], [0.2, 1, 0, 0], [0, 1, 2, 0]])
+    write_index(tmp_path / "q.npy", queries, ["a", "z", "a", "b"])
+    out = tmp_path / "p.csv"
+    arguments = [tmp_path / "q.npy", "--index", index, "-k", 2, "--min-similarity", 0.6]
+    result = knn(*arguments, "-o", out)
+    assert [row["predicted"] for row in predictions(out)] == ["a", "", "b", ""]
+    assert [row["probability"] for row in predictions(out)] == ["1.0", "", "1.0", ""]
+    assert result["rejection"] == {
+        "min_similarity": 0.6,
+        "rejected": 2,
+        "of_known": pytest.approx(100 / 3),
+        "of_unknown": 100.0,
+        "top1_of_accepted": 50.0,
+    }
+    text = dino("knn", *arguments).stdout
+    assert "2 of 4 queries are of no known class (nearest cosine below 0.6)" in text
+    write_index(tmp_path / "bare.npy", queries, [""] * 4)
+    found = knn(tmp_path / "bare.npy", "--index", index, "-k", 2, "--min-similarity", 0.6)
+    assert [p["predicted"] for p in found["predictions"]] == ["a", None, "b", None]
+
+
+def test_duplicates_equal_the_oracle(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(60, 6))
+    for copy, of in ((7, 3), (20, 3), (41, 20), (55, 54)):
+        vectors[copy] = vectors[of] + 0.02 * rng.normal(size=6)
+    index = write_index(tmp_path / "i.npy", vectors, [""] * 60)
+    out = tmp_path / "d.csv"
+    result = knn("--index", index, "--duplicates", 0.97, "-o", out)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    expected = [
+        (f"i/{a}.jpg", f"i/{b}.jpg", float(unit[a] @ unit[b]))
+        for a in range(60)
+        for b in range(a + 1, 60)
+        if unit[a] @ unit[b] >= 0.97
+    ]
+    rows = predictions(out)
+    assert [(r["path"], r["duplicate"]) for r in rows] == [(a, b) for a, b, _ in expected]
+    np.testing.assert_allclose(
+        [float(r["similarity"]) for r in rows], [s for _, _, s in expected], atol=1e-5
+    )
+    groups = {name: r["group"] for r in rows for name in (r["path"], r["duplicate"])}
+    assert len({groups[f"i/{i}.jpg"] for i in (3, 7, 20, 41)}) == 1
+    assert groups["i/54.jpg"] == groups["i/55.jpg"] != groups["i/3.jpg"]
+    assert (result["pairs"], result["groups"]) == (len(expected), len(set(groups.values())))
+    assert result["duplicates"] == len(groups) - result["groups"]
+    shown = knn("--index", index, "--duplicates", 0.97)["found"]
+    assert [(p["path"], p["duplicate"]) for p in shown] == [(a, b) for a, b, _ in expected]
+    none = knn("--index", index, "--duplicates", 1)
+    assert (none["pairs"], none["groups"], none["duplicates"], none["found"]) == (0, 0, 0, [])
+
+
+def test_several_indexes_are_one(tmp_path: Path) -> None:
+    bank, labels = clusters(60, 1)
+    whole = write_index(tmp_path / "w.npy", bank, labels)
+    parts = [
+        write_index(tmp_path / "a.npy", bank[:23], labels[:23]),
+        write_index(tmp_path / "b.npy", bank[23:], labels[23:]),
+    ]
+    test = write_index(tmp_path / "t.npy", *clusters(30, 2))
+    for query in ([], [test]):
+        expected = knn(*query, "--index", whole, "-k", 5, "-k", 40)
+        found = knn(*query, "--index", parts[0], "--index", parts[1], "-k", 5, "-k", 40)
+        assert found == expected
+    other = write_index(tmp_path / "o.npy", bank, labels, weights_sha256="cd" * 32)
+    text = dino("knn", "--index", whole, "--index", other, code=1).stderr
+    assert "was made with m (weights abababab), but" in text
+
+
+def test_a_page_of_hits(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    fixed = ["--device", "cpu", "--precision", "fp32"]
+    for name in ("feats", "bare"):
+        source = [photos] if name == "feats" else sorted(photos.glob("*/*.png"))
+        dino("embed", *source, "-o", tmp_path / f"{name}.npy", "--weights", tiny_weights, *fixed)
+    (photos / "red/3.png").unlink()  # of the index: the page says that it is gone
+    out = tmp_path / "hits.html"
+    query = tmp_path / "<b>x.png"
+    query.write_bytes((photos / "red/1.png").read_bytes())
+    for index, predicted in (("feats", True), ("bare", False)):
+        arguments = [query, "--index", tmp_path / f"{index}.npy", "--neighbors", 12, "--overwrite"]
+        result = knn(*arguments, "-o", out, *fixed)
+        assert result["output"] == str(out)
+        page = out.read_text()
+        assert page.count("<figure>") == 12
+        assert page.count("data:image/jpeg;base64,") == 12  # the query, and eleven that are there
+        assert "cannot be read" in page
+        assert ("predicted <strong>red</strong>" in page) == predicted
+        assert "&lt;b&gt;x.png" in page
+        assert "<b>x" not in page
+        assert "<script" not in page
+        assert not re.search(r"(src|href)=\"(?!data:)", page)
+        similarities = [float(v) for v in re.findall(r'<b><data value="([0-9.e-]+)"', page)]
+        assert similarities[0] > 0.99999
+        assert similarities == sorted(similarities, reverse=True)
+
+
+def test_faiss_finds_nearly_all(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    bank, labels = clusters(3000, 1, spread=0.5)
+    labels[5] = ""
+    index = write_index(tmp_path / "i.npy", bank, labels)
+    test = write_index(tmp_path / "t.npy", *clusters(200, 2, spread=0.5))
+    for query in ([], [test]):
+        exact = knn(*query, "--index", index, "-k", 20)
+        found = knn(*query, "--index", index, "-k", 20, "--search", "faiss")
+        assert found["k"]["20"]["top1"] == pytest.approx(exact["k"]["20"]["top1"], abs=1)
+        assert found["recall"]["k"] == 10
+        assert 0.8 < found["recall"]["share"] <= 1
+    exact_rows, rows = (
+        [
+            {row[f"neighbor{j}"] for j in range(1, 6)}
+            for row in _written(test, index, tmp_path / f"{how}.csv", how)
+        ]
+        for how in ("exact", "faiss")
+    )
+    shared = np.mean([len(a & b) / 5 for a, b in zip(exact_rows, rows, strict=True)])
+    assert shared > 0.8
+    assert "i/5.jpg" not in set().union(*rows)  # has no label, so it is no neighbour
+
+
+def _written(test: Path, index: Path, out: Path, how: str) -> list[dict[str, str]]:
+    knn(test, "--index", index, "--search", how, "-o", out)
+    return predictions(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--duplicates", 2], 2, "--duplicates 2 is no cosine"),
+        (["--duplicates", 0.9, "-o", "d.html"], 2, "duplicates are listed as .csv"),
+        (["q.npy", "--duplicates", 0.9], 2, "takes no queries"),
+        (["--min-similarity", -3], 2, "--min-similarity -3 is no cosine"),
+        (["--confusion", "c.jpg"], 2, "the confusion matrix is a .png"),
+        (["--confusion", "no/c.png"], 1, "mkdir -p"),
+        (["-o", "p.txt"], 2, "predictions are .csv or .html"),
+    ],
+)
+def test_misuse_is_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[object],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = write_index(tmp_path / "i.npy", *clusters(20, 1))
+    assert message in dino("knn", "--index", index, *arguments, code=code).stderr

@@ -1,0 +1,173 @@
+"""`import dino_cli`: the same results as the commands, on values of Python."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import dino_cli
+from dino_cli.cli.app import app
+from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.errors import TaskError, UsageError
+from dino_cli.store.embeddings import read_embeddings
+
+PUBLIC = {
+    "Features", "Masks", "Model", "Neighbors", "attention_masks", "embed", "knn", "load_model",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    net = build_vit(VitArchitecture(width=64, depth=2, heads=2, patch_size=16, grid=(4, 4)))
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    tensors = {k: v * (8 if v.ndim > 1 else 1) for k, v in net.state_dict().items()}
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(weights: Path) -> dino_cli.Model:
+    return dino_cli.load_model(weights=weights, heads=2, device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for i, (name, colour) in enumerate({"a": (200, 40, 40), "b": (30, 60, 210)}.items()):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for j in range(3):
+            noise = np.random.default_rng(10 * i + j).normal(0, 25, (70, 90 - j, 3))
+            pixels = np.clip(noise + colour, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{j}.png")
+    return tmp_path / "photos"
+
+
+def test_the_surface() -> None:
+    assert set(dino_cli.__all__) == PUBLIC | {"__version__"}
+    assert set(dir(dino_cli)) >= PUBLIC
+    for name in PUBLIC:
+        assert inspect.getdoc(getattr(dino_cli, name))
+    for name in ("attention_masks", "embed", "knn", "load_model"):
+        signature = inspect.signature(getattr(dino_cli, name))
+        assert signature.return_annotation is not inspect.Signature.empty
+        assert all(p.annotation is not p.empty for p in signature.parameters.values())
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = dino_cli.nothing
+
+
+def test_the_import_costs_nothing() -> None:
+    code = "import sys, dino_cli; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_embed_equals_the_command(
+    photos: Path, weights: Path, model: dino_cli.Model, tmp_path: Path
+) -> None:
+    (photos / "b/bad.jpg").write_bytes(b"")
+    arguments = [
+        "embed", photos, "-o", tmp_path / "f.npz", "--weights", weights, "--heads", 2, "--device",
+        "cpu", "--precision", "fp32", "--features", "cls,patch", "--normalize",
+    ]  # fmt: skip
+    assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 0
+    made = read_embeddings(tmp_path / "f.npz")
+    found = dino_cli.embed(photos, model, features="cls,patch", normalize=True)
+    assert (found.paths, found.labels) == (made.paths, made.labels)
+    assert found.skipped == [(f"{photos}/b/bad.jpg", "empty file")]
+    np.testing.assert_array_equal(found.vectors, made.features[0:6])
+    np.testing.assert_array_equal(found.arrays["patch"], made.arrays["patch"][0:6])
+
+    opened = [Image.open(path) for path in found.paths]
+    for pictures in (opened, [np.asarray(image) for image in opened]):
+        memory = dino_cli.embed(pictures, model, normalize=True)
+        np.testing.assert_array_equal(memory.vectors, found.vectors)
+        assert memory.paths == [""] * 6
+    one = dino_cli.embed(np.asarray(opened[0]), model, normalize=True)
+    np.testing.assert_allclose(one.vectors[0], found.vectors[0], atol=1e-5)
+
+
+def test_knn_equals_the_command(photos: Path, model: dino_cli.Model) -> None:
+    features = dino_cli.embed(photos, model)
+    found = dino_cli.knn(features, k=2)
+    unit = features.vectors / np.linalg.norm(features.vectors, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    np.testing.assert_array_equal(found.rows, np.argsort(-cosines, axis=1, kind="stable")[:, :2])
+    np.testing.assert_allclose(
+        found.similarities, np.take_along_axis(cosines, found.rows, 1), atol=1e-6
+    )
+    assert found.predicted == features.labels
+    assert found.classes == ["a", "b"]
+    assert (found.probabilities > 0.5).all()
+
+    plain = dino_cli.knn(features.vectors, features.vectors[:1], k=3, labels=list("xxxyyy"))
+    assert plain.predicted == ["x"]
+    assert plain.rows[0, 0] == 0
+    unknown = dino_cli.knn(
+        features.vectors, -features.vectors[:1], labels=list("xxxyyy"), min_similarity=0.9
+    )
+    assert (unknown.predicted, unknown.probabilities.tolist()) == ([""], [0.0])
+    assert dino_cli.knn(features.vectors, k=1).predicted == [""] * 6  # no labels, only rows
+
+
+@pytest.mark.parametrize("masks", ["attention", "seeded", "cut"])
+@pytest.mark.parametrize("refine", ["none", "guided"])
+def test_masks_equal_the_command(
+    photos: Path, weights: Path, model: dino_cli.Model, tmp_path: Path, masks: str, refine: str
+) -> None:
+    arguments = [
+        "attention", photos / "a/1.png", "-o", tmp_path / "out", "--weights", weights, "--heads",
+        2, "--device", "cpu", "--precision", "fp32", "--image-size", 64, "--masks", masks,
+        "--refine", refine, "--head", "best",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    name = "mask_best.png" if masks == "attention" else f"mask_{masks}.png"
+    with Image.open(tmp_path / "out/1" / name) as picture:
+        expected = np.asarray(picture) > 0
+    (found,) = dino_cli.attention_masks(
+        photos / "a/1.png", model, masks=masks, refine=refine, image_size="64"
+    )
+    np.testing.assert_array_equal(found.mask, expected)
+    assert found.mask.shape == (70, 89)
+    attention = np.load(tmp_path / "out/1/attention.npy")
+    np.testing.assert_allclose(found.attention, attention, atol=1e-6)
+    assert found.path == f"{photos}/a/1.png"
+
+
+def test_errors_are_ours(photos: Path, model: dino_cli.Model) -> None:
+    with pytest.raises(UsageError, match="'nose' is none of the features"):
+        dino_cli.embed(photos, model, features="nose")
+    with pytest.raises(UsageError, match="a picture is float64"):
+        dino_cli.embed([np.zeros((4, 4, 3))], model)
+    with pytest.raises(UsageError, match="mixed"):
+        dino_cli.embed([photos, Image.new("RGB", (9, 9))], model)
+    with pytest.raises(TaskError, match="does not exist"):
+        dino_cli.embed("nowhere", model)
+    (photos / "bad.png").write_bytes(b"")
+    with pytest.raises(TaskError, match=r"bad\.png': empty file"):
+        dino_cli.attention_masks(photos / "bad.png", model)
+    with pytest.raises(UsageError, match="5 labels for 6 rows"):
+        dino_cli.knn(np.eye(6), labels=list("abcde"))
+
+
+@pytest.mark.slow
+def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of Python in the README, on drawn images as it says before."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    if not any("dino_cli" in block for block in blocks):
+        pytest.skip("the README shows no Python")
+    monkeypatch.chdir(tmp_path)
+    draw = ["demo", "--images", "drawn", "--count", "40", "--seed", "7"]
+    assert CliRunner().invoke(app, draw).exit_code == 0
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
