@@ -27,3 +27,9 @@ class Golden:
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / f"{name}.json").read_text())
+
+
+def eval_golden_folder() -> Path:
+    """DINO_GOLDEN_EVAL_DIR, else where the numbers of the evaluations lie beside a checkout."""
+    beside = SHIPPED_GOLDEN.parents[2] / "shared" / "golden" / "eval"
+    return Path(os.environ.get("DINO_GOLDEN_EVAL_DIR", beside))

@@ -15,6 +15,7 @@ ELSEWHERE = (
     "photos/",
     "imagenet/",
     "imagenette",
+    "datasets.toml",
     "dino_vits16",
     "dino demo\n",
 )  # other data, network, minutes

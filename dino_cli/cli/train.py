@@ -1,5 +1,6 @@
 """`dino train`."""
 
+import json
 import os
 from typing import Any
 
@@ -27,13 +28,13 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
         terminal.line(job_script(config, command_line).rstrip())
         return None
     if config.dry_run:
-        import json
-
         from dino_cli.tasks.train.check import check
 
         check(config)
         if terminal.json:
-            return to_json(config)
+            from dino_cli.tasks.train.cost import cost_of
+
+            return {**to_json(config), "cost": cost_of(config, terminal)}
         terminal.line(json.dumps(to_json(config), indent=2))
         return None
     from dino_cli.tasks.train.processes import train_in_processes
