@@ -20,7 +20,7 @@ RESUMABLE = frozenset(
     {"accumulate", "batch_size", "checkpoint_activations", "compile", "compress_gradients", "data"}
     | {"device", "dry_run", "eval_data", "eval_every", "gpus", "keep", "keep_every", "log_every"}
     | {"max_steps", "max_unreadable", "print_sbatch", "resume", "save_every", "strict", "timeout"}
-    | {"watch", "workers"}
+    | {"views", "watch", "workers"}
 )
 # What a person changes to save a run that went wrong: allowed, and said.
 RESCUING = frozenset({"clip_grad", "lr", "min_lr", "precision"})

@@ -16,7 +16,7 @@ from torch import Tensor
 from dino_cli.config.shared import Preprocessing
 from dino_cli.errors import UsageError
 
-__all__ = ["build_transform", "normalize"]
+__all__ = ["build_transform", "normalize", "thumbnail_transform"]
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's mode L
 FILTERS = {
@@ -36,6 +36,15 @@ def build_transform(p: Preprocessing) -> Callable[[Image.Image], NDArray[np.uint
     The result raises `ValueError` for a picture that has no whole patch, or would become too large.
     """
     return partial(_transform, p)
+
+
+def thumbnail_transform(side: int, least: int = 1) -> Callable[[Image.Image], NDArray[np.uint8]]:
+    """RGB picture → uint8 (H, W, 3), the long side at most `side` pixels; picklable.
+
+    Pillow's own thumbnail by Lanczos, aspect kept; a smaller picture stays as it is. The result
+    raises `ValueError` where a side would be below `least` pixels.
+    """
+    return partial(_thumbnail, side, least)
 
 
 def normalize(images: Tensor, p: Preprocessing, device: torch.device) -> Tensor:
@@ -75,6 +84,14 @@ def _transform(p: Preprocessing, image: Image.Image) -> NDArray[np.uint8]:
             )
         image = image.crop((0, 0, w, h))
     return np.array(image)  # a copy: Pillow's own memory is read-only
+
+
+def _thumbnail(side: int, least: int, image: Image.Image) -> NDArray[np.uint8]:
+    image = image.copy()  # `thumbnail` works in place
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if min(image.size) < least:
+        raise ValueError(f"{image.width} x {image.height} pixels, with sides below {least}")
+    return np.array(image)
 
 
 def _resized(image: Image.Image, p: Preprocessing) -> Image.Image:

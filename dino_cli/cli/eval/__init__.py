@@ -9,3 +9,4 @@ evaluations = typer.Typer(
 )
 
 # Each module registers its command on `evaluations`; they import no torch until the command runs.
+from dino_cli.cli.eval import all, copies, knn, linear, retrieval, segmentation, video  # noqa: E402, F401

@@ -1,0 +1,28 @@
+"""`dino eval linear`."""
+
+from typing import Any
+
+from dino_cli.cli.display import Terminal
+from dino_cli.cli.eval import evaluations
+from dino_cli.cli.eval.tables import show
+from dino_cli.cli.options import command
+from dino_cli.config.eval_linear import EvalLinearConfig
+
+
+@command(evaluations, "linear", EvalLinearConfig)
+def linear(config: EvalLinearConfig, terminal: Terminal) -> dict[str, Any]:
+    """Accuracy of a linear classifier on frozen features.
+
+    Trains one by the paper's protocol (SGD, 100 epochs of random crops), or with --fast on
+    features that are computed once. With -o it leaves classifier.safetensors, which --classifier
+    uses again, on VAL or to name the classes of other pictures with --predict. A stopped training
+    goes on with --resume.
+
+    Example: dino eval linear imagenet/train imagenet/val --fast -o linear
+    """
+    from dino_cli.tasks.eval.linear import linear as run
+    from dino_cli.tasks.eval.linear import tables
+
+    result = run(config, terminal, given=terminal.given)
+    show(terminal, tables(result))
+    return result

@@ -1,0 +1,52 @@
+"""Values of a TOML or JSON file as the types of options."""
+
+import tomllib
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from dino_cli.errors import TaskError, UsageError
+
+__all__ = ["as_type", "read_toml"]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises `TaskError` in one sentence for a file that cannot be read or is no TOML."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise TaskError(f"cannot read {path} ({error.strerror})", "check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path} is not a TOML file ({error})", "mend that line") from None
+
+
+def as_type(value: Any, hint: Any, key: str, source: Path, command: str) -> Any:
+    """`value` of a file as the annotated type of an option of `command`, or `UsageError`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        rest = [a for a in arguments if a is not NoneType]
+        return as_type(value, rest[0], key, source, command)
+    good = False
+    if origin is Literal:
+        good = value in arguments
+    elif origin is tuple and isinstance(value, list | tuple):
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) == len(value):
+            return tuple(
+                as_type(v, a, key, source, command) for v, a in zip(value, inner, strict=True)
+            )
+    elif hint is Path:
+        good = isinstance(value, str)
+        value = Path(value) if good else value
+    elif hint is float:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        value = float(value) if good else value
+    elif isinstance(hint, type):
+        good = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    if not good:
+        raise UsageError(
+            f"{source} sets {key} to {value!r}, which it cannot be", f"see {command} --help"
+        )
+    return value

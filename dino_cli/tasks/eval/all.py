@@ -1,0 +1,232 @@
+"""`dino eval all`: every evaluation that a file of data sets names, on one page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from dino_cli import __version__
+from dino_cli.config.eval_all import EvalAllConfig
+from dino_cli.config.eval_copies import EvalCopiesConfig
+from dino_cli.config.eval_knn import EvalKnnConfig
+from dino_cli.config.eval_linear import EvalLinearConfig
+from dino_cli.config.eval_retrieval import EvalRetrievalConfig
+from dino_cli.config.eval_segmentation import EvalSegmentationConfig
+from dino_cli.config.eval_video import EvalVideoConfig
+from dino_cli.config.shared import ModelOptions
+from dino_cli.config.values import as_type, read_toml
+from dino_cli.errors import DinoError, Interrupted, TaskError, UsageError
+from dino_cli.progress import Reporter
+from dino_cli.store.atomic import atomic_write
+from dino_cli.store.pages import write_page
+from dino_cli.store.tables import check_targets, told
+from dino_cli.tasks.eval.published import PUBLISHED
+from dino_cli.tasks.eval.report import Table, section
+
+__all__ = ["EVALUATIONS", "Measured", "evaluate_all", "plan"]
+
+# In the order of the page. Each name is also that of the function in `tasks/eval/<name>.py`.
+EVALUATIONS: Mapping[str, type] = {
+    "knn": EvalKnnConfig,
+    "linear": EvalLinearConfig,
+    "segmentation": EvalSegmentationConfig,
+    "video": EvalVideoConfig,
+    "retrieval": EvalRetrievalConfig,
+    "copies": EvalCopiesConfig,
+}
+OURS = frozenset({"output", "overwrite", "resume", "predict", "classifier"})  # no data's business
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An evaluation to do. label: which data set of several, else empty."""
+
+    name: str
+    label: str
+    config: Any
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}.{self.label}" if self.label else self.name
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of it: the result with its figures and tables, or the sentence why not."""
+
+    planned: Planned
+    result: Mapping[str, Any]
+    figures: Mapping[str, float]
+    tables: Sequence[Table]
+    error: str = ""
+
+    def section(self) -> dict[str, Any]:
+        """As the page shows it."""
+        name, label = self.planned.name, self.planned.label
+        part = section(name, self.result, self.figures, self.tables, label=label)
+        return {**part, "error": self.error}
+
+
+def evaluate_all(
+    config: EvalAllConfig, reporter: Reporter
+) -> tuple[dict[str, Any], list[Measured]]:
+    """Do what the file names, one after the other, and write the page.
+
+    An evaluation that fails stands on the page with its reason, the others go on, and the command
+    ends with a `TaskError`. Returns ({"output", "results": {section: result}}, what was measured).
+    """
+    config = _with_run(config)
+    if config.output.suffix != ".html":
+        raise UsageError(f"{str(config.output)!r} is no .html", "use -o report.html")
+    check_targets([config.output, config.output.with_suffix(".json")], overwrite=config.overwrite)
+    planned = plan(config)
+    done: list[Measured] = []
+    try:
+        for one in planned:
+            reporter.remark(f"evaluation {len(done) + 1} of {len(planned)}: {one.key}")
+            done.append(_measure(one, reporter))
+    except (KeyboardInterrupt, Interrupted):
+        if not any(not one.error for one in done):
+            raise Interrupted("interrupted; nothing was kept") from None
+        missing = [_failed(one, "interrupted before it began") for one in planned[len(done) :]]
+        _write(config, [*done, *missing])
+        raise Interrupted(f"interrupted; what was measured is in {str(config.output)!r}") from None
+    failed = [one for one in done if one.error]
+    if len(failed) == len(done):
+        raise TaskError(f"no evaluation succeeded; {failed[0].planned.key}: {failed[0].error}")
+    _write(config, done)
+    if failed:
+        raise TaskError(
+            f"{len(failed)} of {len(done)} evaluations failed, the first of them"
+            f" {failed[0].planned.key}: {failed[0].error}",
+            f"the others are in {str(config.output)!r}",
+        )
+    results = {one.planned.key: dict(one.result) for one in done}
+    return {"output": str(config.output), "results": results}, done
+
+
+def _with_run(config: EvalAllConfig) -> EvalAllConfig:
+    if config.run is None:
+        return config
+    path = Path(config.run)
+    if path.exists():
+        return replace(config, weights=path)
+    if path.suffix or config.run.count("/") > 1:
+        raise TaskError(f"{config.run!r} does not exist", "name a run folder, weights or a model")
+    return replace(config, model=config.run, weights=None)
+
+
+def plan(config: EvalAllConfig) -> list[Planned]:
+    """What the file asks for, in the order of the page.
+
+    Raises `UsageError` for a section or option that does not exist, or lacks its data, and
+    `TaskError` for data that are not there: all of it before anything is computed.
+    """
+    content = read_toml(config.config)
+    for name, values in content.items():
+        if name not in EVALUATIONS or not isinstance(values, dict):
+            close = get_close_matches(name, EVALUATIONS, n=1)
+            raise UsageError(
+                f"{config.config} has {name!r}, which is no evaluation",
+                f"did you mean [{close[0]}]?" if close else f"use {', '.join(EVALUATIONS)}",
+            )
+    planned = []
+    for name in EVALUATIONS:
+        values = content.get(name)
+        if values is None:
+            continue
+        several = values and all(isinstance(value, dict) for value in values.values())
+        for label, one in values.items() if several else [("", values)]:
+            planned.append(Planned(name, label, _options(name, label, one, config)))
+    if not planned:
+        raise UsageError(f"{config.config} names no data", "add a section such as [knn]")
+    return planned
+
+
+def _options(name: str, label: str, values: Mapping[str, Any], config: EvalAllConfig) -> Any:
+    kind, source = EVALUATIONS[name], config.config
+    where, command = f"[{name}.{label}]" if label else f"[{name}]", f"dino eval {name}"
+    hints = get_type_hints(kind)
+    known = {f.name for f in fields(kind) if "help" in f.metadata} - OURS
+    shared = {f.name for f in fields(ModelOptions)}
+    made: dict[str, Any] = {
+        field: getattr(config, field)
+        for field in shared | {"device", "precision", "workers"}
+        if field in hints
+    }
+    for key, value in values.items():
+        field = key.replace("-", "_")
+        if field not in known - shared:
+            close = get_close_matches(field, sorted(known - shared), n=1)
+            raise UsageError(
+                f"{source} sets {key!r} in {where}, which is no option of {command} there",
+                f"did you mean {close[0]!r}?" if close else f"see {command} --help",
+            )
+        made[field] = as_type(value, hints[field], key, source, command)
+        if isinstance(made[field], Path):
+            made[field] = _data(source, where, made[field])
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.name not in made]
+    needed += [n for n in ("train", "val") if name == "linear" and n not in made]
+    if needed:
+        raise UsageError(f"{source} lacks {needed[0]!r} in {where}", f"see {command} --help")
+    return kind(**made)
+
+
+def _data(source: Path, where: str, path: Path) -> Path:
+    found = source.parent / path
+    if not found.exists():
+        raise TaskError(
+            f"{str(found)!r}, which {source} names in {where}, does not exist",
+            "paths there are relative to the file",
+        )
+    return found
+
+
+def _measure(one: Planned, reporter: Reporter) -> Measured:
+    module = import_module(f"dino_cli.tasks.eval.{one.name}")
+    try:
+        result = getattr(module, one.name)(one.config, reporter)
+    except Interrupted:
+        raise
+    except DinoError as error:
+        reporter.remark(f"{one.key} failed: {error}")
+        return _failed(one, str(error))
+    return Measured(one, result, module.figures(result), module.tables(result))
+
+
+def _failed(one: Planned, why: str) -> Measured:
+    return Measured(one, {}, {}, (), why)
+
+
+def _write(config: EvalAllConfig, done: Sequence[Measured]) -> None:
+    """The page and the .json beside it."""
+    model = next((str(m.result["model"]) for m in done if m.result.get("model")), "the model")
+    values = {
+        "title": f"Evaluation of {model}",
+        "lead": "The paper's evaluations, with the figures that were published beside them.",
+        "facts": [
+            {"value": value, "text": f"{column}, {PUBLISHED[m.planned.name].title}"}
+            for m in done
+            for column, value in list(m.figures.items())[:1]
+        ],
+        "version": __version__,
+        "sections": [one.section() for one in done],
+    }
+    facts = {
+        one.planned.key: {"error": one.error} if one.error else dict(one.result) for one in done
+    }
+    beside = config.output.with_suffix(".json")
+    new = [path for path in (beside, config.output) if not path.exists()]
+    try:
+        with told(config.output):
+            with atomic_write(beside) as temporary:
+                text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+                temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+            write_page(config.output, "evaluation", values)
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,105 @@
+"""What every evaluation leaves: tables for a person, `result.json` for a machine, one page."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dino_cli import __version__
+from dino_cli.store.pages import write_page
+from dino_cli.store.staging import check_free, staged
+from dino_cli.tasks.eval.published import PUBLISHED
+
+__all__ = ["PAGE", "RESULT", "Table", "check_report", "report", "section", "write_report"]
+
+RESULT, PAGE = "result.json", "index.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table of a result, for a terminal and a page alike.
+
+    rows: text cells, the first of a row its name. note: a sentence on what the figures are.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def check_report(output: Path | None, names: Sequence[str] = (), *, overwrite: bool) -> None:
+    """Raises `TaskError` when the folder cannot take a report; to be asked before long work."""
+    if output is not None:
+        check_free(output, [*names, RESULT, PAGE], overwrite=overwrite)
+
+
+@contextmanager
+def report(output: Path | None, names: Sequence[str] = ()) -> Iterator[Path | None]:
+    """A folder to put the report's files in; they appear in `output` when the block succeeds.
+
+    names: what else than `result.json` and `index.html` may be there. None without an output.
+    """
+    if output is None:
+        yield None
+        return
+    with staged(output, [*names, RESULT, PAGE]) as stage:
+        yield stage
+
+
+def write_report(
+    stage: Path,
+    name: str,
+    result: Mapping[str, Any],
+    figures: Mapping[str, float],
+    tables: Sequence[Table],
+) -> None:
+    """`result.json` and `index.html` of one evaluation. Raises `OSError`."""
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    (stage / RESULT).write_text(text, encoding="utf-8", errors="surrogateescape")
+    part = section(name, result, figures, tables)
+    write_page(
+        stage / PAGE,
+        "evaluation",
+        {
+            "title": f"dino eval {name}",
+            "lead": "Measured, with the figures that were published beside them.",
+            "facts": [],
+            "version": __version__,
+            "sections": [part],
+        },
+    )
+
+
+def section(
+    name: str,
+    result: Mapping[str, Any],
+    figures: Mapping[str, float],
+    tables: Sequence[Table],
+    *,
+    label: str = "",
+) -> dict[str, Any]:
+    """One evaluation as `evaluation.html.j2` shows it. label: which data set, of several."""
+    published = PUBLISHED[name]
+    columns = [column for column in published.columns if column in figures]
+    columns += [column for column in figures if column not in columns]
+    rows = [
+        {"name": row.name, "cells": [row.figures.get(column) for column in columns]}
+        for row in published.rows
+        if not label or not row.data or row.data in label.lower()
+    ]
+    return {
+        "anchor": f"{name}-{label}" if label else name,
+        "title": f"{published.title}: {label}" if label else published.title,
+        "about": published.about,
+        "columns": columns,
+        "ours": {
+            "name": str(result.get("model", "measured")),
+            "cells": [figures.get(column) for column in columns],
+        },
+        "published": [row for row in rows if any(cell is not None for cell in row["cells"])],
+        "tables": tables,
+        "error": "",
+    }

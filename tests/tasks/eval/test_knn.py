@@ -1,0 +1,89 @@
+"""`dino eval knn` through the command line: the same as `dino embed` and `dino knn`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dino_cli.cli.app import app
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def evaluate(weights: Path, *arguments: object) -> dict[str, Any]:
+    model = ["--weights", weights, "--precision", "fp32", "--device", "cpu"]
+    result = run("eval", "knn", *arguments, *model, "--workers", 0, "--json", "-q")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def val(photos: Path) -> Path:
+    """The last photo of each class moved to another folder."""
+    for name in ("blue", "green", "red"):
+        (photos.parent / "val" / name).mkdir(parents=True)
+        (photos / name / "3.png").rename(photos.parent / "val" / name / "3.png")
+    return photos.parent / "val"
+
+
+def test_the_figures_of_dino_knn(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "report"
+    asked = ["-k", 2, "-k", 5, "--temperature", 0.07, "--temperature", 0.5]
+    result = evaluate(tiny_weights, photos, val, *asked, "-o", out)
+    assert (result["queries"], result["index"], result["temperature"]) == (3, 9, 0.07)
+    assert list(result["temperatures"]) == ["0.07", "0.5"]
+    assert result["temperatures"]["0.07"] == result["k"]
+    for temperature, expected in result["temperatures"].items():
+        same = run(
+            "knn", out / "val.npy", "--index", out / "train.npy", "-k", 2, "-k", 5,
+            "--temperature", temperature, "--json", "-q",
+        )  # fmt: skip
+        assert json.loads(same.stdout)["k"] == expected
+    assert result["best"]["top1"] == max(
+        row["top1"] for k in result["temperatures"].values() for row in k.values()
+    )
+    stored = json.loads((out / "result.json").read_text())
+    assert stored["k"] == result["k"]
+    page = (out / "index.html").read_text()
+    assert "DINO ViT-S/16" in page
+    assert "74.5" in page
+    assert "http" not in page.replace("http-equiv", "")
+    again = evaluate(tiny_weights, out / "train.npy", out / "val.npy", *asked)
+    assert again["temperatures"] == result["temperatures"]
+
+
+def test_without_output_nothing_is_written(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    before = sorted(os.listdir(tmp_path))
+    result = evaluate(tiny_weights, photos, val, "-k", 3)
+    assert list(result["k"]) == ["3"]
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_misuse_is_a_sentence(photos: Path, val: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    def fails(code: int, *arguments: object) -> str:
+        model = ["--weights", tiny_weights, "--device", "cpu"]
+        result = run("eval", "knn", *arguments, *model)
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.stderr
+        return result.stderr.splitlines()[-1]
+
+    before = sorted(os.listdir(tmp_path))
+    assert "have no classes" in fails(1, photos / "red", val)
+    assert "is a class of" in fails(1, photos, photos.parent)
+    assert "does not exist" in fails(1, photos, tmp_path / "gone")
+    assert "k=0 is not" in fails(2, photos, val, "-k", 0)
+    assert "temperature -1" in fails(2, photos, val, "--temperature", -1)
+    assert "does not exist" in fails(1, photos, val, "-o", tmp_path / "no/such")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/train.npy").write_bytes(b"mine")
+    assert "exists already" in fails(1, photos, val, "-o", tmp_path / "report")
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "report"])

@@ -1,0 +1,214 @@
+"""`dino eval linear` through the command line, on files."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner, Result
+
+from dino_cli.cli.app import app
+from dino_cli.tasks.eval import linear_training
+
+COMMON = ["--device", "cpu", "--precision", "fp32", "--workers", 0]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["eval", "linear", *map(str, arguments)])
+
+
+def evaluate(*arguments: object) -> dict[str, Any]:
+    result = run(*arguments, *COMMON, "--json", "-q")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+
+def fails(code: int, *arguments: object) -> str:
+    result = run(*arguments, *COMMON)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def val(photos: Path) -> Path:
+    """New photos of the classes, noisier ones."""
+    for i, path in enumerate(sorted(photos.glob("*/*.png"))):
+        noise = np.random.default_rng(100 + i).normal(0, 20, np.asarray(Image.open(path)).shape)
+        pixels = np.clip(np.asarray(Image.open(path)) + noise, 0, 255).astype(np.uint8)
+        folder = photos.parent / "val" / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / path.name)
+    return photos.parent / "val"
+
+
+TRAIN = ["--epochs", 6, "--batch-size", 5, "--lr", 1.0]
+
+
+def test_the_full_protocol_learns_and_leaves_what_it_made(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "linear"
+    result = evaluate(
+        photos, val, "--weights", tiny_weights, *TRAIN, "--compare", "--predict", val / "red",
+        "-o", out,
+    )  # fmt: skip
+    assert result["classes"] == ["blue", "green", "red"]
+    assert result["top1"] > 0.9  # three colours; by chance .33
+    assert "top5" not in result  # of three classes
+    assert result["best_top1"] == max(one["top1"] for one in result["history"])
+    rates = [one["lr"] for one in result["history"]]
+    expected = [5 / 256 * (1 + np.cos(np.pi * e / 6)) / 2 for e in range(6)]
+    np.testing.assert_allclose(rates, expected)
+    assert result["history"][-1]["loss"] < result["history"][0]["loss"]
+    assert set(result["fast"]) >= {"top1", "agreement", "lr", "sweep"}
+    assert result["fast"]["agreement"] > 0.9
+    assert result["n_last_blocks"] == 4
+    files = {"classifier.safetensors", "index.html", "per_class.csv", "predictions.csv"}
+    assert set(os.listdir(out)) == files | {"result.json"}  # the checkpoint has served
+    with (out / "per_class.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert [row[:2] for row in rows] == [
+        ["class", "images"], ["blue", "4"], ["green", "4"], ["red", "4"],
+    ]  # fmt: skip
+    with (out / "predictions.csv").open() as file:
+        predictions = list(csv.DictReader(file))
+    assert [Path(row["path"]).name for row in predictions] == [f"{i}.png" for i in range(4)]
+    assert {row["predicted"] for row in predictions} == {"red"}
+
+    # The classifier alone, with the network that it names.
+    again = evaluate(val, "--classifier", out / "classifier.safetensors")
+    assert again["protocol"] == "given classifier"
+    assert again["per_class"] == result["per_class"]
+    named = evaluate("--classifier", out / "classifier.safetensors", "--predict", val / "blue")
+    assert [one["predicted"] for one in named["predictions"]] == ["blue"] * 4
+    assert all(0.3 < one["probability"] <= 1 for one in named["predictions"])
+
+
+def test_the_fast_protocol_is_logistic_regression(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """The classifier equals one that torch trains step by step on the exported features."""
+    out = tmp_path / "fast"
+    options = ["--epochs", 4, "--batch-size", 5, "--n-last-blocks", 1, "--no-avgpool"]
+    result = evaluate(photos, val, "--weights", tiny_weights, "--fast", *options, "-o", out)
+    assert result["protocol"] == "fast"
+    assert result["lr"] in linear_training.SWEEP
+    assert len(result["sweep"]) == len(linear_training.SWEEP)
+    export = ["embed", photos, "-o", tmp_path / "f.npy", "--weights", tiny_weights, *COMMON]
+    assert CliRunner().invoke(app, [*map(str, export)]).exit_code == 0
+    features = torch.from_numpy(np.load(tmp_path / "f.npy"))
+    with (tmp_path / "f.csv").open() as file:
+        names = [row["label"] for row in csv.DictReader(file)]
+    labels = torch.tensor([result["classes"].index(name) for name in names])
+    layer = torch.nn.Linear(features.shape[1], 3)
+    generator = torch.Generator().manual_seed(0)
+    layer.weight.data = 0.01 * torch.randn(3, features.shape[1], generator=generator)
+    layer.bias.data.zero_()
+    optimizer = torch.optim.SGD(layer.parameters(), 1.0, momentum=0.9)
+    for epoch in range(4):
+        cosine = (1 + np.cos(np.pi * epoch / 4)) / 2
+        optimizer.param_groups[0]["lr"] = result["lr"] * 5 / 256 * cosine
+        order = np.random.default_rng((0, epoch)).permutation(len(labels))
+        for start in range(0, len(order), 5):
+            batch = order[start : start + 5]
+            loss = F.cross_entropy(layer(features[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    made = load_file(out / "classifier.safetensors")
+    torch.testing.assert_close(made["weight"], layer.weight.data, atol=1e-4, rtol=1e-3)
+
+
+def test_a_resumed_training_is_the_same(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(photos, val, "--weights", tiny_weights, *TRAIN, "-o", tmp_path / "whole")
+    one_epoch = linear_training._epoch
+
+    def stopping(*arguments: Any) -> float:
+        if arguments[5] == 3:
+            raise KeyboardInterrupt
+        return one_epoch(*arguments)
+
+    out = ["--weights", tiny_weights, *TRAIN, "-o", tmp_path / "parts"]
+    monkeypatch.setattr(linear_training, "_epoch", stopping)
+    text = fails(130, photos, val, *out)
+    assert "interrupted after 3 of 6 epochs" in text
+    assert "--resume" in text
+    assert os.listdir(tmp_path / "parts") == ["checkpoint.pt"]
+    monkeypatch.setattr(linear_training, "_epoch", one_epoch)
+    assert "unfinished training; use --resume" in fails(1, photos, val, *out)
+    assert "lr was 1.0, now 2.0" in fails(1, photos, val, *out, "--lr", 2, "--resume")
+    resumed = evaluate(photos, val, *out, "--resume")
+    assert resumed["history"] == whole["history"]
+    a, b = (load_file(tmp_path / name / "classifier.safetensors") for name in ("whole", "parts"))
+    assert torch.equal(a["weight"], b["weight"])
+    assert "no checkpoint.pt to go on from" in fails(1, photos, val, *out, "--resume")
+
+
+def test_a_broken_photo_is_left_out(photos: Path, val: Path, tiny_weights: Path) -> None:
+    (photos / "red/0.png").write_bytes(b"")
+    (val / "red/0.png").write_bytes(b"")
+    options = ["--weights", tiny_weights, "--epochs", 1, "--batch-size", 5]
+    result = run(photos, val, *options, *COMMON)
+    assert result.exit_code == 0, result.output
+    assert f"skipped '{val}/red/0.png': empty file" in result.stderr
+    assert f"skipped '{photos}/red/0.png': empty file" in result.stderr
+    assert "11 images" not in result.stdout
+    assert "red\t3\t" in result.stdout
+    assert "empty file; repair it" in fails(1, photos, val, *options, "--strict")
+
+
+def test_misuse_is_a_sentence(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path, make_weights: Any
+) -> None:
+    model = ["--weights", tiny_weights]
+    before = sorted(os.listdir(tmp_path))
+    assert "name both" in fails(2, photos, *model)
+    assert "'gone' does not exist" in fails(1, "gone", val, *model)
+    assert "have no classes" in fails(1, photos / "red", val, *model)
+    assert "is a class of the classifier" in fails(1, photos, photos.parent, *model)
+    assert "--epochs 0" in fails(2, photos, val, *model, "--epochs", 0)
+    assert "--batch-size 0" in fails(2, photos, val, *model, "--batch-size", 0)
+    assert "--lr 0" in fails(2, photos, val, *model, "--lr", 0)
+    assert "--seed -1" in fails(2, photos, val, *model, "--seed", -1)
+    assert "leave out --fast" in fails(2, photos, val, *model, "--fast", "--compare")
+    assert "with one block" in fails(2, photos, val, *model, "--n-last-blocks", 2, "--avgpool")
+    assert "--n-last-blocks 0" in fails(2, photos, val, *model, "--n-last-blocks", 0)
+    assert "name it with -o" in fails(2, photos, val, *model, "--resume")
+    assert "does not exist" in fails(1, val, "--classifier", tmp_path / "gone.pth", *model)
+    assert "trains nothing" in fails(2, val, "--classifier", "x.pth", "--fast")
+    assert "nothing to classify" in fails(2, "--classifier", "x.pth")
+    assert "does not exist" in fails(1, photos, val, *model, "-o", tmp_path / "no/such")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_classifiers_that_do_not_fit(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path, make_weights: Any
+) -> None:
+    model = ["--weights", tiny_weights]
+
+    def classifier(rows: int, width: int) -> Path:
+        layer = {"linear.weight": torch.zeros(rows, width), "linear.bias": torch.zeros(rows)}
+        torch.save(layer, tmp_path / "c.pth")
+        return tmp_path / "c.pth"
+
+    text = fails(1, val, "--classifier", classifier(3, 99), *model)
+    assert "takes 99 features, but vit_64x2_patch16 gives 128" in text
+    text = fails(1, val, "--classifier", classifier(4, 128), *model)
+    assert "has 4 classes and names none" in text
+    assert evaluate(val, "--classifier", classifier(3, 64), *model)["n_last_blocks"] == 1
+    evaluate(photos, val, *model, "--fast", "--epochs", 1, "-o", tmp_path / "own")
+    own = tmp_path / "own/classifier.safetensors"
+    other = make_weights(tmp_path / "other.safetensors", seed=5)
+    assert "was trained on features of" in fails(1, val, "--classifier", own, "--weights", other)
+    assert "exists already" in fails(1, photos, val, *model, "-o", tmp_path / "own")
