@@ -6,6 +6,12 @@ from golden_files import Golden, golden_folder
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask the network by accident
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Listings and fetched shards of the tests stay out of the user's cache."""
+    os.environ["DINO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def golden() -> Golden:
     return Golden(golden_folder())

@@ -49,5 +49,6 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
         f"{result['run']}: {result['steps']} steps"
         + (f", loss {result['loss']:.4f}" if result["loss"] is not None else "")
         + f", {result['images_per_second']} images/s"
+        + (f", {result['unreadable']} unreadable files" if result["unreadable"] else "")
     )
     return result

@@ -38,7 +38,12 @@ class TrainConfig(ImageOptions):
     config: Path | None = setting(
         None, "Options from a TOML file; flags win over it.", panel=RUN, metavar="FILE"
     )
-    dry_run: bool = setting(False, "Print the resolved configuration as JSON and stop.", panel=RUN)
+    dry_run: bool = setting(
+        False,
+        "Print the resolved configuration as JSON and stop; with --json also the cost: parameters, "
+        "arithmetic, memory, steps and hours, from a few trial steps.",
+        panel=RUN,
+    )
     print_sbatch: bool = setting(
         False, "Print a job script for SLURM that runs and resumes this command.", panel=RUN
     )
@@ -188,6 +193,12 @@ class TrainConfig(ImageOptions):
         None, "Sides of global and local views in the last part of the run.", panel=VIEWS
     )
     final_share: float = setting(0.1, "Share of the run that --final-size covers.", panel=VIEWS)
+    views: Literal["auto", "cpu", "gpu"] = setting(
+        "auto",
+        "Where views are made: cpu, by the processes that load images; gpu, on the training "
+        "device, in batches; auto: gpu on CUDA. They differ by rounding, and so does the run.",
+        panel=VIEWS,
+    )
     mean: tuple[float, float, float] = setting(IMAGENET_MEAN, "Mean per channel.", panel=VIEWS)
     std: tuple[float, float, float] = setting(
         IMAGENET_STD, "Standard deviation per channel.", panel=VIEWS

@@ -69,8 +69,7 @@ def nearest(
             if allowed is not None:
                 barred = torch.from_numpy(~allowed[start : start + similarities.shape[1]])
                 similarities[:, barred.to(device)] = -torch.inf
-            keys = scratch.keys(similarities, start)
-            found = keys.topk(min(k, keys.shape[1]), dim=1).values
+            found = scratch.best(similarities, start, k)
             both = torch.cat([best, found], dim=1)
             best = both.topk(min(k, both.shape[1]), dim=1).values
         similarities, neighbours = _from_keys(best)
@@ -142,11 +141,30 @@ class _Scratch:
         out = self._similarities[: len(q) * len(x)].view(len(q), len(x))
         return torch.mm(q, x.T, out=out)
 
-    def keys(self, similarities: Tensor, start: int) -> Tensor:
+    def best(self, similarities: Tensor, start: int, k: int) -> Tensor:
+        """Keys of the k nearest rows of a block that starts at row `start`: int64 (q, k or all).
+
+        The k largest lie in the k groups of columns with the largest maxima, so only those are
+        looked at closely: a tenth of the work, and the same rows, ties included, because among
+        equal maxima the group of lower rows comes first.
+        """
+        q, m = similarities.shape
+        group = 32 if k <= 64 else 8
+        if m % group or 2 * k * group > m:
+            return self.keys(similarities, start).topk(min(k, m), dim=1).values
+        largest = similarities.view(q, m // group, group).amax(dim=2)
+        groups = ROW_MASK - (self.keys(largest, 0).topk(k, dim=1).values & ROW_MASK)
+        inside = torch.arange(group, device=similarities.device)
+        columns = (groups[:, :, None] * group + inside).flatten(1)
+        near = self.keys(similarities.gather(1, columns), start, columns)
+        return near.topk(k, dim=1).values
+
+    def keys(self, similarities: Tensor, start: int, columns: Tensor | None = None) -> Tensor:
         """Similarity in the high 32 bits, complement of the row in the low ones: int64 (q, m).
 
         Their order is that of the similarities, the lower row first among equals: `topk` alone
         leaves the order of equals open, and could not be merged over blocks with the same result.
+        columns: of the similarities, (q, m), where they are not all in order.
         """
         q, m = similarities.shape
         ordered, keys = self._ordered[: q * m].view(q, m), self._keys[: q * m].view(q, m)
@@ -154,7 +172,9 @@ class _Scratch:
         # Floats sort as their bits do, negative ones in reverse.
         torch.bitwise_right_shift(bits, 31, out=ordered)
         ordered.bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
-        rows = ROW_MASK - torch.arange(start, start + m, device=bits.device)
+        if columns is None:
+            columns = torch.arange(m, device=bits.device)
+        rows = ROW_MASK - start - columns
         return keys.copy_(ordered).bitwise_left_shift_(ROW_BITS).bitwise_or_(rows)
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decode import UnreadableImage, read_image
-from dino_cli.data.draws import ViewSpec, draw_view, uniforms
-from dino_cli.data.images import ImageFile
+from dino_cli.data.draws import ViewDraw, ViewSpec, draw_view, uniforms
+from dino_cli.data.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import normalize
 from dino_cli.data.views import render_view
+from dino_cli.data.views_pack import Photo, PhotoBatch, pack_photos, take_photo
 from dino_cli.runtime import ignore_signals, signals_held
 
 __all__ = ["CropBatch", "Plan", "ViewSchedule", "crop_batches", "normalize_views"]
@@ -134,41 +135,68 @@ class CropBatch(NamedTuple):
     groups: list[Tensor]
     unreadable: list[tuple[str, str]]
 
+    @property
+    def empty(self) -> bool:
+        """Whether no file could be read."""
+        return not self.groups
+
 
 class _Crops(Dataset[Any]):
     def __init__(
-        self, paths: Sequence[Path], schedule: ViewSchedule, seed: int, exif: bool
+        self, files: Sequence[ImageFile], schedule: ViewSchedule, seed: int, exif: bool
     ) -> None:
-        self.paths = [str(path) for path in paths]
+        self.files = ImageList.of(files)  # no Python strings, which workers would each copy
         self.schedule = schedule
         self.seed = seed
         self.exif = exif
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
-    def __getitem__(self, key: _Key) -> tuple[list[NDArray[np.uint8]], list[tuple[str, str]]]:
+    def __getitem__(self, key: _Key) -> tuple[Any, list[tuple[str, str]]]:
         unreadable = []
-        for offset in range(min(MAX_NEIGHBOURS, len(self.paths))):
-            path = self.paths[(key.image + offset) % len(self.paths)]
+        for offset in range(min(MAX_NEIGHBOURS, len(self.files))):
+            path = self.files.path((key.image + offset) % len(self.files))
             try:
-                image = read_image(Path(path), exif=self.exif)
+                image = read_image(path, exif=self.exif)
                 break
             except UnreadableImage as error:
-                unreadable.append((path, error.reason))
+                unreadable.append((str(path), error.reason))
         else:
-            return [], unreadable
+            return self.nothing, unreadable
         specs = self.schedule.at(key.progress)
         u = uniforms(self.seed, key.epoch, key.image, sum(len(group) for group in specs))
         groups, first = [], 0
         for group in specs:
-            views = [
-                render_view(image, draw_view(spec, u[first + i], image.height, image.width))
-                for i, spec in enumerate(group)
-            ]
-            groups.append(np.stack(views))
+            groups.append(
+                [
+                    draw_view(spec, u[first + i], image.height, image.width)
+                    for i, spec in enumerate(group)
+                ]
+            )
             first += len(group)
-        return groups, unreadable
+        # A copy, because the memory of a PIL image is read-only.
+        return self.render(np.array(image), groups), unreadable
+
+    nothing: Any = ()  # in place of what could not be read
+
+    def render(self, pixels: NDArray[np.uint8], groups: list[list[ViewDraw]]) -> Any:
+        """Per resolution uint8 (V_i, s, s, 3)."""
+        return [np.stack([render_view(pixels, draw) for draw in group]) for group in groups]
+
+
+class _Photos(_Crops):
+    """Photos whose views are made later, on the device."""
+
+    nothing = None
+
+    def render(self, pixels: NDArray[np.uint8], groups: list[list[ViewDraw]]) -> Photo:
+        return take_photo(pixels, groups)
+
+
+def _collate_photos(items: list[tuple[Photo | None, list[tuple[str, str]]]]) -> PhotoBatch:
+    unreadable = [entry for _, entries in items for entry in entries]
+    return pack_photos([photo for photo, _ in items], unreadable)
 
 
 def _collate(items: list[tuple[list[NDArray[np.uint8]], list[tuple[str, str]]]]) -> CropBatch:
@@ -196,6 +224,7 @@ class _Order(Sampler[list[_Key]]):
 def _quiet_worker(_: int) -> None:
     ignore_signals()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 def crop_batches(
@@ -208,13 +237,17 @@ def crop_batches(
     workers: int,
     exif: bool = True,
     pin: bool = False,
-) -> Iterator[CropBatch]:
-    """Micro-batches of the steps from start to end, in order; workers run ahead across epochs."""
+    photos: bool = False,
+) -> Iterator[CropBatch | PhotoBatch]:
+    """Micro-batches of the steps from start to end, in order; workers run ahead across epochs.
+
+    photos: the workers only decode, and `data.views_batch` makes the views.
+    """
     loader = DataLoader(
-        _Crops([f.path for f in files], schedule, plan.seed, exif),
+        (_Photos if photos else _Crops)(files, schedule, plan.seed, exif),
         batch_sampler=_Order(plan, start_step, end_step),
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=_collate_photos if photos else _collate,
         worker_init_fn=_quiet_worker,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,

@@ -2,9 +2,8 @@
 
 import os
 import warnings
-from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
-__all__ = ["UnreadableImage", "image_formats", "image_suffixes", "read_image"]
+from dino_cli.data.formats import HEIF_SUFFIXES, image_formats, image_suffixes
+from dino_cli.data.shards import in_shard, read_member
 
-# Pillow only recognises these: no decoder exists (BUFR, GRIB, HDF5, MPEG), or it is another program
-# that would run the file as a script (EPS, through Ghostscript), or only Windows has one (WMF).
-NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
-HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+__all__ = ["UnreadableImage", "image_formats", "image_suffixes", "read_image"]
 
 
 class UnreadableImage(Exception):
@@ -28,29 +25,10 @@ class UnreadableImage(Exception):
         super().__init__(reason)
 
 
-@cache
-def image_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are decoded; with HEIF when pillow-heif is installed."""
-    Image.init()
-    if find_spec("pillow_heif"):
-        import_module("pillow_heif").register_heif_opener()
-    return tuple(sorted(set(Image.OPEN) - NOT_DECODED))
-
-
-@cache
-def image_suffixes() -> frozenset[str]:
-    """Lower-case suffixes of pictures, with the dot.
-
-    HEIF is always among them: without pillow-heif such files are named as skipped, not overlooked.
-    """
-    formats = set(image_formats())
-    known = {s.lower() for s, name in Image.registered_extensions().items() if name in formats}
-    return frozenset(known | HEIF_SUFFIXES)
-
-
 def read_image(path: Path, *, exif: bool = True) -> Image.Image:
     """The picture in a file (the first frame of several), mode RGB, fully loaded.
 
+    path: of a file, or of a picture in a shard (`data.shards`).
     exif: turn it as its EXIF orientation says. Transparency is dropped as `convert("RGB")` does,
     like the original; 16-bit, 32-bit and float greys are scaled to 8 bits, where `convert` would
     clip them to white. Raises `UnreadableImage`; emits no warning.
@@ -60,7 +38,9 @@ def read_image(path: Path, *, exif: bool = True) -> Image.Image:
         # Pillow warns above its pixel limit and refuses above twice that; both mean refused here.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path, formats=image_formats()) as image:
+            inside = in_shard(path)
+            source = BytesIO(read_member(*inside)) if inside else path
+            with Image.open(source, formats=image_formats()) as image:
                 image.load()
                 turned = _turned(image) if exif else image
                 return _rgb(turned, _grey_bits(image))
@@ -127,7 +107,7 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit against malicious files"
     if isinstance(error, UnidentifiedImageError):
-        if os.path.getsize(path) == 0:
+        if not in_shard(path) and os.path.getsize(path) == 0:
             return "empty file"
         if path.suffix.lower() in HEIF_SUFFIXES and not find_spec("pillow_heif"):
             return "HEIF pictures need the package pillow-heif (pip install 'dino-cli[heif]')"

@@ -1,39 +1,33 @@
-"""Which pictures: from files, folders and lists on the command line to an ordered list of files."""
+"""Which pictures: from files, folders, lists and shards on the command line to a list of files."""
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import TextIO
 
-from dino_cli.data.decode import image_suffixes
+from dino_cli.data.folder_index import pictures_below
+from dino_cli.data.image_list import ImageFile, ImageList, ImageListBuilder
+from dino_cli.data.patterns import expand_braces, expand_pattern, is_pattern
+from dino_cli.data.remote_shards import fetch_shards, is_url
+from dino_cli.data.shards import in_shard, is_shard, open_shard
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 
-__all__ = ["ImageFile", "find_images"]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """A picture to read.
-
-    path: as found, joined to the argument as typed. label: its class; "" when unknown.
-    relative: its place below the argument that it was found in, suffix kept, for mirroring trees.
-    """
-
-    path: Path
-    label: str
-    relative: PurePath
+__all__ = ["ImageFile", "ImageList", "find_images"]
 
 
 def find_images(
     arguments: Sequence[str], *, stdin: TextIO | None = None, reporter: Reporter | None = None
-) -> list[ImageFile]:
+) -> ImageList:
     """The pictures that the arguments name, in their order; those of a folder sorted by path.
 
     - A folder is searched recursively for the suffixes of pictures; hidden names are passed over,
       links to folders followed. The label is the first folder below it (ImageFolder's convention).
+    - A `.tar` shard is searched in the same way (`data.shards`); a companion `.cls` or short `.txt`
+      tells the label before a folder does. Its pictures lie below the shard's own name.
+    - The URL of a shard is fetched first. A pattern with `*`, `?`, `[…]`, `{a,b}` or `{00..99}`
+      stands for the files that it matches.
     - A `.txt` list has one path per line, relative to the list's folder, and optionally a tab and
       the label; a list without labels takes the parent folders' names if there are several. `-`
       reads such a list from stdin, relative to the working folder. Listed files that do not exist
@@ -43,79 +37,106 @@ def find_images(
     A file named twice is taken once. Raises `TaskError` for a path that does not exist and for an
     argument that holds no picture.
     """
-    found: dict[str, ImageFile] = {}
-    repeated = 0
-    for argument in arguments:
-        for image in _expand(argument, stdin if stdin is not None else sys.stdin):
-            key = os.path.abspath(image.path)
-            repeated += key in found
-            found.setdefault(key, image)
-    if repeated and reporter is not None:
-        times = "1 picture is" if repeated == 1 else f"{repeated} pictures are"
+    reporter = reporter or Reporter()
+    names = [name for argument in arguments for name in _several(argument, reporter)]
+    shards = {name for name in names if is_shard(name) and os.path.isfile(name)}
+    # Only what may name a file twice is looked at file by file: several shards do not.
+    alone = len(names) == 1 or all(name in shards for name in names)
+    builder = ImageListBuilder(distinct=not alone or _is_list(names))
+    opened: set[str] = set()
+    for name in names:
+        if name in shards:
+            if os.path.abspath(name) not in opened:
+                _add_shard(builder, name, reporter)
+            opened.add(os.path.abspath(name))
+        else:
+            _add(builder, name, stdin if stdin is not None else sys.stdin)
+    if builder.repeated:
+        times = "1 picture is" if builder.repeated == 1 else f"{builder.repeated} pictures are"
         reporter.remark(f"{times} named more than once; each is used once")
-    return list(found.values())
+    return builder.build()
 
 
-def _expand(argument: str, stdin: TextIO) -> Iterable[ImageFile]:
+def _several(argument: str, reporter: Reporter) -> list[str]:
+    """The files and folders behind one argument."""
+    try:
+        if is_url(argument) and not os.path.lexists(argument):
+            return fetch_shards(expand_braces(argument), reporter)
+        if argument == "-" or not is_pattern(argument):
+            return [argument]
+    except (OSError, ValueError) as error:
+        raise _unreadable(argument, error) from None
+    found = expand_pattern(argument)
+    if not found:
+        raise TaskError(f"no file matches {argument!r}", "check the pattern")
+    return found
+
+
+def _is_list(names: Sequence[str]) -> bool:
+    return any(name == "-" or name.lower().endswith(".txt") for name in names)
+
+
+def _add(builder: ImageListBuilder, argument: str, stdin: TextIO) -> None:
     if argument == "-":
-        return _from_list(stdin, Path(), "the list on stdin")
+        builder.add(_from_list(stdin, Path(), "the list on stdin"))
+        return
     path = Path(argument)
     try:
         if path.is_dir():
-            return _from_folder(path)
+            _add_folder(builder, path)
+            return
         if not path.exists():
-            raise TaskError(f"{argument!r} does not exist", "check the path")
-        if not path.is_file():
+            if not in_shard(path):
+                raise TaskError(f"{argument!r} does not exist", "check the path")
+        elif not path.is_file():
             raise TaskError(f"{argument!r} is neither a file nor a folder", "name one of these")
-        if path.suffix.lower() == ".txt":
+        elif path.suffix.lower() == ".txt":
             # Names on disk need not be UTF-8; surrogates carry their bytes through.
             with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-                return _from_list(lines, path.parent, f"the list {argument!r}")
-    except OSError as error:
-        raise TaskError(f"cannot read {argument!r}: {error.strerror}", "check the path") from None
-    return [ImageFile(path, "", PurePath(path.name))]
+                builder.add(_from_list(lines, path.parent, f"the list {argument!r}"))
+            return
+    except (OSError, ValueError) as error:
+        raise _unreadable(argument, error) from None
+    builder.add([ImageFile(path, "", PurePath(path.name))])
 
 
-def _from_folder(folder: Path) -> list[ImageFile]:
-    files = sorted(_walk(folder, image_suffixes(), ()), key=lambda path: path.parts)
-    if not files:
+def _add_folder(builder: ImageListBuilder, folder: Path) -> None:
+    any_found = False
+    for block in pictures_below(str(folder)):
+        any_found = True
+        label = block.folder.partition("/")[0]
+        builder.add_folder(str(folder / block.folder), block.folder, block.names, [label])
+    if not any_found:
+        if any(name.endswith(".tar") for name in os.listdir(folder)):
+            raise TaskError(
+                f"no pictures in the folder {str(folder)!r}, but shards",
+                f"name them: '{folder}/*.tar'",
+            )
         raise TaskError(
             f"no pictures in the folder {str(folder)!r} or below it",
             "files with suffixes such as .jpg, .png, .webp or .tif were looked for,"
             " hidden ones left out; name files of other suffixes one by one or in a .txt list",
         )
-    images = []
-    for path in files:
-        relative = path.relative_to(folder)
-        label = relative.parts[0] if len(relative.parts) > 1 else ""
-        images.append(ImageFile(path, label, relative))
-    return images
 
 
-def _walk(
-    folder: Path, suffixes: frozenset[str], above: tuple[tuple[int, int], ...]
-) -> Iterator[Path]:
-    """Pictures below a folder, in no order. `above`: the folders on the way here; breaks loops."""
+def _add_shard(builder: ImageListBuilder, path: str, reporter: Reporter) -> None:
+    """Pictures of a tar, by the folders inside."""
     try:
-        status = folder.stat()
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        with os.scandir(folder) as entries:
-            listed = [entry for entry in entries if not entry.name.startswith(".")]
+        shard = open_shard(path)
     except OSError as error:
-        raise TaskError(
-            f"cannot read the folder {str(folder)!r}: {error.strerror}", "check its permissions"
-        ) from None
-    for entry in listed:
-        path = folder / entry.name
-        if entry.is_dir():
-            yield from _walk(path, suffixes, (*above, here))
-        # A dangling link is kept: it fails when it is read, and is reported then. Pipes are not.
-        elif os.path.splitext(entry.name)[1].lower() in suffixes and (
-            entry.is_file() or (entry.is_symlink() and not path.exists())
-        ):
-            yield path
+        raise _unreadable(path, error) from None
+    count = len(shard.names)
+    if shard.cut:
+        reporter.remark(f"{path!r} is cut off; the {count} pictures before that are used")
+    top = Path(path)
+    labels = list(shard.labels)
+    if b"/" not in shard.names.buffer:
+        builder.add_folder(str(top), top.stem, shard.names, labels, shard.label_ids)
+        return
+    builder.add(
+        ImageFile(top / name, labels[label], PurePath(top.stem, name))
+        for name, label in zip(shard.names, shard.label_ids.tolist(), strict=True)
+    )
 
 
 def _from_list(lines: Iterable[str], base: Path, name: str) -> list[ImageFile]:
@@ -136,3 +157,8 @@ def _from_list(lines: Iterable[str], base: Path, name: str) -> list[ImageFile]:
         common = os.path.commonpath([os.path.dirname(path) for path in whole])
         written = [PurePath(os.path.relpath(path, common)) for path in whole]
     return [ImageFile(*row) for row in zip(paths, labels, written, strict=True)]
+
+
+def _unreadable(argument: str, error: OSError | ValueError) -> TaskError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return TaskError(f"cannot read {argument!r}: {reason}", "check the path")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decode import UnreadableImage, read_image
-from dino_cli.data.images import ImageFile
+from dino_cli.data.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import build_transform
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.runtime import available_cores, ignore_signals, signals_held
@@ -39,31 +39,36 @@ class Batch:
 
 
 def image_batches(
-    files: Sequence[ImageFile], p: Preprocessing, *, batch_size: int, workers: int
+    files: Sequence[ImageFile],
+    p: Preprocessing,
+    *,
+    batch_size: int,
+    workers: int,
+    transform: Callable[[Image.Image], NDArray[np.uint8]] | None = None,
 ) -> Iterator[Batch]:
     """Read and preprocess the files; batches come in the order of the files.
 
     Where preprocessing leaves pictures of different sizes, a batch ends where the size changes.
-    `workers` processes decode ahead (at most one per core, none for a handful of files). Raises
-    `UsageError` for impossible numbers, `TaskError` when a process was killed.
+    `workers` processes decode ahead (at most one per core, none for a handful of files). transform:
+    from an RGB picture to uint8 (H, W, 3), picklable, instead of what `p` says. Raises `UsageError`
+    for impossible numbers, `TaskError` when a process was killed.
     """
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size} is not a positive number", "use --batch-size 32")
     if workers < 0:
         raise UsageError(f"{workers} workers is a negative number", "use --workers 0 for none")
-    return _batches(files, p, batch_size, workers)
+    data = _Files(files, p.exif, transform or build_transform(p))
+    return _batches(data, batch_size, workers)
 
 
-def _batches(
-    files: Sequence[ImageFile], p: Preprocessing, batch_size: int, workers: int
-) -> Iterator[Batch]:
-    count = -(-len(files) // batch_size)
+def _batches(data: "_Files", batch_size: int, workers: int) -> Iterator[Batch]:
+    count = -(-len(data) // batch_size)
     workers = min(workers, available_cores(), count) if count > FEW_BATCHES else 0
     # Forked workers start in milliseconds where spawned ones import torch for seconds; they touch
     # neither CUDA nor torch's threads.
     fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     loader = DataLoader(
-        _Files(files, p),
+        data,
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate,
@@ -92,16 +97,21 @@ def _batches(
 class _Files(Dataset[tuple[int, "NDArray[np.uint8] | str"]]):
     """Position and pixels (H, W, 3) of each file, or the reason why there are none."""
 
-    def __init__(self, files: Sequence[ImageFile], p: Preprocessing) -> None:
-        self.files, self.exif = files, p.exif
-        self.transform: Callable[[Image.Image], NDArray[np.uint8]] = build_transform(p)
+    def __init__(
+        self,
+        files: Sequence[ImageFile],
+        exif: bool,
+        transform: Callable[[Image.Image], NDArray[np.uint8]],
+    ) -> None:
+        # No Python strings, which workers would each copy.
+        self.files, self.exif, self.transform = ImageList.of(files), exif, transform
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[int, NDArray[np.uint8] | str]:
         try:
-            return index, self.transform(read_image(self.files[index].path, exif=self.exif))
+            return index, self.transform(read_image(self.files.path(index), exif=self.exif))
         except UnreadableImage as error:
             return index, error.reason
         except (ValueError, MemoryError) as error:

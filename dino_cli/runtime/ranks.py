@@ -68,6 +68,14 @@ class Ranks:
         """Rank 0's value, on every rank; a collective."""
         return self.first(lambda: value)
 
+    def everyone(self, value: T) -> list[T]:
+        """The value of each rank, in their order; a collective."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(values, value)
+        return values
+
     @contextmanager
     def peers_watched(self, go_on: str) -> Iterator[None]:
         """Raise `PeerLost` where a collective fails because another process is gone.

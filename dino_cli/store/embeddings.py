@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_cli.errors import TaskError
+from dino_cli.errors import DinoError, TaskError
 from dino_cli.store.atomic import atomic_write
 from dino_cli.store.embeddings_formats import FORMAT, SUFFIXES, file_of_kind
 from dino_cli.store.tables import csv_table, skipped_path, told
@@ -138,7 +138,7 @@ def _read_npy(path: Path) -> Embeddings:
             raise TaskError(
                 f"{str(file)!r}, a part of {str(path)!r}, does not exist", AGAIN
             ) from None
-        except (ValueError, OSError, EOFError):
+        except Exception:  # a damaged header ends in any exception whatever
             raise TaskError(f"{str(file)!r} is not a .npy file of features", AGAIN) from None
         if whole.ndim < 2 or whole.dtype.kind != "f" or not whole.flags.c_contiguous:
             raise TaskError(f"{str(file)!r} holds {whole.dtype} {whole.shape}", AGAIN)
@@ -161,7 +161,7 @@ def _read_beside(path: Path) -> tuple[list[str], list[str], dict[str, Any]]:
             for line in lines:
                 paths.append(line[0])
                 labels.append(line[1])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration, csv.Error):
+    except Exception:  # as above
         ok = False
     if not ok:
         raise TaskError(f"the .csv or .json beside {str(path)!r} was not made by `dino`", AGAIN)
@@ -177,7 +177,7 @@ def _read_npz(path: Path) -> Embeddings:
             kind: FeatureRows(path, _member(path, kind)) for kind in metadata["arrays"]
         }
         first = next(iter(arrays.values()))
-    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile, StopIteration):
+    except Exception:  # as above
         raise _unlike(path) from None
     return Embeddings(path, first, paths, labels, metadata, arrays)
 
@@ -196,7 +196,7 @@ def _member(path: Path, name: str) -> "np.memmap[Any, Any]":
 
 
 def _read_safetensors(path: Path) -> Embeddings:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     paths, labels, metadata = _read_beside(path)
     try:
@@ -215,7 +215,7 @@ def _read_safetensors(path: Path) -> Embeddings:
         if not names >= set(arrays):
             raise KeyError
         first = next(iter(arrays.values()))
-    except (SafetensorError, ValueError, OSError, KeyError, TypeError, StopIteration):
+    except Exception:  # as above
         raise _unlike(path) from None
     return Embeddings(path, first, paths, labels, metadata, arrays)
 
@@ -225,7 +225,9 @@ def _read_parquet(path: Path) -> Embeddings:
 
     try:
         file = read_parquet(path)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError):
+    except DinoError:
+        raise
+    except Exception:  # as above
         raise _unlike(path) from None
     arrays: dict[str, Features] = dict(file.columns)
     first = next(iter(arrays.values()))
@@ -246,7 +248,7 @@ def _read_csv(path: Path) -> Embeddings:
         ends = np.cumsum(list(kinds.values()))
         pieces = np.split(values, ends[:-1], axis=1)
         arrays = dict(zip(kinds, map(np.ascontiguousarray, pieces), strict=True))
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, IndexError, csv.Error):
+    except Exception:  # as above
         raise _unlike(path) from None
     return Embeddings(path, next(iter(arrays.values())), paths, labels, metadata, arrays)
 

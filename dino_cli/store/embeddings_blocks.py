@@ -9,6 +9,7 @@ add blocks.
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,6 +70,21 @@ class Block:
             joined, ends = content["thumbnails"].tobytes(), content["ends"].tolist()
         return [joined[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
 
+    def is_whole(self) -> bool:
+        """Whether every member has its checksum and the facts fit the features; reads it all."""
+        try:
+            with zipfile.ZipFile(self.file) as archive:
+                if archive.testzip() is not None:
+                    return False
+            rows = self.rows
+            texts = [text for row in rows for text in (row.path, row.label, row.sha256)]
+            texts += [text for pair in self.skipped for text in pair]
+            return all(isinstance(text, str) for text in texts) and all(
+                self.array(kind).shape == (len(rows), *shape) for kind, (shape, _) in self.shapes.items()
+            )
+        except Exception:  # a damaged archive ends in any exception whatever
+            return False
+
     def _facts(self) -> dict[str, Any]:
         with np.load(self.file, allow_pickle=False) as content:
             facts: dict[str, Any] = json.loads(content["facts"].tobytes())
@@ -110,8 +126,11 @@ class Blocks:
             with atomic_write(self.folder / RUN) as temporary:
                 temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="ascii")
 
-    def open(self, run: Mapping[str, Any]) -> None:
-        """Go on with what is there. Raises `TaskError` when it was made in another way."""
+    def open(self, run: Mapping[str, Any]) -> int:
+        """Go on with what is there. Raises `TaskError` when it was made in another way.
+
+        Blocks that are damaged are removed, to be made again; returns how many.
+        """
         values = self._run()
         made, wanted = values["run"], json.loads(json.dumps(dict(run)))
         for key in {**made, **wanted}:
@@ -123,14 +142,23 @@ class Blocks:
                 )
         self.size, self.files = int(values["size"]), int(values["files"])
         self.resumed, self.replaces = True, bool(values.get("replaces"))
+        wanted_blocks = range(self.count)
+        bad = [n for n in self.done() if n not in wanted_blocks or not self._block(n).is_whole()]
+        with told(self.output):
+            for number in bad:
+                self._file(number).unlink(missing_ok=True)
+        return len(bad)
+
+    def _block(self, number: int) -> Block:
+        return Block(self._file(number))
 
     def _run(self) -> dict[str, Any]:
         try:
             values: dict[str, Any] = json.loads((self.folder / RUN).read_text())
             if values["format"] == FORMAT and isinstance(values["run"], dict):
-                int(values["size"]), int(values["files"])
-                return values
-        except (OSError, ValueError, KeyError, TypeError):
+                if int(values["size"]) > 0 and int(values["files"]) > 0:
+                    return values
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             pass
         raise self._foreign()
 
@@ -151,7 +179,7 @@ class Blocks:
         return []
 
     def __iter__(self) -> Iterator[Block]:
-        return (Block(self._file(number)) for number in self.done())
+        return (self._block(number) for number in self.done())
 
     def write(
         self,
@@ -198,7 +226,7 @@ class Blocks:
             for path in folder.iterdir():
                 _sync(path)
             new = {path.name for path in folder.iterdir()}
-            old = [str(path.absolute()) for path in stale if path.name not in new]
+            old = [path.name for path in stale if path.name not in new]
             with atomic_write(self.folder / READY) as temporary:
                 temporary.write_text(json.dumps(old))
         self.recover()
@@ -214,8 +242,8 @@ class Blocks:
             return False
         folder, parent = self.folder / FINISHED, self.output.parent
         with told(self.output):
-            for name in json.loads((self.folder / READY).read_text()):
-                Path(name).unlink(missing_ok=True)
+            for name in self._stale():
+                (parent / name).unlink(missing_ok=True)
             moving = sorted(folder.iterdir()) if folder.is_dir() else []
             # The output itself comes last: where it is, all is there.
             for path in sorted(moving, key=lambda p: p.name == self.output.name):
@@ -223,6 +251,14 @@ class Blocks:
             _sync(parent)
             self.remove()
         return True
+
+    def _stale(self) -> list[str]:
+        """Names beside the output that go; never a path elsewhere, whatever the file says."""
+        try:
+            names = json.loads((self.folder / READY).read_text())
+            return [name for name in names if isinstance(name, str) and Path(name).name == name]
+        except (OSError, ValueError, TypeError, RecursionError):
+            return []
 
     def remove(self) -> None:
         """Remove the folder, what tells its state last. Raises `TaskError` when it is not ours."""

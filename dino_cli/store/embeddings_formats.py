@@ -8,6 +8,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 FORMAT = 1  # of the .json
+DIGEST = re.compile("[0-9a-f]{64}")
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet", ".csv")
 TABLES = frozenset({".parquet", ".csv"})  # hold vectors, but no grids
 SAFETENSORS = {"<f4": "F32", "<f2": "F16"}
@@ -200,9 +202,11 @@ def read_sources(output: Path, count: int) -> list[str]:
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
             found = [line.removeprefix("\\")[:64] for line in lines]
-        if len(found) == count and all(len(digest) == 64 for digest in found):
+        if len(found) == count and all(map(DIGEST.fullmatch, found)):
             return found
         why = f"has {len(found)} lines for {count} rows"
+        if len(found) == count:
+            why = "holds lines without a SHA-256"
     except FileNotFoundError:
         why = "is missing"
     except OSError as error:

@@ -154,7 +154,7 @@ class VectorColumn:
     def __init__(self, path: Path, name: str) -> None:
         pa = require_pyarrow()
         self._file = pa.parquet.ParquetFile(path)
-        self._name = name
+        self._path, self._name = path, name
         meta = self._file.metadata
         counts = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -175,9 +175,14 @@ class VectorColumn:
 
     def _group(self, number: int) -> NDArray[np.float32]:
         if self._kept is None or self._kept[0] != number:
-            column = self._file.read_row_group(number, [self._name]).column(0).combine_chunks()
-            flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
-            self._kept = number, flat.reshape(-1, self.shape[1])
+            try:
+                column = self._file.read_row_group(number, [self._name]).column(0).combine_chunks()
+                flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
+                self._kept = number, flat.reshape(-1, self.shape[1])
+            except Exception:  # damaged pages end in any exception whatever
+                raise TaskError(
+                    f"{str(self._path)!r} is damaged", "make it again with `dino embed`"
+                ) from None
         return self._kept[1]
 
 

@@ -113,15 +113,24 @@ class ResultFolders:
         folder = self.root / name
         partial = _hidden(folder, "partial")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        replaced = _hidden(folder, "replaced")
+        # Of a run that was killed.
+        shutil.rmtree(partial, ignore_errors=True)
+        if replaced.is_dir():
+            if folder.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+            else:
+                replaced.rename(folder)
         partial.mkdir()
         try:
             yield partial
             if folder.exists():
-                replaced = _hidden(folder, "replaced")
-                shutil.rmtree(replaced, ignore_errors=True)
                 folder.rename(replaced)
-                partial.rename(folder)
+                try:
+                    partial.rename(folder)
+                except BaseException:
+                    replaced.rename(folder)
+                    raise
                 shutil.rmtree(replaced, ignore_errors=True)
             else:
                 partial.rename(folder)

@@ -1,14 +1,17 @@
 """Several results that appear together in a folder, or not at all."""
 
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from dino_cli.errors import TaskError
+from dino_cli.store.atomic import hidden_beside, sweep_beside
 
 __all__ = ["check_free", "staged"]
+
+OLD = "old-"  # before the names of what is being replaced
 
 
 def check_free(output: Path, names: Sequence[str], *, overwrite: bool) -> None:
@@ -30,13 +33,20 @@ def staged(output: Path, names: Sequence[str]) -> Iterator[Path]:
     `output` stays. After an error nothing has changed. Raises `TaskError` when nothing can be
     written there, and otherwise what the block raises.
     """
+    for left in sweep_beside(output):  # of a process that was killed
+        _put_back(left, output)
+    with ExitStack() as stack:
+        try:
+            stage = stack.enter_context(hidden_beside(output, folder=True))
+        except OSError as error:
+            raise TaskError(
+                f"cannot write beside {str(output)!r} ({error.strerror})", "choose another -o"
+            ) from None
+        yield from _filled(stage, output, names)
+
+
+def _filled(stage: Path, output: Path, names: Sequence[str]) -> Iterator[Path]:
     created = not output.exists()
-    try:
-        stage = Path(tempfile.mkdtemp(prefix=f".{output.name[:100]}.", dir=output.parent))
-    except OSError as error:
-        raise TaskError(
-            f"cannot write beside {str(output)!r} ({error.strerror})", "choose another -o"
-        ) from None
     moved: list[tuple[Path, Path | None]] = []
     try:
         yield stage
@@ -58,17 +68,31 @@ def staged(output: Path, names: Sequence[str]) -> Iterator[Path]:
             f"cannot write {str(output)!r}: {error.strerror or error}",
             "make room, or choose another -o",
         ) from None
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _replace(stage: Path, output: Path, name: str, moved: list[tuple[Path, Path | None]]) -> None:
     target, old = output / name, None
     if target.exists() or target.is_symlink():
-        old = stage / f"old-{name}"
-        target.rename(old)
+        old = stage / f"{OLD}{name}"
+        both_files = target.is_file() and (stage / name).is_file() and not target.is_symlink()
+        try:
+            if not both_files:
+                raise OSError
+            old.hardlink_to(target)  # so that a file is there at every instant
+        except OSError:  # a folder, or a file system without links
+            target.rename(old)
     moved.append((target, old))
-    (stage / name).rename(target)
+    (stage / name).replace(target)
+
+
+def _put_back(left: Path, output: Path) -> None:
+    """What a killed process had moved out of the way returns, unless something stands there."""
+    with suppress(OSError):
+        for old in left.iterdir():
+            target = output / old.name.removeprefix(OLD)
+            if old.name.startswith(OLD) and output.is_dir() and not os.path.lexists(target):
+                old.rename(target)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:

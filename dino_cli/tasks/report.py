@@ -68,12 +68,12 @@ def report(config: ReportConfig, reporter: Reporter) -> dict[str, Any]:
     if not lines:
         raise TaskError(f"{folder.log} has no step yet", "wait for the first line of the log")
     train = stored(described, folder.config)
-    counts = described.get("run", {})
+    counts = _counts(described.get("run"))
     of = int(counts.get("steps", lines[-1]["step"] + 1))
     knn = {
         entry["epoch"] + 1: entry["knn_top1"]
         for entry in entries
-        if entry.get("knn_top1") is not None
+        if entry.get("knn_top1") is not None and "epoch" in entry
     }
     remarks = _diagnose(train, counts, lines)
     charts = _charts(lines, knn)
@@ -92,7 +92,7 @@ def report(config: ReportConfig, reporter: Reporter) -> dict[str, Any]:
         "name": config.run.resolve().name,
         "result": result,
         "images": counts.get("images"),
-        "rate": median(entry["images_per_second"] for entry in lines),
+        "rate": median(entry.get("images_per_second") or 0.0 for entry in lines),
         "last": lines[-1],
         "knn": knn,
         "charts": charts,
@@ -127,6 +127,12 @@ class _Heard(Reporter):
         self.remarks.append(text)
 
 
+def _counts(values: Any) -> dict[str, int]:
+    """What config.json says of the run's length, as far as these are counts."""
+    values = values if isinstance(values, dict) else {}
+    return {key: n for key, n in values.items() if type(n) is int and 0 < n < 2**53}
+
+
 def _diagnose(
     config: TrainConfig, counts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
 ) -> list[str]:
@@ -139,6 +145,7 @@ def _diagnose(
     heard = _Heard()
     diagnosis, before = Diagnosis(config, plan, heard), -1
     wanted = {"target_spread", "entropy_share", "update_ratio", "data_wait", "loss"}
+    wanted |= {"images_per_second"}
     for line in lines:
         images = (line["step"] - before) * plan.total_batch
         before = line["step"]

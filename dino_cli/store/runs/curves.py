@@ -14,7 +14,7 @@ def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    steps = [e for e in entries if "step" in e and e["loss"] is not None]
+    steps = [e for e in entries if "step" in e and e.get("loss") is not None]
     if not steps:
         return
     x = [e["step"] for e in steps]
@@ -24,14 +24,14 @@ def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.plot(x, [e["loss"] for e in steps], color="#1b6ca8", linewidth=1.2, label="loss")
     axes.plot(
         x,
-        [e["teacher_entropy"] for e in steps],
+        [e.get("teacher_entropy") for e in steps],
         color="#c8553d",
         linewidth=1.0,
         label="teacher entropy",
     )
     axes.plot(
         x,
-        [e["target_spread"] for e in steps],
+        [e.get("target_spread") for e in steps],
         color="#588b3c",
         linewidth=1.0,
         label="target spread",

@@ -11,6 +11,14 @@ from dino_cli.store.atomic import atomic_write
 __all__ = ["Log"]
 
 
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    """Whether a line is of a step or of an epoch, and its figures are numbers."""
+    counts = [entry[key] for key in ("step", "epoch") if key in entry]
+    good = all(type(count) is int and 0 <= count < 2**53 for count in counts)
+    figures = all(isinstance(value, int | float | None) for value in entry.values())
+    return bool(counts) and good and figures and ("step" not in entry or "loss" in entry)
+
+
 class Log:
     """log.jsonl, flushed per line. Opening it for a resumed run drops what came after the
     checkpoint, so that each step stands there once."""
@@ -57,9 +65,9 @@ class Log:
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(entry, dict) and ("step" in entry or "epoch" in entry):
+            if isinstance(entry, dict) and _is_entry(entry):
                 entries.append(entry)
         return entries
 

@@ -101,7 +101,10 @@ def _embed(
         if base is not None:
             run["base"] = len(base.keep), hashlib.sha256("".join(base.digests).encode()).hexdigest()
         if blocks.exists() and config.resume:
-            blocks.open(run)
+            damaged = blocks.open(run)
+            if damaged:
+                are = "1 block was" if damaged == 1 else f"{damaged} blocks were"
+                reporter.remark(f"{are} damaged, and made again")
         else:
             size = block_size(len(new), config.batch_size, ranks.count)
             blocks.start(run, size, len(new), replaces=config.overwrite or base is not None)

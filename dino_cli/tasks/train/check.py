@@ -45,7 +45,7 @@ def check(config: TrainConfig) -> None:
     ):
         _require(getattr(config, name) >= 0, config, name, "must not be negative")
     shares = ("momentum_teacher", "center_momentum", "jitter_prob", "grayscale_prob")
-    for name in (*shares, "solarize_prob", "augment_ramp", "final_share"):
+    for name in (*shares, "solarize_prob", "augment_ramp", "final_share", "max_unreadable"):
         _require(0 <= getattr(config, name) <= 1, config, name, "must be between 0 and 1")
     _require(config.in_chans in (1, 3), config, "in_chans", "must be 3, or 1 for grey images")
     _require(0 <= config.drop_path < 1, config, "drop_path", "must be in [0, 1)")

@@ -12,14 +12,19 @@ from dino_cli.core.step import Views
 from dino_cli.data.crops import CropBatch, Plan, normalize_views
 from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.images import ImageFile
+from dino_cli.data.views_batch import render_views
+from dino_cli.data.views_pack import PhotoBatch
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
+from dino_cli.runtime import Ranks
 from dino_cli.tasks.train.setup import preprocessing_of
 
 __all__ = ["Feed", "check_readable"]
 
+FIRST_IMAGES = 1000  # of a run, or of its going on, that must be mostly readable
 
-def check_readable(files: list[ImageFile], config: TrainConfig) -> None:
+
+def check_readable(files: Sequence[ImageFile], config: TrainConfig) -> None:
     """Raise `TaskError` when no image at all can be read, before a run folder is made."""
     reason = ""
     for file in files:
@@ -38,26 +43,50 @@ class Feed:
         self,
         config: TrainConfig,
         plan: Plan,
-        batches: Iterator[CropBatch],
+        batches: Iterator[CropBatch | PhotoBatch],
         rates: Sequence[float],
         device: torch.device,
         run: Path,
         reporter: Reporter,
+        ranks: Ranks,
     ) -> None:
         self.config, self.plan, self.batches = config, plan, batches
         self.rates, self.device = rates, device
-        self.run, self.reporter = run, reporter
+        self.run, self.reporter, self.ranks = run, reporter, ranks
         self.unreadable: dict[str, str] = {}
+        self.seen = 0  # images, by all ranks, up to the first thousand
 
-    def read(self) -> list[CropBatch]:
-        """The micro-batches of the next step. Raises `TaskError` when they cannot be read."""
-        return [self._next() for _ in range(self.config.accumulate)]
+    def read(self) -> list[CropBatch | PhotoBatch]:
+        """The micro-batches of the next step. Raises `TaskError` when they cannot be read, and
+        when too many of the first thousand images cannot."""
+        batches = [self._next() for _ in range(self.config.accumulate)]
+        if self.seen < FIRST_IMAGES:
+            self.seen += self.plan.total_batch
+            self._check_share()
+        return batches
 
-    def views(self, batches: Sequence[CropBatch], step: int) -> list[Views]:
+    def all_unreadable(self) -> dict[str, str]:
+        """Files that no rank could read, each once, with the reason; a collective."""
+        return {
+            path: why for one in self.ranks.everyone(self.unreadable) for path, why in one.items()
+        }
+
+    def views(self, batches: Sequence[CropBatch | PhotoBatch], step: int) -> list[Views]:
         """The views of each micro-batch, on the device."""
         return [self._views(batch, step, micro) for micro, batch in enumerate(batches)]
 
-    def _next(self) -> CropBatch:
+    def _check_share(self) -> None:
+        bad = self.all_unreadable()
+        most = self.config.max_unreadable
+        if len(bad) > most * FIRST_IMAGES and most < 1:
+            path, reason = next(iter(bad.items()))
+            raise TaskError(
+                f"{len(bad)} files are unreadable among the first {self.seen} images, more than "
+                f"{most * FIRST_IMAGES:g} in a thousand, such as {path} ({reason})",
+                f"check the data, or go on with: dino train --resume {self.run} --max-unreadable 1",
+            )
+
+    def _next(self) -> CropBatch | PhotoBatch:
         try:
             batch = next(self.batches)
         except (RuntimeError, ConnectionError, EOFError) as error:
@@ -75,7 +104,7 @@ class Feed:
                         f"{path} is unreadable ({reason})", "leave out --strict to skip it"
                     )
                 self.reporter.remark(f"skipping {path}: {reason}")
-        if not batch.groups:
+        if batch.empty:
             raise TaskError(
                 f"{len(self.unreadable)} files in a row are unreadable, such as "
                 f"{next(iter(self.unreadable))}",
@@ -83,18 +112,21 @@ class Feed:
             )
         return batch
 
-    def _views(self, batch: CropBatch, step: int, micro: int) -> Views:
+    def _views(self, batch: CropBatch | PhotoBatch, step: int, micro: int) -> Views:
         """Normalised views on the device, and the stochastic depth of this step."""
         config, plan = self.config, self.plan
         p = preprocessing_of(config)
-        groups = [normalize_views(g, p, self.device) for g in batch.groups]
+        if isinstance(batch, PhotoBatch):
+            groups = render_views(batch, p, self.device)
+        else:
+            groups = [normalize_views(g, p, self.device) for g in batch.groups]
         masks: list[Tensor] = []
         if any(self.rates):
-            for i, group in enumerate(batch.groups):
+            for i, group in enumerate(groups):
                 mask = draw_masks(
                     self.rates,
                     key=(config.seed, step, micro, i),
-                    views=group.shape[1],
+                    views=group.shape[0] // plan.batch,
                     images=plan.batch * plan.ranks,
                     share=plan.share,
                 )

@@ -13,7 +13,7 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.backbone import Architecture, architecture_to_json
 from dino_cli.core.step import Networks
 from dino_cli.data.crops import Plan
-from dino_cli.data.images import ImageFile
+from dino_cli.data.images import ImageList
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.runs.checkpoints import CheckpointWriter, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
@@ -31,12 +31,12 @@ def about(config: TrainConfig, architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def digest_of(files: list[ImageFile]) -> str:
+def digest_of(files: ImageList) -> str:
     """SHA-256 of the images' names below what was given, in order: the same images elsewhere have
     the same."""
     digest = sha256()
-    for file in files:
-        digest.update(str(file.relative).encode(errors="surrogateescape") + b"\0")
+    for name in files.relatives():
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
     return digest.hexdigest()
 
 

@@ -134,6 +134,7 @@ class Run:
                         f"go on with: dino train --resume {folder.path}"
                     )
             self.writer.flush()
+        unreadable = feed.all_unreadable()
         if self.ranks.rank == 0:
             self._draw()
         self.reporter.finish()
@@ -143,6 +144,7 @@ class Run:
             "steps": max(start, end),
             "epochs": max(start, end) // per_epoch,
             "images": plan.images,
+            "unreadable": len(unreadable),
             "loss": last if end > start else None,
             "seconds": round(seconds, 1),
             "images_per_second": round(max(0, end - start) * batch / seconds, 1),

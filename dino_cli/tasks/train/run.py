@@ -1,5 +1,6 @@
 """`dino train`: images in, a run folder out. What is set up before the first step."""
 
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.backbone import Architecture
 from dino_cli.core.vit import VitArchitecture
 from dino_cli.data.crops import Plan, crop_batches
-from dino_cli.data.images import ImageFile, find_images
+from dino_cli.data.images import ImageList, find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import (
@@ -49,14 +50,15 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     """Train, or go on with `config.resume`; see `store.runs` for the run folder that is left.
 
     In this process, and those that torchrun started beside it. Returns {"run", "steps", "epochs",
-    "images", "loss", "seconds", "images_per_second"}. Raises `Interrupted` after Ctrl-C or SIGTERM,
-    once a checkpoint is written.
+    "images", "unreadable", "loss", "seconds", "images_per_second"}. Raises `Interrupted` after
+    Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     check(config)
     architecture = architecture_of(config)
     check_views(architecture, config)
     device = rank_device(config.device)
-    files = find_images(config.data)
+    first = os.environ.get("RANK", "0") == "0"
+    files = find_images(config.data, reporter=reporter if first else None)
     go_on = f"go on with: dino train --resume {config.resume or config.output or 'RUN'}"
     with (
         ranks_from_environment(device, minutes=config.timeout) as ranks,
@@ -68,7 +70,7 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
 def _train_on(
     config: TrainConfig,
     architecture: Architecture,
-    files: list[ImageFile],
+    files: ImageList,
     device: torch.device,
     ranks: Ranks,
     reporter: Reporter,
@@ -128,9 +130,10 @@ def _train_on(
         workers=min(config.workers, available_cores()),
         exif=config.exif,
         pin=device.type == "cuda",
+        photos=config.views == "gpu" or (config.views == "auto" and device.type == "cuda"),
     )
     rates = [layer.rate for layer in networks.student.drop_paths]
-    feed = Feed(config, plan, batches, rates, device, folder.path, reporter)
+    feed = Feed(config, plan, batches, rates, device, folder.path, reporter, ranks)
     weights = sum(p.numel() for p in networks.student.backbone.parameters())
     small = device.type == "cpu" and weights < SMALL_NETWORK
     alone = ranks.rank == 0

@@ -1,6 +1,6 @@
 """The same few photos at every epoch, so that one can see objects emerge in the attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,7 +24,7 @@ __all__ = ["Watch"]
 class Watch:
     """Keeps the attention of `config.watch` photos, spread evenly over the data, in RUN/watch/."""
 
-    def __init__(self, config: TrainConfig, files: list[ImageFile], folder: RunFolder) -> None:
+    def __init__(self, config: TrainConfig, files: Sequence[ImageFile], folder: RunFolder) -> None:
         self.folder = folder
         own = preprocessing_of(config)
         side = round(attention_size_of(config) / config.patch_size) * config.patch_size

@@ -1,0 +1,1 @@
+"""`dino bench`: ours and the original's way, measured in turn on the same machine."""

@@ -1,0 +1,36 @@
+"""Photos to measure with, drawn: nothing need be downloaded, and all have the same size."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dino_cli.data.drawings.images import draw
+
+__all__ = ["draw_photos", "write_photos"]
+
+DRAWN = 500  # pixels a side; larger photos are enlarged from that
+QUALITY = 90
+
+
+def draw_photos(count: int, height: int, width: int) -> list[NDArray[np.uint8]]:
+    """Pictures of height × width pixels, RGB, (H, W, 3); the same ones in every call."""
+    side = max(height, width)
+    photos = []
+    for i in range(count):
+        drawn = draw(0, i, min(side, DRAWN)).image
+        if side > DRAWN:
+            drawn = cv2.resize(drawn, (side, side), interpolation=cv2.INTER_CUBIC)
+        top, left = (side - height) // 2, (side - width) // 2
+        photos.append(np.ascontiguousarray(drawn[top : top + height, left : left + width]))
+    return photos
+
+
+def write_photos(folder: Path, count: int, height: int, width: int) -> None:
+    """Such pictures as JPEG files in folder/photos, one class as the original's loader needs."""
+    inside = folder / "photos"
+    inside.mkdir()
+    for i, photo in enumerate(draw_photos(count, height, width)):
+        Image.fromarray(photo).save(inside / f"{i:05d}.jpg", quality=QUALITY)
