@@ -1,4 +1,4 @@
-"""Views by PIL, operation for operation what the original's torchvision transforms do: an oracle."""
+"""Views by PIL, operation for operation as the original's torchvision transforms: an oracle."""
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps

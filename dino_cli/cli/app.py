@@ -1,14 +1,17 @@
 """The command `dino`: its subcommands, and what a person sees when something goes wrong."""
 
+import io
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from dino_cli import __version__
+from dino_cli.cli.display import printable
 from dino_cli.errors import DinoError, Interrupted, PeerLost
 
 __all__ = ["app"]
@@ -18,12 +21,20 @@ class Commands(TyperGroup):
     """The error policy, here so that tests which run the app in process see it too.
 
     Our errors print one sentence on stderr and set the exit code; Ctrl-C exits with 130; a closed
-    pipe (`dino … | head`) is silent. Anything else is a bug and keeps its traceback.
+    pipe (`dino … | head`) is silent; what the system refuses is told. Anything else is a bug and
+    keeps its traceback.
     """
 
     def invoke(self, ctx: Any) -> Any:
+        # Names on disk need not be UTF-8: a table passes their bytes on, as `ls` does.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                with suppress(OSError):
+                    stream.reconfigure(errors="surrogateescape")
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except DinoError as error:
             if _speaks(error):
                 _say(str(error) if isinstance(error, Interrupted) else f"error: {error}")
@@ -35,6 +46,13 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             sys.stderr.close()
             raise typer.Exit(141) from None
+        except OSError as error:  # whatever no command has translated: a full disk behind stdout
+            where = f"{str(error.filename)!r}" if error.filename else "what is printed"
+            _say(f"error: cannot read or write {where} ({error.strerror or error})")
+            raise typer.Exit(1) from None
+        except MemoryError:
+            _say("error: the memory is used up; ask for smaller images or a smaller --batch-size")
+            raise typer.Exit(1) from None
 
 
 def _speaks(error: DinoError) -> bool:
@@ -57,7 +75,10 @@ def _speaks(error: DinoError) -> bool:
 def _say(sentence: str) -> None:
     rank = os.environ.get("RANK", "0")
     who = "dino" if rank == "0" else f"dino, process {rank}"
-    sys.stderr.write(f"{who}: {' '.join(sentence.split())}\n")
+    line = printable(" ".join(sentence.split()))
+    with suppress(OSError):  # a full disk behind stderr
+        sys.stderr.write(f"{who}: {line}\n")
+        sys.stderr.flush()
 
 
 app = typer.Typer(

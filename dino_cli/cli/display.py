@@ -1,6 +1,8 @@
 """What a person sees while a task works: bars on a terminal, plain lines elsewhere."""
 
+import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -13,8 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-__all__ = ["Terminal"]
+__all__ = ["Terminal", "json_text", "printable"]
 
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 PLAIN_SECONDS = 10.0  # without a terminal, a line about the current stage at most this often
 
 
@@ -109,7 +112,7 @@ class Terminal(Reporter):
                 f"[yellow]•[/] {_escaped(text)}", highlight=False, soft_wrap=True
             )
         else:
-            sys.stderr.write(f"dino: {text}\n")
+            sys.stderr.write(f"dino: {printable(text)}\n")
             sys.stderr.flush()
 
     def finish(self) -> None:
@@ -124,8 +127,8 @@ class Terminal(Reporter):
         if self.json:
             return
         if not sys.stdout.isatty():
-            for row in [columns, *rows]:
-                sys.stdout.write("\t".join(row) + "\n")
+            for row in [columns, *rows]:  # a tab or line end in a name would be one of the table
+                sys.stdout.write("\t".join(printable(cell) for cell in row) + "\n")
             return
         from rich.console import Console
         from rich.table import Table
@@ -184,4 +187,19 @@ def _numeric(text: str) -> bool:
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON; in ASCII where a name is no UTF-8, so that any program can read it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2)
+    return text
+
+
+def printable(text: str) -> str:
+    """The text without what would move or colour a terminal; line ends become escapes too."""
+    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)

@@ -1,7 +1,6 @@
 """Turns a config dataclass into a Typer command: one option per field, defaults from the field."""
 
 import inspect
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field
@@ -9,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from dino_cli.cli.display import Terminal
+from dino_cli.cli.display import Terminal, json_text
 from dino_cli.config.setting import options
 
 __all__ = ["command"]
@@ -41,7 +40,7 @@ def command(
             with terminal:
                 result = run(config, terminal)
             if as_json and result is not None:
-                sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+                sys.stdout.write(json_text(result) + "\n")
 
         callback.__signature__ = _signature(config_type)  # type: ignore[attr-defined]
         callback.__doc__ = run.__doc__

@@ -76,7 +76,7 @@ def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
         )
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         values = {}
     config = stored(values, path)
     for name in sorted(set(flags) - RESUMABLE - RESCUING):

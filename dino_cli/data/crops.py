@@ -224,7 +224,6 @@ class _Order(Sampler[list[_Key]]):
 def _quiet_worker(_: int) -> None:
     ignore_signals()
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 def crop_batches(
@@ -253,8 +252,13 @@ def crop_batches(
         prefetch_factor=4 if workers else None,
         persistent_workers=workers > 0,
     )
+    # OpenCV's threads must be gone before a process forks: the child would wait for them for ever.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     with signals_held():
         batches = iter(loader)
+    if workers:
+        cv2.setNumThreads(threads)
     yield from batches
 
 

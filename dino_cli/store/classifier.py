@@ -59,7 +59,7 @@ def _facts(path: Path, metadata: Mapping[str, str], rows: int) -> Mapping[str, A
     try:
         facts: dict[str, Any] = json.loads(metadata["dino_classifier"])
         ok = facts["format"] == FORMAT and len(facts["classes"]) == rows
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         ok = False
     if not ok:
         raise TaskError(f"the header of {str(path)!r} is damaged", "make the classifier again")

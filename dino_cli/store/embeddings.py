@@ -140,7 +140,12 @@ def _read_npy(path: Path) -> Embeddings:
             ) from None
         except Exception:  # a damaged header ends in any exception whatever
             raise TaskError(f"{str(file)!r} is not a .npy file of features", AGAIN) from None
-        if whole.ndim < 2 or whole.dtype.kind != "f" or not whole.flags.c_contiguous:
+        if (
+            whole.ndim < 2
+            or 0 in whole.shape[1:]
+            or whole.dtype.kind != "f"
+            or not whole.flags.c_contiguous
+        ):
             raise TaskError(f"{str(file)!r} holds {whole.dtype} {whole.shape}", AGAIN)
         arrays[kind] = FeatureRows(file, whole)
     return Embeddings(path, arrays[kinds[0]], paths, labels, metadata, arrays)

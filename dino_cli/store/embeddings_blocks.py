@@ -80,7 +80,8 @@ class Block:
             texts = [text for row in rows for text in (row.path, row.label, row.sha256)]
             texts += [text for pair in self.skipped for text in pair]
             return all(isinstance(text, str) for text in texts) and all(
-                self.array(kind).shape == (len(rows), *shape) for kind, (shape, _) in self.shapes.items()
+                self.array(kind).shape == (len(rows), *shape)
+                for kind, (shape, _) in self.shapes.items()
             )
         except Exception:  # a damaged archive ends in any exception whatever
             return False
@@ -155,9 +156,9 @@ class Blocks:
     def _run(self) -> dict[str, Any]:
         try:
             values: dict[str, Any] = json.loads((self.folder / RUN).read_text())
-            if values["format"] == FORMAT and isinstance(values["run"], dict):
-                if int(values["size"]) > 0 and int(values["files"]) > 0:
-                    return values
+            counts = int(values["size"]), int(values["files"])
+            if values["format"] == FORMAT and isinstance(values["run"], dict) and min(counts) > 0:
+                return values
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             pass
         raise self._foreign()
@@ -241,7 +242,7 @@ class Blocks:
         if not self.publishing:
             return False
         folder, parent = self.folder / FINISHED, self.output.parent
-        with told(self.output):
+        try:
             for name in self._stale():
                 (parent / name).unlink(missing_ok=True)
             moving = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -249,6 +250,13 @@ class Blocks:
             for path in sorted(moving, key=lambda p: p.name == self.output.name):
                 path.replace(parent / path.name)
             _sync(parent)
+        except OSError as error:
+            raise TaskError(
+                f"cannot put {str(self.output)!r} in its place ({error.strerror or error}); it is"
+                f" whole in {str(folder)!r}",
+                "make that possible, then the same command with --resume does it",
+            ) from None
+        with suppress(OSError, TaskError):  # the next command tries again
             self.remove()
         return True
 
@@ -256,7 +264,8 @@ class Blocks:
         """Names beside the output that go; never a path elsewhere, whatever the file says."""
         try:
             names = json.loads((self.folder / READY).read_text())
-            return [name for name in names if isinstance(name, str) and Path(name).name == name]
+            texts = [name for name in names if isinstance(name, str) and name != ".."]
+            return [name for name in texts if name and Path(name).name == name]
         except (OSError, ValueError, TypeError, RecursionError):
             return []
 

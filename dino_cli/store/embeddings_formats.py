@@ -4,7 +4,6 @@ All are written from rows that are read one block after another, so memory does 
 number, and the same rows make the same bytes.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.embeddings_blocks import Row
-from dino_cli.store.tables import told
+from dino_cli.store.tables import row_writer, told
 
 __all__ = [
     "FORMAT",
@@ -160,15 +159,14 @@ def _write_csv(output: Path, exported: Exported, _: Mapping[str, Any]) -> None:
         header += [f"{kind}_{i}" for i in range(shape[0])]
         formats[kind] = ",".join(["%.9g"] * shape[0])  # nine digits give float32 back exactly
     with _text(output) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
+        write_row = row_writer(file, header)
         rows = exported.rows()
         for arrays in zip(*(exported.arrays(kind) for kind in exported.shapes), strict=True):
             for i in range(len(arrays[0])):
                 row, numbers = next(rows), []
                 for kind, array in zip(formats, arrays, strict=True):
                     numbers += (formats[kind] % tuple(array[i].tolist())).split(",")
-                writer.writerow([row.path, row.label, *numbers])
+                write_row([row.path, row.label, *numbers])
 
 
 _WRITERS: dict[str, Callable[[Path, Exported, Mapping[str, Any]], None]] = {
@@ -181,9 +179,9 @@ _WRITERS: dict[str, Callable[[Path, Exported, Mapping[str, Any]], None]] = {
 
 def _write_table(path: Path, exported: Exported) -> None:
     with _text(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label"])
-        writer.writerows((row.path, row.label) for row in exported.rows())
+        write_row = row_writer(file, ["path", "label"])
+        for row in exported.rows():
+            write_row([row.path, row.label])
 
 
 def _write_sources(path: Path, exported: Exported) -> None:

@@ -114,15 +114,15 @@ class ResultFolders:
         partial = _hidden(folder, "partial")
         folder.parent.mkdir(parents=True, exist_ok=True)
         replaced = _hidden(folder, "replaced")
-        # Of a run that was killed.
+        # Of a run that was killed
         shutil.rmtree(partial, ignore_errors=True)
         if replaced.is_dir():
             if folder.exists():
                 shutil.rmtree(replaced, ignore_errors=True)
             else:
                 replaced.rename(folder)
-        partial.mkdir()
         try:
+            partial.mkdir()
             yield partial
             if folder.exists():
                 folder.rename(replaced)
@@ -137,6 +137,7 @@ class ResultFolders:
                 self._new.append(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            self._remove_empty(folder.parent)
             raise
 
     def discard(self) -> None:

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from safetensors.torch import save_file
 
 from dino_cli.core.components import Components
 from dino_cli.core.layout import PatchLayout
 from dino_cli.store.atomic import atomic_write
+from dino_cli.store.saving import save_tensors
 
 __all__ = ["PCA_NAMES", "beside", "colour_picture", "contact_sheet", "write_components"]
 
@@ -72,7 +72,7 @@ def write_components(path: Path, components: Components, facts: dict[str, str]) 
         for name in ("mean", "directions", "low", "high", "shares")
     }
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=facts)
+        save_tensors(temporary, tensors, facts)
 
 
 def _fitted(picture: Pixels) -> Pixels:

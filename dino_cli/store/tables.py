@@ -4,11 +4,14 @@ import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from dino_cli.errors import TaskError
 from dino_cli.store.atomic import atomic_write
 
-__all__ = ["check_targets", "csv_table", "skipped_path", "told", "write_skipped"]
+__all__ = ["check_targets", "csv_table", "row_writer", "skipped_path", "told", "write_skipped"]
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what begins one, in some spreadsheet
 
 
 def check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
@@ -35,9 +38,29 @@ def csv_table(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[
         atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        yield writer.writerow
+        yield row_writer(file, header)
+
+
+def row_writer(file: TextIO, header: Sequence[str]) -> Callable[[Sequence[object]], None]:
+    """Write the header, and give what writes one row.
+
+    A carriage return in a name is quoted, which Python's writer leaves bare. In the column `path` a
+    relative path that a spreadsheet would take for a formula (`=cmd…`) begins with `./`.
+    """
+    plain = csv.writer(file, lineterminator="\n")
+    quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    paths = [i for i, name in enumerate(header) if name == "path"]
+
+    def write(row: Sequence[object]) -> None:
+        cells = list(row)
+        for i in paths:
+            if str(cells[i]).startswith(FORMULAS):
+                cells[i] = f"./{cells[i]}"
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoting if returns else plain).writerow(cells)
+
+    plain.writerow(header)
+    return write
 
 
 def skipped_path(output: Path) -> Path:

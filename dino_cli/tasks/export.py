@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,12 +132,19 @@ def _places(config: ExportConfig, layout: str) -> Iterator[tuple[Path, Path]]:
         with staged(config.output, FOLDER_FILES) as stage:
             yield stage, stage / "README.md"
         return
-    with (
-        told(config.output),
-        atomic_write(config.output) as target,
-        atomic_write(_card_path(config)) as card,
-    ):
-        yield target, card
+    new = [path for path in (config.output, _card_path(config)) if not path.exists()]
+    try:
+        with (
+            told(config.output),
+            atomic_write(_card_path(config)) as card,
+            atomic_write(config.output) as target,
+        ):
+            yield target, card
+    except BaseException:
+        for path in new:  # one of the two may have taken its name
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def _card_path(config: ExportConfig) -> Path:

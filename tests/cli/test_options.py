@@ -39,7 +39,7 @@ def subcommands():
 
 
 def test_train_has_the_originals_options_and_defaults():
-    shown = CliRunner().invoke(app, ["train", "photos", "--dry-run", "--json"])
+    shown = CliRunner().invoke(app, ["train", "photos", "--dry-run"])
     resolved = json.loads(shown.stdout)
     assert {name: resolved[name] for name in ORIGINAL} == ORIGINAL
 

@@ -401,3 +401,26 @@ def test_two_ranks_equal_one(images, small, tmp_path):
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-4)
     assert len(one) == len(two) == 12
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_run(images, small):
+    """FLOPs as in the paper's model: 114 GFLOP an image for ViT-S/16 with two large and eight small
+    views (4.6 GMAC a large view); parameters as timm counts them."""
+    plan = json.loads(
+        dino("train", images, "--dry-run", "--json", "--batch-size", "4", "--device", "cpu").stdout
+    )
+    cost = plan["cost"]
+    assert plan["arch"] == "vit_small"
+    assert cost["parameters"]["backbone"] == 21_665_664
+    assert cost["gflop_per_image"] == pytest.approx(114, rel=0.02)
+    assert (cost["images"], cost["steps"]) == (33, 800)
+    hours = 800 * 4 / cost["images_per_second"] / 3600
+    assert cost["hours"] == pytest.approx(hours, rel=0.05)
+    weights = 20 * sum(cost["parameters"].values()) / 2**30
+    assert cost["memory_gib"] > weights
+    elsewhere = json.loads(
+        dino("train", "not/here", "--config", small, "--dry-run", "--json").stdout
+    )["cost"]
+    assert elsewhere["hours"] is None
+    assert elsewhere["images_per_second"] > 0

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dino_cli.core.backbone import architecture_to_json
@@ -16,6 +15,7 @@ from dino_cli.errors import TaskError
 from dino_cli.store.atomic import atomic_write
 from dino_cli.store.export.huggingface import huggingface_config, preprocessor_config
 from dino_cli.store.export.names import huggingface_names, reference_names
+from dino_cli.store.saving import save_state, save_tensors
 from dino_cli.store.weights.load import Weights
 
 __all__ = ["halved", "write_huggingface", "write_reference", "write_timm"]
@@ -37,7 +37,7 @@ def write_reference(weights: Weights, path: Path, *, half: bool) -> None:
     """A plain `torch.save` of the state dict, as the original's backbone files."""
     named = reference_names(weights.architecture, weights.tensors)
     with path.open("wb") as file:  # given a path, torch would store its random name inside
-        torch.save(_stored(named, half=half), file)
+        save_state(file, _stored(named, half=half))
 
 
 def write_timm(weights: Weights, path: Path, *, half: bool) -> None:
@@ -53,7 +53,7 @@ def write_timm(weights: Weights, path: Path, *, half: bool) -> None:
         "attention_size": weights.attention_size,
     }
     metadata = {"format": "pt", "dino": json.dumps(about)}
-    save_file(_stored(weights.tensors, half=half), path, metadata=metadata)
+    save_tensors(path, _stored(weights.tensors, half=half), metadata)
 
 
 def write_huggingface(weights: Weights, folder: Path, *, half: bool) -> None:
@@ -63,7 +63,7 @@ def write_huggingface(weights: Weights, folder: Path, *, half: bool) -> None:
     _write_json(folder / "config.json", config)
     _write_json(folder / "preprocessor_config.json", preprocessor_config(weights.preprocessing))
     with atomic_write(folder / "model.safetensors") as file:  # safetensors makes private files
-        save_file(named, file, metadata={"format": "pt"})
+        save_tensors(file, named, {"format": "pt"})
 
 
 def _stored(tensors: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dino_cli.errors import TaskError
 from dino_cli.store.atomic import atomic_write
 from dino_cli.store.runs.folder import RunFolder
+from dino_cli.store.saving import save_state, save_tensors
 
 __all__ = ["CheckpointWriter", "find_checkpoint", "load_checkpoint", "save_teacher"]
 
@@ -95,9 +95,9 @@ class CheckpointWriter:
         try:
             for name in [keep_as] if keep_as else []:
                 with atomic_write(self.folder.path / name) as temporary:
-                    torch.save(dict(state), temporary)
+                    save_state(temporary, state)
             with atomic_write(self.folder.checkpoint) as temporary:
-                torch.save(dict(state), temporary)
+                save_state(temporary, state)
                 self._rotate()
             save_teacher(self.folder, teacher, about)
         except Exception as error:  # told by the thread that trains
@@ -129,7 +129,7 @@ def save_teacher(
     """teacher.safetensors: the backbone alone, with its architecture in the header."""
     with atomic_write(folder.teacher) as temporary:
         header = {"format": "pt", "dino": json.dumps(about)}
-        save_file(dict(tensors), temporary, metadata=header)
+        save_tensors(temporary, tensors, header)
 
 
 def _on_host(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The loss curve of a run, as a picture."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,24 @@ def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     if not steps:
         return
     x = [e["step"] for e in steps]
+
+    def figures(name: str) -> list[float]:  # a damaged line may lack one
+        return [math.nan if e.get(name) is None else float(e[name]) for e in steps]
+
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.plot(x, [e["loss"] for e in steps], color="#1b6ca8", linewidth=1.2, label="loss")
+    axes.plot(x, figures("loss"), color="#1b6ca8", linewidth=1.2, label="loss")
     axes.plot(
         x,
-        [e.get("teacher_entropy") for e in steps],
+        figures("teacher_entropy"),
         color="#c8553d",
         linewidth=1.0,
         label="teacher entropy",
     )
     axes.plot(
         x,
-        [e.get("target_spread") for e in steps],
+        figures("target_spread"),
         color="#588b3c",
         linewidth=1.0,
         label="target spread",

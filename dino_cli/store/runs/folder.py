@@ -47,7 +47,7 @@ class RunFolder:
             values = json.loads(self.config.read_text())
             if values["format"] != FORMAT or not isinstance(values["train"], dict):
                 raise ValueError
-        except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise TaskError(
                 f"{self.config} is not the configuration of a run", "restore it or start anew"
             ) from None

@@ -107,6 +107,7 @@ def partial_files(path: Path) -> tuple[Path, ...]:
 
 def _fetched(url: str, path: Path, part: Path, sha256: str | None, reporter: Reporter) -> Path:
     if path.is_file():
+        _forget(path)  # of a process killed right after the rename
         return path
     for attempt in range(TRIES):
         before = _size(part)
@@ -132,9 +133,9 @@ def _fetched(url: str, path: Path, part: Path, sha256: str | None, reporter: Rep
         raise TaskError(f"{url} is not the file it should be (SHA-256)", "try again later")
     with part.open("rb") as file:
         os.fsync(file.fileno())
+    record(path, digest)  # first: a file that is there has been recorded
     part.replace(path)
     _forget(path)
-    record(path, digest)
     reporter.finish()
     return path
 

@@ -159,7 +159,7 @@ def _own_of_header(file: TensorFile) -> OwnRun | None:
         return None
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         values = {}
     return _own(values, file.path)
 

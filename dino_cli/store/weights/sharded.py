@@ -13,7 +13,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when there is none, or none that can be read."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
 

@@ -39,7 +39,7 @@ class Outputs:
         self.rows: dict[int, dict[str, Any]] = {}
         self.cards: dict[int, dict[str, Any]] = {}
         self.unread: dict[int, tuple[str, str]] = {}
-        self._new: list[Path] = []
+        self._new = [path for path in (root / SKIPPED,) if not path.exists()]
 
     def done(
         self, number: int, row: dict[str, Any], name: str, views: Sequence[tuple[str, Tiles]]
@@ -94,7 +94,8 @@ class Outputs:
     def discard(self) -> None:
         """Take back what was written and did not exist before."""
         for path in self._new:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         self.folders.discard()
 
     def result(self, reporter: Reporter) -> dict[str, Any]:

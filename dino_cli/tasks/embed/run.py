@@ -145,6 +145,9 @@ def _check_outputs(config: EmbedConfig, kinds: Sequence[str], blocks: Blocks) ->
     targets = [*export_files(config.output, kinds), skipped_path(config.output)]
     if blocks.recover() and config.resume:
         return
+    if config.resume and not blocks.exists():
+        with suppress(TaskError):  # of another kind: told where it is in the way
+            blocks.remove()  # of a process killed as it began or ended
     if blocks.exists():
         if config.resume:
             check_targets(targets, overwrite=True)

@@ -85,7 +85,7 @@ def _of_pictures(
     skipped: list[tuple[str, str]] = []
 
     def chunks() -> Iterator[tuple[Rows, Sequence[int]]]:
-        position = {id(file): i for i, file in enumerate(files)}
+        position = {file: i for i, file in enumerate(files)}
         features: list[NDArray[np.float32]] = []
         which: list[int] = []
         for batch in embed_files(
@@ -101,7 +101,7 @@ def _of_pictures(
             skipped.extend(batch.skipped)
             if batch.files:
                 features.append(batch.features)
-                which += [position[id(file)] for file in batch.files]
+                which += [position[file] for file in batch.files]
             if len(which) >= CHUNK:
                 yield np.concatenate(features), which
                 features, which = [], []

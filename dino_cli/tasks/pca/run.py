@@ -1,7 +1,9 @@
 """`dino pca`: patch features as colours, over a photo, a folder jointly, or a video."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from dino_cli import __version__
@@ -15,7 +17,7 @@ from dino_cli.store.figures import png
 from dino_cli.store.folders import ResultFolders, folder_names
 from dino_cli.store.pages import write_page
 from dino_cli.store.pca_files import PCA_NAMES, contact_sheet, write_components
-from dino_cli.store.staging import check_free
+from dino_cli.store.staging import check_free, staged
 from dino_cli.store.videos import NO_H264, h264_program
 from dino_cli.tasks.attention.outputs import SKIPPED, list_skipped
 from dino_cli.tasks.embed import nothing_read
@@ -49,11 +51,18 @@ def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
     if videos and h264_program() is None:
         reporter.remark(NO_H264)
     p = _preprocessing(config, model)
+    had_list = (config.output / SKIPPED).exists()
     work = Work(config, model, p, pictures, videos, names, results, reporter)
     try:
         work.run()
         if not work.rows:
             raise nothing_read(list(work.unread.values()))
+        listed = list_skipped(
+            config.output,
+            work.rows.values(),
+            [work.unread[number] for number in sorted(work.unread)],
+            reporter,
+        )
         _write_shared(work, shared)
         return {
             "output": str(config.output),
@@ -63,27 +72,24 @@ def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
             if work.fit
             else None,
             "skipped": len(work.unread),
-            "skipped_list": list_skipped(
-                config.output,
-                work.rows.values(),
-                [work.unread[number] for number in sorted(work.unread)],
-                reporter,
-            ),
+            "skipped_list": listed,
         }
     except KeyboardInterrupt:
         if work.rows:
             _write_shared(work, shared)
         done = f"{len(work.rows)} of {len(inputs)} inputs are done and kept"
         raise Interrupted(f"interrupted: {done} in {str(config.output)!r}") from None
-    except OSError as error:
+    except BaseException as error:
+        if not had_list:
+            with suppress(OSError):
+                (config.output / SKIPPED).unlink(missing_ok=True)
         results.discard()
+        if not isinstance(error, OSError):
+            raise
         raise TaskError(
             f"cannot write to {str(config.output)!r}: {error.strerror or error}",
             "make room, or choose another -o",
         ) from None
-    except BaseException:
-        results.discard()
-        raise
 
 
 def _check(config: PcaConfig) -> None:
@@ -135,7 +141,14 @@ def _preprocessing(config: PcaConfig, model: Model) -> Preprocessing:
 
 
 def _write_shared(work: Work, shared: Sequence[str]) -> None:
-    output, identity = work.config.output, work.model.identity
+    """What all inputs share: all of it, or nothing."""
+    if shared:
+        with staged(work.config.output, shared) as stage:
+            _fill(stage, work, shared)
+
+
+def _fill(output: Path, work: Work, shared: Sequence[str]) -> None:
+    identity = work.model.identity
     if BASIS in shared and work.fit is not None:
         facts = {**identity, "features": work.config.features, "fitted_on": str(work.fitted_on)}
         write_components(output / BASIS, work.fit.components, facts)

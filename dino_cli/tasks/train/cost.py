@@ -33,15 +33,20 @@ GPUS_A_NODE = 8
 def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     """Takes a few trial steps on random images; the data is only listed.
 
-    Returns "images", "steps", "parameters" (backbone, head), "gflop_per_image" (all views, student
-    and teacher, forward and backward; a multiply-add is two), "images_per_second" (of the step
-    alone, on "device" with "trial_batch" images), "hours" (at that rate), "memory_gib" (of weights,
-    gradients, optimizer and activations at the full batch) and "communication".
+    Returns "images", "steps" (None for data that is not here), "parameters" (backbone, head),
+    "gflop_per_image" (all views, student and teacher, forward and backward; a multiply-add is two),
+    "images_per_second" (of the step alone, on "device" with "trial_batch" images), "hours" (at that
+    rate), "memory_gib" (of weights, gradients, optimizer and activations at the full batch) and
+    "communication".
     """
     check(config)
     architecture = architecture_of(config)
     check_views(architecture, config)
-    images = len(find_images(config.data))
+    try:
+        images = len(find_images(config.data))
+    except TaskError as error:  # a plan for data that is elsewhere has a cost all the same
+        reporter.remark(f"steps and hours are unknown: {error}")
+        images = 0
     count = processes_wanted(config.gpus, config.device)
     plan = Plan(
         images=images,
@@ -71,8 +76,8 @@ def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     copies = 5 if config.optimizer == "adamw" else 4
     memory = 4 * copies * (backbone + head) + saved * config.batch_size / trial
     return {
-        "images": images,
-        "steps": min(plan.steps, config.max_steps or plan.steps),
+        "images": images or None,
+        "steps": min(plan.steps, config.max_steps or plan.steps) if images else None,
         "total_batch": plan.total_batch,
         "parameters": {"backbone": backbone, "head": head},
         "gflop_per_image": round(gflop_per_image(config, architecture), 1),
@@ -80,7 +85,9 @@ def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
         "processes": count,
         "trial_batch": trial,
         "images_per_second": round(rate * count, 2),
-        "hours": round(plan.steps * plan.total_batch / (rate * count) / 3600, 2),
+        "hours": round(plan.steps * plan.total_batch / (rate * count) / 3600, 2)
+        if images
+        else None,
         "memory_gib": round(memory / 2**30, 2),
         "communication": _communication(config, trained, config.batch_size / rate),
     }

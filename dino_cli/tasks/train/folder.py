@@ -15,6 +15,7 @@ from dino_cli.core.step import Networks
 from dino_cli.data.crops import Plan
 from dino_cli.data.images import ImageList
 from dino_cli.errors import TaskError, UsageError
+from dino_cli.store.atomic import sweep_beside
 from dino_cli.store.runs.checkpoints import CheckpointWriter, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.tasks.train.setup import attention_size_of, preprocessing_of
@@ -51,6 +52,7 @@ def create_run(
     """A new run folder with its configuration. Raises when it holds something already."""
     path = folder.path
     try:
+        sweep_beside(folder.config)  # of a process killed before there was a run
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(
                 f"{path} exists already",

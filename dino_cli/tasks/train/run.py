@@ -111,7 +111,9 @@ def _train_on(
     digest, start = digest_of(files), 0
     if checkpoint is not None:
         start = restore_run(checkpoint, networks, scaler, plan, epoch_loss, digest=digest)
-    if ranks.rank == 0:
+    alone = ranks.rank == 0
+    labelled = labelled_images(config) if alone else []
+    if alone:
         described = about(config, architecture)
         (update_run if config.resume else create_run)(folder, config, described, plan)
         for leftover in folder.path.glob(".*.part"):  # of a process killed while writing
@@ -136,7 +138,6 @@ def _train_on(
     feed = Feed(config, plan, batches, rates, device, folder.path, reporter, ranks)
     weights = sum(p.numel() for p in networks.student.backbone.parameters())
     small = device.type == "cpu" and weights < SMALL_NETWORK
-    alone = ranks.rank == 0
     with (
         CheckpointWriter(folder, keep=config.keep) as writer,
         one_thread() if small else nullcontext(),
@@ -156,7 +157,7 @@ def _train_on(
             ranks=ranks,
             reporter=reporter,
             epoch_loss=epoch_loss,
-            labelled=labelled_images(config) if alone else [],
+            labelled=labelled,
             watch=Watch(config, files, folder)
             if alone and isinstance(architecture, VitArchitecture)
             else None,

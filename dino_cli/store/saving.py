@@ -1,0 +1,47 @@
+"""Tensors to files; whatever a full disk makes the libraries raise comes out as `OSError`."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = ["save_state", "save_tensors"]
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """As .safetensors. Raises `OSError`."""
+    with _as_os_error(path):
+        save_file(dict(tensors), path, metadata=dict(metadata or {}))
+
+
+def save_state(file: Path | IO[bytes], state: Mapping[str, Any]) -> None:
+    """By `torch.save`. Raises `OSError`."""
+    with _as_os_error(file if isinstance(file, Path) else None):
+        torch.save(dict(state), file)
+
+
+@contextmanager
+def _as_os_error(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        code = errno.EIO
+        cause = error.__context__  # torch's writer complains of what a first error left undone
+        told = re.search(r"os error (\d+)", str(error))
+        if isinstance(cause, OSError) and cause.errno:
+            code = cause.errno
+        elif told:
+            code = int(told[1])
+        elif not re.search(r"writ|open|disk|unexpected pos", str(error)):
+            raise  # of the tensors, not of the file
+        raise OSError(code, os.strerror(code), str(path) if path else None) from None
