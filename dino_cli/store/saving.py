@@ -1,6 +1,7 @@
 """Tensors to files; whatever a full disk makes the libraries raise comes out as `OSError`."""
 
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,9 +20,23 @@ __all__ = ["save_state", "save_tensors"]
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """As .safetensors. Raises `OSError`."""
+    """As .safetensors; the same content makes the same bytes. Raises `OSError`."""
     with _as_os_error(path):
         save_file(dict(tensors), path, metadata=dict(metadata or {}))
+        _order_header(path)
+
+
+def _order_header(path: Path) -> None:
+    """The library writes the texts of a header in random order; put them in one, in place."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        texts = header.pop("__metadata__", {})
+        ordered = {"__metadata__": dict(sorted(texts.items())), **header}
+        text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+        if texts and len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def save_state(file: Path | IO[bytes], state: Mapping[str, Any]) -> None:
@@ -42,6 +57,6 @@ def _as_os_error(path: Path | None) -> Iterator[None]:
             code = cause.errno
         elif told:
             code = int(told[1])
-        elif not re.search(r"writ|open|disk|unexpected pos", str(error)):
+        elif not re.search(r"PytorchStreamWriter|unexpected pos|I/O error", str(error)):
             raise  # of the tensors, not of the file
         raise OSError(code, os.strerror(code), str(path) if path else None) from None

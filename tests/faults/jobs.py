@@ -30,6 +30,7 @@ import dino_cli.tasks.pca.run
 import dino_cli.tasks.report
 import dino_cli.tasks.train.run  # noqa: F401
 from dino_cli.cli.app import app
+from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.runs.log import Log
 from dino_cli.store.weights.download import download
@@ -228,10 +229,16 @@ def fetch(inputs: Path) -> Any:
 
     def work(place: Path, turn: str) -> None:
         os.environ |= {"TORCH_HOME": str(place), "no_proxy": "127.0.0.1"}
-        download(address, digest, Reporter())
-        sys.exit(0)
+        try:
+            download(address, digest, Reporter())
+        except TaskError as error:
+            print(f"dino: error: {error}")  # noqa: T201
+            sys.exit(1)
 
-    return work, contents
+    def compared(place: Path) -> Any:  # the digest is noted where that can be done
+        return {n: h for n, h in contents(place).items() if not n.endswith(".sha256")}
+
+    return work, compared
 
 
 CHILDREN: list[int] = []

@@ -202,8 +202,8 @@ def test_no_name_runs_in_a_page(strange, tmp_path):
     )
     invoke("pca", photos, *weights, "--html", "--workers", 1, "-o", tmp_path / "p")
     invoke(
-        "knn", photos, "--index", tmp_path / "f.npy", "--neighbors", 3, "-o", tmp_path / "hits.html",
-        "--workers", 0,
+        "knn", photos, "--index", tmp_path / "f.npy", "--neighbors", 3,
+        "--workers", 0, "-o", tmp_path / "hits.html",
     )  # fmt: skip
     pages = [tmp_path / "a" / "index.html", tmp_path / "p" / "index.html", tmp_path / "hits.html"]
     for page in pages:

@@ -1,6 +1,7 @@
 """TensorBoard events of a run, when TensorBoard is installed."""
 
 import importlib.util
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ class Events:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder if importlib.util.find_spec("tensorboard") else None
         self._writer: Any = None
+        self._hook = threading.excepthook
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """One line of the log; what an earlier process wrote for later steps is purged."""
@@ -25,7 +27,12 @@ class Events:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
-            self._writer = SummaryWriter(str(self.folder), purge_step=entry["step"])
+            try:
+                self._writer = SummaryWriter(str(self.folder), purge_step=entry["step"])
+            except OSError:
+                self.folder = None
+                return
+            self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         try:
             for name, value in entry.items():
                 if name not in NOT_CURVES and value is not None:
@@ -37,3 +44,12 @@ class Events:
         if self._writer is not None:
             with suppress(OSError):
                 self._writer.close()
+            threading.excepthook = self._hook
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread, whose end on a full disk is nobody's news."""
+        ours = type(failure.thread).__module__.startswith("tensorboard")
+        if ours and failure.exc_type is not None and issubclass(failure.exc_type, OSError):
+            self.folder = None
+        else:
+            self._hook(failure)

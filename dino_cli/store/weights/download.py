@@ -91,8 +91,9 @@ def download(url: str, sha256: str | None, reporter: Reporter) -> Path:
     except OSError as error:
         raise no_room(url, path.parent, error) from None
     finally:
-        if path.is_file() or not part.exists():
-            lock.unlink(missing_ok=True)
+        with suppress(OSError):
+            if path.is_file() or not part.exists():
+                lock.unlink(missing_ok=True)
 
 
 def answers(url: str) -> None:
@@ -107,7 +108,8 @@ def partial_files(path: Path) -> tuple[Path, ...]:
 
 def _fetched(url: str, path: Path, part: Path, sha256: str | None, reporter: Reporter) -> Path:
     if path.is_file():
-        _forget(path)  # of a process killed right after the rename
+        with suppress(OSError):  # a cache that cannot be written serves too
+            _forget(path)  # of a process killed right after the rename
         return path
     for attempt in range(TRIES):
         before = _size(part)

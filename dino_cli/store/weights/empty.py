@@ -41,5 +41,7 @@ def _built(architecture: Architecture) -> nn.Module:
     try:
         return build(architecture)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        # torch appends its C++ stack; the first line says it.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        text = " ".join(lines[0].split())[:200]
         raise TaskError(f"timm cannot build this architecture ({text})", "change --arch") from None

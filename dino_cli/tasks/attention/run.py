@@ -11,6 +11,7 @@ from dino_cli.data.video import find_media, open_pictures, open_video
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.folders import folder_names
+from dino_cli.store.holding import held
 from dino_cli.store.videos import NO_H264, h264_program
 from dino_cli.tasks.attention.outputs import SKIPPED, Outputs, outputs
 from dino_cli.tasks.attention.plan import Plan, parse_heads, plan, read_options
@@ -36,7 +37,10 @@ def attention(config: AttentionConfig, reporter: Reporter) -> dict[str, Any]:
         pictures = []
     inputs = [*pictures, *(video for video, _ in sequences)]
     names = folder_names([file.relative for file in inputs], reserved=[SKIPPED, *asked.files])
-    with outputs(config.output, asked, strict=config.strict, overwrite=config.overwrite) as out:
+    with (
+        held(config.output),
+        outputs(config.output, asked, strict=config.strict, overwrite=config.overwrite) as out,
+    ):
         out.folders.check(names if asked.pictures else [], overwrite=config.overwrite)
         planned = plan(config, asked, reporter)
         work = _Work(planned, out, pictures, sequences, names, reporter)

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
 from dino_cli.store.embeddings_blocks import Blocks
 from dino_cli.store.embeddings_formats import export_files, write_export
+from dino_cli.store.holding import held
 from dino_cli.store.tables import check_targets, skipped_path, told, write_skipped
 from dino_cli.tasks.embed.append import find_new
 from dino_cli.tasks.embed.forward import nothing_read
@@ -56,11 +57,15 @@ def embed(config: EmbedConfig, reporter: Reporter) -> dict[str, Any]:
     kinds = check_options(config)
     device = rank_device(config.device)
     config = replace(config, device=str(device))
-    with ranks_from_environment(device, minutes=WAITING_MINUTES) as ranks:
+    with (
+        ranks_from_environment(device, minutes=WAITING_MINUTES) as ranks,
+        ExitStack() as stack,
+    ):
         reporter = reporter if ranks.rank == 0 else Reporter()
         blocks = Blocks(config.output)
         started = time.monotonic()
         try:
+            ranks.first(lambda: stack.enter_context(held(config.output)))
             ranks.first(lambda: _check_outputs(config, kinds, blocks))
             return _embed(config, kinds, blocks, ranks, reporter, started)
         except KeyboardInterrupt:

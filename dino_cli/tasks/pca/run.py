@@ -15,6 +15,7 @@ from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.figures import png
 from dino_cli.store.folders import ResultFolders, folder_names
+from dino_cli.store.holding import held
 from dino_cli.store.pages import write_page
 from dino_cli.store.pca_files import PCA_NAMES, contact_sheet, write_components
 from dino_cli.store.staging import check_free, staged
@@ -38,6 +39,11 @@ def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
     other error nothing new is left.
     """
     _check(config)
+    with held(config.output):
+        return _pca(config, reporter)
+
+
+def _pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
     pictures, videos = find_media(config.images, reporter)
     inputs = [*pictures, *videos]
     shared = [] if config.each else [BASIS]

@@ -1,7 +1,7 @@
 """`dino train`: images in, a run folder out. What is set up before the first step."""
 
 import os
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from dino_cli.runtime import (
     rank_device,
     ranks_from_environment,
 )
+from dino_cli.store.holding import held
 from dino_cli.store.runs.checkpoints import CheckpointWriter, find_checkpoint, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.tasks.train.check import check, check_views
@@ -63,11 +64,15 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     with (
         ranks_from_environment(device, minutes=config.timeout) as ranks,
         ranks.peers_watched(go_on),
+        ExitStack() as stack,
     ):
-        return _train_on(config, architecture, files, device, ranks, reporter)
+        folder = RunFolder(ranks.share(config.resume or config.output or default_run()))
+        ranks.first(lambda: stack.enter_context(held(folder.path)))
+        return _train_on(folder, config, architecture, files, device, ranks, reporter)
 
 
 def _train_on(
+    folder: RunFolder,
     config: TrainConfig,
     architecture: Architecture,
     files: ImageList,
@@ -76,7 +81,6 @@ def _train_on(
     reporter: Reporter,
 ) -> dict[str, Any]:
     reporter = reporter if ranks.rank == 0 else Reporter()
-    folder = RunFolder(ranks.share(config.resume or config.output or default_run()))
     checkpoint: Path | None = None
     if config.resume:
         checkpoint = ranks.first(lambda: find_checkpoint(folder, reporter.remark))
