@@ -42,6 +42,7 @@ def as_type(value: Any, hint: Any, key: str, source: Path, command: str) -> Any:
         value = Path(value) if good else value
     elif hint is float:
         good = isinstance(value, int | float) and not isinstance(value, bool)
+        good = good and not (isinstance(value, int) and abs(value) > 10**300)
         value = float(value) if good else value
     elif isinstance(hint, type):
         good = isinstance(value, hint) and not (hint is int and isinstance(value, bool))

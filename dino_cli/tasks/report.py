@@ -1,5 +1,6 @@
 """`dino report`: the page about a training run, from what lies in its folder."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -167,7 +168,11 @@ def _charts(lines: Sequence[Mapping[str, Any]], knn: Mapping[int, float]) -> dic
             )
         )
     for group, name, text in CURVES:
-        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        points = [
+            (line["step"], line[name])
+            for line in lines
+            if line.get(name) is not None and math.isfinite(line[name])
+        ]
         if len(points) < 2:
             continue
         x, y = _thinned(np.array(points, dtype=np.float64))

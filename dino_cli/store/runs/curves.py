@@ -10,6 +10,10 @@ from dino_cli.store.atomic import atomic_write
 __all__ = ["draw_loss"]
 
 
+def _finite(value: float | None) -> float:
+    return value if value is not None and math.isfinite(value) else math.nan
+
+
 def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     """loss.png from the entries of a log: loss, and the teacher's entropy and spread, by step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,7 +25,7 @@ def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     x = [e["step"] for e in steps]
 
     def figures(name: str) -> list[float]:  # a damaged line may lack one
-        return [math.nan if e.get(name) is None else float(e[name]) for e in steps]
+        return [_finite(e.get(name)) for e in steps]
 
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)

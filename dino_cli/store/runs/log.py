@@ -15,7 +15,10 @@ def _is_entry(entry: Mapping[str, Any]) -> bool:
     """Whether a line is of a step or of an epoch, and its figures are numbers."""
     counts = [entry[key] for key in ("step", "epoch") if key in entry]
     good = all(type(count) is int and 0 <= count < 2**53 for count in counts)
-    figures = all(isinstance(value, int | float | None) for value in entry.values())
+    figures = all(
+        isinstance(value, float | None) or (isinstance(value, int) and abs(value) < 2**53)
+        for value in entry.values()
+    )
     return bool(counts) and good and figures and ("step" not in entry or "loss" in entry)
 
 
