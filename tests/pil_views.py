@@ -14,7 +14,7 @@ def pil_view(image, draw):
     """Crop, flip, colour jitter, greyscale, blur, solarise: uint8 (size, size, 3)."""
     box = (draw.left, draw.top, draw.left + draw.width, draw.top + draw.height)
     # Not `resize(box=…)`: that filter would see pixels outside the crop.
-    view = image.crop(box).resize((draw.size, draw.size), Image.Resampling.BICUBIC)
+    view = image.crop(box).resize(draw.shape[::-1], Image.Resampling.BICUBIC)
     if draw.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for name, factor in draw.jitter:

@@ -55,7 +55,7 @@ def crop_spec(size: int) -> ViewSpec:
 def render_crop(image: Image.Image, draw: ViewDraw) -> NDArray[np.uint8]:
     """Crop, resize bilinearly (the self-supervised views are bicubic), flip: (s, s, 3)."""
     box = (draw.left, draw.top, draw.left + draw.width, draw.top + draw.height)
-    view = image.crop(box).resize((draw.size, draw.size), Image.Resampling.BILINEAR)
+    view = image.crop(box).resize(draw.shape[::-1], Image.Resampling.BILINEAR)
     if draw.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(view)

@@ -51,7 +51,7 @@ class ViewSchedule:
             )
         return tuple(group for group in groups if group)
 
-    def _ramped(self, spec: ViewSpec, progress: float, size: int) -> ViewSpec:
+    def _ramped(self, spec: ViewSpec, progress: float, size: int | tuple[int, int]) -> ViewSpec:
         done = min(1.0, progress / self.ramp) if self.ramp > 0 else 1.0
 
         def grown(start: float, end: float) -> float:
@@ -129,7 +129,7 @@ class Plan:
 
 
 class CropBatch(NamedTuple):
-    """One micro-batch from the workers: per resolution uint8 (B, V_i, s, s, C); files that were
+    """One micro-batch from the workers: per resolution uint8 (B, V_i, h, w, C); files that were
     unreadable, with the reason (the next readable file stood in)."""
 
     groups: list[Tensor]
@@ -181,7 +181,7 @@ class _Crops(Dataset[Any]):
     nothing: Any = ()  # in place of what could not be read
 
     def render(self, pixels: NDArray[np.uint8], groups: list[list[ViewDraw]]) -> Any:
-        """Per resolution uint8 (V_i, s, s, 3)."""
+        """Per resolution uint8 (V_i, h, w, 3)."""
         return [np.stack([render_view(pixels, draw) for draw in group]) for group in groups]
 
 
@@ -263,6 +263,6 @@ def crop_batches(
 
 
 def normalize_views(views: Tensor, p: Preprocessing, device: torch.device) -> Tensor:
-    """uint8 (B, V, s, s, 3) → (V · B, C, s, s), view-major, as `data.preprocess.normalize`."""
+    """uint8 (B, V, h, w, 3) → (V · B, C, h, w), view-major, as `data.preprocess.normalize`."""
     moved = views.to(device, non_blocking=True)  # as it lies, pinned; turned over there
     return normalize(moved.permute(1, 0, 4, 2, 3).flatten(0, 1), p, device)

@@ -29,11 +29,11 @@ COLUMNS = 2 * ATTEMPTS + 16
 class ViewSpec:
     """The distribution of one view (paper, section 3.2 "Implementation details", after BYOL).
 
-    size: side in pixels. scale: range of the crop's share of the picture's area. jitter: strengths
-    of brightness, contrast, saturation, hue. The rest are probabilities.
+    size: side in pixels, or (height, width). scale: range of the crop's share of the picture's
+    area. jitter: strengths of brightness, contrast, saturation, hue. The rest are probabilities.
     """
 
-    size: int
+    size: int | tuple[int, int]
     scale: tuple[float, float]
     jitter: tuple[float, float, float, float]
     jitter_prob: float
@@ -52,7 +52,7 @@ class ViewDraw:
     sigma: radius of the Gaussian blur in pixels; 0: none.
     """
 
-    size: int
+    size: int | tuple[int, int]
     top: int
     left: int
     height: int
@@ -62,6 +62,11 @@ class ViewDraw:
     grayscale: bool
     sigma: float
     solarize: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the view in pixels."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
 
 def uniforms(seed: int, epoch: int, image: int, views: int) -> NDArray[np.float64]:
@@ -75,7 +80,8 @@ def uniforms(seed: int, epoch: int, image: int, views: int) -> NDArray[np.float6
 
 def draw_view(spec: ViewSpec, u: NDArray[np.float64], height: int, width: int) -> ViewDraw:
     """Turn one row of uniform numbers into a view of a picture of height × width pixels."""
-    top, left, h, w = _crop(spec.scale, u, height, width)
+    aspect = spec.size[1] / spec.size[0] if isinstance(spec.size, tuple) else 1.0
+    top, left, h, w = _crop(spec.scale, aspect, u, height, width)
     jitter: tuple[tuple[str, float], ...] = ()
     if u[JITTER] < spec.jitter_prob:
         names = ("brightness", "contrast", "saturation", "hue")
@@ -105,19 +111,23 @@ def draw_view(spec: ViewSpec, u: NDArray[np.float64], height: int, width: int) -
 
 
 def _crop(
-    scale: tuple[float, float], u: NDArray[np.float64], height: int, width: int
+    scale: tuple[float, float], aspect: float, u: NDArray[np.float64], height: int, width: int
 ) -> tuple[int, int, int, int]:
-    """torchvision's RandomResizedCrop: (top, left, height, width)."""
+    """torchvision's RandomResizedCrop: (top, left, height, width).
+
+    aspect: width by height of the view. The crop's own is 3/4 to 4/3 of that, so that a rectangular
+    view distorts no more than a square one.
+    """
     log_low, log_high = math.log(RATIO[0]), math.log(RATIO[1])
     for area_u, shape_u in zip(u[AREA].tolist(), u[SHAPE].tolist(), strict=True):
         area = height * width * (scale[0] + (scale[1] - scale[0]) * area_u)
-        ratio = math.exp(log_low + (log_high - log_low) * shape_u)
+        ratio = aspect * math.exp(log_low + (log_high - log_low) * shape_u)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int(u[TOP] * (height - h + 1)), int(u[LEFT] * (width - w + 1)), h, w
     w, h = width, height
-    if width / height < RATIO[0]:
-        h = round(width / RATIO[0])
-    elif width / height > RATIO[1]:
-        w = round(height * RATIO[1])
+    if width / height < RATIO[0] * aspect:
+        h = round(width / (RATIO[0] * aspect))
+    elif width / height > RATIO[1] * aspect:
+        w = round(height * (RATIO[1] * aspect))
     return (height - h) // 2, (width - w) // 2, h, w

@@ -33,7 +33,7 @@ FROM_BYTES = np.diag([360 / 255, 1 / 255, 1]).astype(np.float32)
 def render_view(pixels: Pixels, draw: ViewDraw) -> Pixels:
     """Crop, flip, colour jitter, greyscale, blur, solarise, in that order.
 
-    pixels: RGB, (H, W, 3). Returns (size, size, 3), before normalisation.
+    pixels: RGB, (H, W, 3). Returns (height, width, 3), before normalisation.
     """
     view = resample(pixels, draw)
     if draw.flip:
@@ -53,7 +53,7 @@ def render_view(pixels: Pixels, draw: ViewDraw) -> Pixels:
 
 
 def resample(pixels: Pixels, draw: ViewDraw) -> Pixels:
-    """The crop of a draw at its size, (size, size, 3): bicubic, antialiased, as PIL's.
+    """The crop of a draw at its size, (height, width, 3): bicubic, antialiased, as PIL's.
 
     The filter ends at the crop's edge: it sees no pixels outside.
     """
@@ -61,8 +61,8 @@ def resample(pixels: Pixels, draw: ViewDraw) -> Pixels:
     columns = slice(draw.left, draw.left + draw.width)
     # In one piece, colours innermost: what torch's fast kernel takes and gives.
     crop = torch.from_numpy(pixels[rows, columns].copy())[None]
-    size = (draw.size, draw.size)
-    view = F.interpolate(crop.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
+    size, planes = draw.shape, crop.permute(0, 3, 1, 2)
+    view = F.interpolate(planes, size, mode="bicubic", antialias=True)
     return np.ascontiguousarray(view[0].permute(1, 2, 0).numpy())
 
 

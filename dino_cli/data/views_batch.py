@@ -3,7 +3,7 @@
 The same stages as `data.views`, on the same draws, rounded to whole grey levels where PIL rounds:
 the tests hold both to PIL. Nothing here waits for the device.
 
-Shapes: B photos, V views of a group, s side of a view, N = V · B views in view-major order.
+Shapes: B photos, V views of a group, h × w pixels of a view, N = V · B views in view-major order.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,13 +24,13 @@ LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as PIL's mode L
 
 
 def render_views(batch: PhotoBatch, p: Preprocessing, device: torch.device) -> list[Tensor]:
-    """The normalised views of each resolution, float32 (V · B, C, s, s), view-major."""
+    """The normalised views of each resolution, float32 (V · B, C, h, w), view-major."""
     return [normalize(group, p, device) for group in render_batch(batch, device)]
 
 
 @torch.no_grad()
 def render_batch(batch: PhotoBatch, device: torch.device) -> list[Tensor]:
-    """The views of each resolution in grey levels, float32 (V · B, 3, s, s), view-major."""
+    """The views of each resolution in grey levels, float32 (V · B, 3, h, w), view-major."""
     pixels, rows, values = (
         tensor.to(device, non_blocking=True) for tensor in (batch.pixels, batch.rows, batch.values)
     )
@@ -39,18 +39,16 @@ def render_batch(batch: PhotoBatch, device: torch.device) -> list[Tensor]:
     for views, _ in batch.sizes:
         boxes.append(values[at : at + views * photos * 5].view(views, photos, 5))
         at += views * photos * 5
-    groups = [
-        torch.empty((views, photos, 3, size, size), device=device) for views, size in batch.sizes
-    ]
+    groups = [torch.empty((views, photos, 3, *size), device=device) for views, size in batch.sizes]
     for members, block in _blocks(batch, pixels, rows):
         for group, box in zip(groups, boxes, strict=True):
-            views, _, _, size, _ = group.shape
+            views, _, _, *size = group.shape
             # As many photos at a time as keep the product after the first pass small.
-            step = max(1, LARGEST // (views * size * 3 * block.shape[1]))
+            step = max(1, LARGEST // (views * size[1] * 3 * block.shape[1]))
             for first in range(0, len(members), step):
                 part = members[first : first + step]
                 some = block[first : first + step]
-                group.index_copy_(1, part, _resampled(some, box.index_select(1, part), size))
+                group.index_copy_(1, part, _resampled(some, box.index_select(1, part), *size))
     if batch.ready:
         _take_ready(batch, pixels, rows, boxes, groups)
     flat = [group.flatten(0, 1) for group in groups]
@@ -79,17 +77,17 @@ def _take_ready(
     row = sum(n for n, _, _ in batch.blocks)
     byte = sum(n * height * width * 3 for n, height, width in batch.blocks)
     members = rows[row : row + batch.ready]
-    for (views, size), box, group in zip(batch.sizes, boxes, groups, strict=True):
-        length = batch.ready * views * size * size * 3
-        crops = pixels[byte : byte + length].view(batch.ready, views, size, size, 3)
+    for (views, (h, w)), box, group in zip(batch.sizes, boxes, groups, strict=True):
+        length = batch.ready * views * h * w * 3
+        crops = pixels[byte : byte + length].view(batch.ready, views, h, w, 3)
         crops = crops.permute(1, 0, 4, 2, 3).float()
         flip = box.index_select(1, members)[..., 4].view(views, -1, 1, 1, 1) > 0
         group.index_copy_(1, members, torch.where(flip, crops.flip(-1), crops))
         byte += length
 
 
-def _resampled(photos: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crops at their size, flipped: photos (n, H, W, 3), boxes (V, n, 5) → (V, n, 3, s, s).
+def _resampled(photos: Tensor, boxes: Tensor, h: int, w: int) -> Tensor:
+    """Crops at their size, flipped: photos (n, H, W, 3), boxes (V, n, 5) → (V, n, 3, h, w).
 
     Two products per photo, first along the rows, then down the columns, rounded in between: PIL's
     order. Bytes are exact in half precision, and weights off by a 4000th: 0.1 grey levels.
@@ -98,14 +96,14 @@ def _resampled(photos: Tensor, boxes: Tensor, size: int) -> Tensor:
     views = boxes.shape[0]
     dtype = torch.float16 if photos.is_cuda else torch.float32
     left, top, wide, high, flip = boxes.transpose(0, 1).unbind(-1)  # each (n, V)
-    across = _weights(left, wide, size, width, flip).to(dtype)
-    down = _weights(top, high, size, height, torch.zeros_like(flip)).to(dtype)
+    across = _weights(left, wide, w, width, flip).to(dtype)
+    down = _weights(top, high, h, height, torch.zeros_like(flip)).to(dtype)
     x = photos.permute(0, 3, 1, 2).to(dtype).reshape(n, 3 * height, width)
-    x = x @ across.reshape(n, views * size, width).mT
-    x = x.round_().clamp_(0, 255).view(n, 3, height, views, size)
-    x = x.permute(0, 3, 2, 1, 4).reshape(n, views, height, 3 * size)
+    x = x @ across.reshape(n, views * w, width).mT
+    x = x.round_().clamp_(0, 255).view(n, 3, height, views, w)
+    x = x.permute(0, 3, 2, 1, 4).reshape(n, views, height, 3 * w)
     x = (down @ x).float().round_().clamp_(0, 255)
-    return x.view(n, views, size, 3, size).permute(1, 0, 3, 2, 4)
+    return x.view(n, views, h, 3, w).permute(1, 0, 3, 2, 4)
 
 
 def _weights(start: Tensor, length: Tensor, size: int, pixels: int, flip: Tensor) -> Tensor:
@@ -127,7 +125,7 @@ def _weights(start: Tensor, length: Tensor, size: int, pixels: int, flip: Tensor
     return weights / weights.sum(dim=-1, keepdim=True)
 
 
-# The stages: views (N, 3, s, s) in whole grey levels and a value per view (N, 1, 1, 1) → the same.
+# The stages: views (N, 3, h, w) in whole grey levels and a value per view (N, 1, 1, 1) → the same.
 
 
 def _luminance(x: Tensor) -> Tensor:
@@ -173,22 +171,29 @@ def _grey(x: Tensor, _: Tensor) -> Tensor:
 
 def _blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Three boxes in each direction, edge pixels repeated each time: two products with matrices."""
-    size = x.shape[-1]
+    h, w = x.shape[-2:]
+    dtype = torch.float16 if x.is_cuda else torch.float32
+    across = _blur_filters(sigma, w).to(dtype)
+    down = across if h == w else _blur_filters(sigma, h).to(dtype)
+    return (down @ (x.to(dtype) @ across.mT)).float().round_().clamp_(0, 255)
+
+
+def _blur_filters(sigma: Tensor, size: int) -> Tensor:
+    """The blur of each view along one direction, (N, 1, size, size)."""
     variance = sigma.view(-1, 1, 1) ** 2 / BLUR_PASSES
     radius = (((12 * variance + 1).sqrt() - 1) / 2).floor_()
     share = (2 * radius + 1) * (radius * (radius + 1) - 3 * variance)
     share = share / (6 * (variance - (radius + 1) ** 2))
-    at = torch.arange(size, device=x.device)
-    box = torch.zeros((len(x), size, size), device=x.device)
+    at = torch.arange(size, device=sigma.device)
+    box = torch.zeros((len(sigma), size, size), device=sigma.device)
     reach = blur_box(SIGMA[1])[0] + 1
     for offset in range(-reach, reach + 1):
         weight = torch.where(radius >= abs(offset), 1.0, 0.0)
         weight = torch.where(radius + 1 == abs(offset), share, weight)
         box += weight * ((at[:, None] + offset).clamp(0, size - 1) == at)
     box /= 2 * radius + 1 + 2 * share
-    dtype = torch.float16 if x.is_cuda else torch.float32
-    filters: Tensor = torch.linalg.matrix_power(box, BLUR_PASSES).to(dtype)[:, None]
-    return (filters @ (x.to(dtype) @ filters.mT)).float().round_().clamp_(0, 255)
+    filters: Tensor = torch.linalg.matrix_power(box, BLUR_PASSES)[:, None]
+    return filters
 
 
 def _solarise(x: Tensor, _: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ JITTER = ("brightness", "contrast", "saturation", "hue")
 
 class Photo(NamedTuple):
     """One photo. groups: the draws of each resolution. whole: the photo, (H, W, 3), or None and
-    crops: per resolution uint8 (V_i, s, s, 3), resampled and not yet flipped."""
+    crops: per resolution uint8 (V_i, h, w, 3), resampled and not yet flipped."""
 
     groups: list[list[ViewDraw]]
     whole: NDArray[np.uint8] | None
@@ -45,20 +45,20 @@ class Stage(NamedTuple):
 
 
 class PhotoBatch(NamedTuple):
-    """B photos and the draws of their views, in G resolutions of V_i views of side s_i.
+    """B photos and the draws of their views, in G resolutions of V_i views of h_i × w_i pixels.
 
     pixels: uint8, flat: per block of photos (n, H, W, 3), then per resolution the ready crops
-    (m, V_i, s_i, s_i, 3). rows: int64, flat: the positions in the batch of the photos of each
+    (m, V_i, h_i, w_i, 3). rows: int64, flat: the positions in the batch of the photos of each
     block and of those with ready crops, then the rows of the stages, which count views, view-major.
     values: float32, flat: per resolution boxes (V_i, B, 5) of left, top, width, height, flip; then
-    one value per row of the stages. sizes: (V_i, s_i). blocks: (n, H, W). ready: m.
+    one value per row of the stages. sizes: (V_i, (h_i, w_i)). blocks: (n, H, W). ready: m.
     unreadable: as of `CropBatch`.
     """
 
     pixels: Tensor
     rows: Tensor
     values: Tensor
-    sizes: list[tuple[int, int]]
+    sizes: list[tuple[int, tuple[int, int]]]
     blocks: list[tuple[int, int, int]]
     ready: int
     stages: list[Stage]
@@ -73,7 +73,7 @@ class PhotoBatch(NamedTuple):
 def take_photo(pixels: NDArray[np.uint8], groups: Sequence[Sequence[ViewDraw]]) -> Photo:
     """One decoded photo (H, W, 3) and its draws, as it will be sent."""
     draws = [list(group) for group in groups]
-    views = sum(draw.size**2 for group in draws for draw in group)
+    views = sum(draw.shape[0] * draw.shape[1] for group in draws for draw in group)
     if pixels.shape[0] * pixels.shape[1] <= MOST_PIXELS * views:
         return Photo(draws, pixels, [])
     crops = [np.stack([resample(pixels, draw) for draw in group]) for group in draws]
@@ -97,7 +97,7 @@ def pack_photos(photos: Sequence[Photo | None], unreadable: list[tuple[str, str]
     # Those with ready crops were sorted to the front, as of no size: they go to the end.
     ready = [i for i in rows if here[i].whole is None]
     rows = rows[len(ready) :] + ready
-    sizes = [(len(group), group[0].size) for group in here[0].groups]
+    sizes = [(len(group), group[0].shape) for group in here[0].groups]
     pixels += [here[i].crops[g].reshape(-1) for g in range(len(sizes)) for i in ready]
     values = [_boxes([photo.groups[g] for photo in here]) for g in range(len(sizes))]
     stages: list[Stage] = []

@@ -266,3 +266,27 @@ def test_colours_ramp_and_the_last_part_is_larger():
     assert (at_start[0][0].solarize_prob, late[0][0].solarize_prob) == (0, SPEC.solarize_prob)
     assert [group[0].size for group in at_start] == [32, 32]
     assert [group[0].size for group in late] == [64, 48]
+
+
+def test_rectangular_views_equal_pils_and_distort_no_more_than_square_ones(photo):
+    """Height before width; the crop's aspect is 3/4 to 4/3 of the view's."""
+    pixels = np.asarray(photo)
+    spec = ViewSpec(**{**asdict(SPEC), "size": (40, 16), "scale": (0.1, 0.2)})
+    draws = [draw_view(spec, uniforms(0, 0, i, 1)[0], *pixels.shape[:2]) for i in range(200)]
+    aspects = np.array([d.width / d.height for d in draws]) / (16 / 40)
+    assert aspects.min() > 0.68
+    assert aspects.max() < 1.45
+    assert aspects.max() / aspects.min() > 1.5
+    for draw in [
+        changed(size=(40, 16), sigma=1.4, flip=True),
+        changed(size=(16, 40), jitter=(("brightness", 1.2),)),
+    ]:
+        theirs = pil_view(photo, draw).astype(float)
+        assert theirs.shape == (*draw.shape, 3)
+        for ours in (render_view(pixels, draw), batched_view(pixels, draw)):
+            assert ours.shape == theirs.shape
+            assert np.abs(ours - theirs).max() <= 3
+    large = np.tile(pixels, (9, 9, 1))  # sent as crops that are ready
+    draw = changed(size=(40, 16), flip=True, top=100, left=200, height=200, width=80)
+    theirs = pil_view(Image.fromarray(large), draw).astype(float)
+    assert np.abs(batched_view(large, draw) - theirs).max() <= 3
