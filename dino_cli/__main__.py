@@ -17,7 +17,17 @@ def main() -> None:
     from dino_cli.cli.app import app
 
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(app(prog_name="dino", standalone_mode=True))
+    try:
+        sys.exit(app(prog_name="dino", standalone_mode=True))
+    finally:
+        _end_workers()
+
+
+def _end_workers() -> None:
+    """Processes that load ignore SIGTERM; one that waits for a dead one would be joined forever."""
+    processes = sys.modules.get("multiprocessing")
+    for worker in processes.active_children() if processes else []:
+        worker.kill()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.draws import ViewDraw, ViewSpec, draw_view, uniforms
 from dino_cli.data.images import ImageFile
-from dino_cli.runtime import available_cores, ignore_signals, signals_held
+from dino_cli.runtime import available_cores, ignore_signals, starting_workers
 
 __all__ = ["Augmented", "augmented_batches", "epoch_order", "render_crop"]
 
@@ -39,7 +39,7 @@ def epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(images)
 
 
-def crop_spec(size: int) -> ViewSpec:
+def crop_spec(size: int | tuple[int, int]) -> ViewSpec:
     """torchvision's RandomResizedCrop with its defaults, and a flip: no change of colours."""
     return ViewSpec(
         size=size,
@@ -63,7 +63,12 @@ def render_crop(image: Image.Image, draw: ViewDraw) -> NDArray[np.uint8]:
 
 class _Crops(Dataset[tuple[int, "NDArray[np.uint8] | str"]]):
     def __init__(
-        self, files: Sequence[ImageFile], size: int, seed: int, epoch: int, exif: bool
+        self,
+        files: Sequence[ImageFile],
+        size: int | tuple[int, int],
+        seed: int,
+        epoch: int,
+        exif: bool,
     ) -> None:
         self.files, self.spec = files, crop_spec(size)
         self.seed, self.epoch, self.exif = seed, epoch, exif
@@ -98,7 +103,7 @@ def _start_worker(_: int) -> None:
 def augmented_batches(
     files: Sequence[ImageFile],
     *,
-    size: int,
+    size: int | tuple[int, int],
     batch_size: int,
     seed: int,
     epoch: int,
@@ -121,7 +126,7 @@ def augmented_batches(
         worker_init_fn=_start_worker if workers else None,
         multiprocessing_context="fork" if fork else None,
     )
-    with warnings.catch_warnings(), signals_held():
+    with warnings.catch_warnings(), starting_workers():
         # Python warns of forking while torch's threads exist; workers touch neither.
         warnings.simplefilter("ignore", DeprecationWarning)
         iterator = iter(loader)

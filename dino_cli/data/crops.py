@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -16,9 +17,11 @@ from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.draws import ViewDraw, ViewSpec, draw_view, uniforms
 from dino_cli.data.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import normalize
+from dino_cli.data.samples import read_samples
 from dino_cli.data.views import render_view
 from dino_cli.data.views_pack import Photo, PhotoBatch, pack_photos, take_photo
-from dino_cli.runtime import ignore_signals, signals_held
+from dino_cli.data.views_samples import render_samples
+from dino_cli.runtime import ignore_signals, starting_workers
 
 __all__ = ["CropBatch", "Plan", "ViewSchedule", "crop_batches", "normalize_views"]
 
@@ -129,8 +132,9 @@ class Plan:
 
 
 class CropBatch(NamedTuple):
-    """One micro-batch from the workers: per resolution uint8 (B, V_i, h, w, C); files that were
-    unreadable, with the reason (the next readable file stood in)."""
+    """One micro-batch from the workers: per resolution (B, V_i, h, w, C), uint8, or float32 of
+    pictures in their own depth; files that were unreadable, with the reason (the next readable file
+    stood in)."""
 
     groups: list[Tensor]
     unreadable: list[tuple[str, str]]
@@ -142,6 +146,8 @@ class CropBatch(NamedTuple):
 
 
 class _Crops(Dataset[Any]):
+    channels: int = 3
+
     def __init__(
         self, files: Sequence[ImageFile], schedule: ViewSchedule, seed: int, exif: bool
     ) -> None:
@@ -158,7 +164,7 @@ class _Crops(Dataset[Any]):
         for offset in range(min(MAX_NEIGHBOURS, len(self.files))):
             path = self.files.path((key.image + offset) % len(self.files))
             try:
-                image = read_image(path, exif=self.exif)
+                pixels = self.read(path)
                 break
             except UnreadableImage as error:
                 unreadable.append((str(path), error.reason))
@@ -170,17 +176,20 @@ class _Crops(Dataset[Any]):
         for group in specs:
             groups.append(
                 [
-                    draw_view(spec, u[first + i], image.height, image.width)
+                    draw_view(spec, u[first + i], *pixels.shape[:2])
                     for i, spec in enumerate(group)
                 ]
             )
             first += len(group)
-        # A copy, because the memory of a PIL image is read-only.
-        return self.render(np.array(image), groups), unreadable
+        return self.render(pixels, groups), unreadable
 
     nothing: Any = ()  # in place of what could not be read
 
-    def render(self, pixels: NDArray[np.uint8], groups: list[list[ViewDraw]]) -> Any:
+    def read(self, path: Path) -> NDArray[Any]:
+        # A copy, because the memory of a PIL image is read-only.
+        return np.array(read_image(path, exif=self.exif))
+
+    def render(self, pixels: NDArray[Any], groups: list[list[ViewDraw]]) -> Any:
         """Per resolution uint8 (V_i, h, w, 3)."""
         return [np.stack([render_view(pixels, draw) for draw in group]) for group in groups]
 
@@ -190,8 +199,19 @@ class _Photos(_Crops):
 
     nothing = None
 
-    def render(self, pixels: NDArray[np.uint8], groups: list[list[ViewDraw]]) -> Photo:
+    def render(self, pixels: NDArray[Any], groups: list[list[ViewDraw]]) -> Photo:
         return take_photo(pixels, groups)
+
+
+class _Samples(_Crops):
+    """Pictures of `channels` channels in their own depth."""
+
+    def read(self, path: Path) -> NDArray[Any]:
+        return read_samples(path, self.channels, exif=self.exif)
+
+    def render(self, pixels: NDArray[Any], groups: list[list[ViewDraw]]) -> Any:
+        """Per resolution float32 (V_i, h, w, C)."""
+        return [np.stack([render_samples(pixels, draw) for draw in group]) for group in groups]
 
 
 def _collate_photos(items: list[tuple[Photo | None, list[tuple[str, str]]]]) -> PhotoBatch:
@@ -199,7 +219,7 @@ def _collate_photos(items: list[tuple[Photo | None, list[tuple[str, str]]]]) -> 
     return pack_photos([photo for photo, _ in items], unreadable)
 
 
-def _collate(items: list[tuple[list[NDArray[np.uint8]], list[tuple[str, str]]]]) -> CropBatch:
+def _collate(items: list[tuple[list[NDArray[Any]], list[tuple[str, str]]]]) -> CropBatch:
     unreadable = [entry for _, entries in items for entry in entries]
     if any(not groups for groups, _ in items):
         return CropBatch([], unreadable)
@@ -237,13 +257,19 @@ def crop_batches(
     exif: bool = True,
     pin: bool = False,
     photos: bool = False,
+    channels: int = 3,
 ) -> Iterator[CropBatch | PhotoBatch]:
     """Micro-batches of the steps from start to end, in order; workers run ahead across epochs.
 
-    photos: the workers only decode, and `data.views_batch` makes the views.
+    photos: the workers only decode, and `data.views_batch` makes the views. channels: unless 3,
+    pictures are read in their own depth (`data.samples`), and the workers make the views.
     """
+    kind = _Samples if channels != 3 else _Photos if photos else _Crops
+    data = kind(files, schedule, plan.seed, exif)
+    data.channels = channels
+    photos = kind is _Photos
     loader = DataLoader(
-        (_Photos if photos else _Crops)(files, schedule, plan.seed, exif),
+        data,
         batch_sampler=_Order(plan, start_step, end_step),
         num_workers=workers,
         collate_fn=_collate_photos if photos else _collate,
@@ -255,7 +281,7 @@ def crop_batches(
     # OpenCV's threads must be gone before a process forks: the child would wait for them for ever.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    with signals_held():
+    with starting_workers():
         batches = iter(loader)
     if workers:
         cv2.setNumThreads(threads)
@@ -263,6 +289,6 @@ def crop_batches(
 
 
 def normalize_views(views: Tensor, p: Preprocessing, device: torch.device) -> Tensor:
-    """uint8 (B, V, h, w, 3) → (V · B, C, h, w), view-major, as `data.preprocess.normalize`."""
+    """(B, V, h, w, C) → (V · B, C, h, w), view-major, as `data.preprocess.normalize`."""
     moved = views.to(device, non_blocking=True)  # as it lies, pinned; turned over there
     return normalize(moved.permute(1, 0, 4, 2, 3).flatten(0, 1), p, device)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import TextIO
 
+from dino_cli.data.arrays import ARRAY_SUFFIX
 from dino_cli.data.folder_index import pictures_below
 from dino_cli.data.image_list import ImageFile, ImageList, ImageListBuilder
 from dino_cli.data.patterns import expand_braces, expand_pattern, is_pattern
@@ -22,8 +23,8 @@ def find_images(
 ) -> ImageList:
     """The pictures that the arguments name, in their order; those of a folder sorted by path.
 
-    - A folder is searched recursively for the suffixes of pictures; hidden names are passed over,
-      links to folders followed. The label is the first folder below it (ImageFolder's convention).
+    - A folder is searched recursively for the suffixes of pictures, and for `.npy` arrays when it
+      holds none; hidden names are passed over, links to folders followed. The label is the first folder below it (ImageFolder's convention).
     - A `.tar` shard is searched in the same way (`data.shards`); a companion `.cls` or short `.txt`
       tells the label before a folder does. Its pictures lie below the shard's own name.
     - The URL of a shard is fetched first. A pattern with `*`, `?`, `[…]`, `{a,b}` or `{00..99}`
@@ -102,10 +103,11 @@ def _add(builder: ImageListBuilder, argument: str, stdin: TextIO) -> None:
 
 def _add_folder(builder: ImageListBuilder, folder: Path) -> None:
     any_found = False
-    for block in pictures_below(str(folder)):
-        any_found = True
-        label = block.folder.partition("/")[0]
-        builder.add_folder(str(folder / block.folder), block.folder, block.names, [label])
+    for suffixes in (None, {ARRAY_SUFFIX}):
+        for block in () if any_found else pictures_below(str(folder), suffixes):
+            any_found = True
+            label = block.folder.partition("/")[0]
+            builder.add_folder(str(folder / block.folder), block.folder, block.names, [label])
     if not any_found:
         if any(name.endswith(".tar") for name in os.listdir(folder)):
             raise TaskError(
@@ -143,6 +145,8 @@ def _from_list(lines: Iterable[str], base: Path, name: str) -> list[ImageFile]:
     rows = [line.rstrip("\r\n").split("\t", 1) for line in lines if line.strip()]
     if not rows:
         raise TaskError(f"{name} is empty", "write one path per line")
+    if any("\0" in field for row in rows for field in row):
+        raise TaskError(f"{name} holds NUL bytes, which no path has", "write one path per line")
     paths = [base / row[0] for row in rows]
     if any(len(row) > 1 for row in rows):
         labels = [row[1].strip() if len(row) > 1 else "" for row in rows]

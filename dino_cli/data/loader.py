@@ -4,7 +4,10 @@ import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +20,9 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import build_transform
+from dino_cli.data.samples import read_input
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.runtime import available_cores, ignore_signals, signals_held
+from dino_cli.runtime import available_cores, ignore_signals, starting_workers
 
 __all__ = ["Batch", "image_batches"]
 
@@ -29,8 +33,9 @@ FEW_BATCHES = 2  # up to this many, starting processes costs more than it saves
 class Batch:
     """Pictures of one size, and what went wrong on the way.
 
-    images: uint8 (B, 3, H, W); (0, 3, 0, 0) when every file of the batch failed. indices: their B
-    positions in the list of files. failures: (position, reason) of the unreadable ones.
+    images: uint8 (B, 3, H, W), or float32 (B, C, H, W) of `own_depth`; (0, 3, 0, 0) when every file
+    of the batch failed. indices: their B positions in the list of files. failures: (position,
+    reason) of the unreadable ones.
     """
 
     images: Tensor
@@ -57,7 +62,8 @@ def image_batches(
         raise UsageError(f"batch size {batch_size} is not a positive number", "use --batch-size 32")
     if workers < 0:
         raise UsageError(f"{workers} workers is a negative number", "use --workers 0 for none")
-    data = _Files(files, p.exif, transform or build_transform(p))
+    read = partial(read_input, p=p) if transform is None else partial(read_image, exif=p.exif)
+    data = _Files(files, read, transform or build_transform(p))
     return _batches(data, batch_size, workers)
 
 
@@ -75,7 +81,7 @@ def _batches(data: "_Files", batch_size: int, workers: int) -> Iterator[Batch]:
         worker_init_fn=_start_worker if workers else None,
         multiprocessing_context="fork" if fork else None,
     )
-    with warnings.catch_warnings(), signals_held():
+    with warnings.catch_warnings(), starting_workers():
         # Python warns of forking while torch's threads exist; see above.
         warnings.simplefilter("ignore", DeprecationWarning)
         iterator = iter(loader)
@@ -100,18 +106,18 @@ class _Files(Dataset[tuple[int, "NDArray[np.uint8] | str"]]):
     def __init__(
         self,
         files: Sequence[ImageFile],
-        exif: bool,
-        transform: Callable[[Image.Image], NDArray[np.uint8]],
+        read: Callable[[Path], Any],
+        transform: Callable[[Any], NDArray[Any]],
     ) -> None:
         # No Python strings, which workers would each copy.
-        self.files, self.exif, self.transform = ImageList.of(files), exif, transform
+        self.files, self.read, self.transform = ImageList.of(files), read, transform
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[int, NDArray[np.uint8] | str]:
         try:
-            return index, self.transform(read_image(self.files.path(index), exif=self.exif))
+            return index, self.transform(self.read(self.files.path(index)))
         except UnreadableImage as error:
             return index, error.reason
         except (ValueError, MemoryError) as error:

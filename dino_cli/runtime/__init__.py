@@ -10,7 +10,7 @@ from dino_cli.runtime.devices import (
 )
 from dino_cli.runtime.launch import launch, processes_wanted
 from dino_cli.runtime.ranks import Ranks, distribute, rank_device, ranks_from_environment
-from dino_cli.runtime.signals import ignore_signals, signals_held, stop_requests
+from dino_cli.runtime.signals import ignore_signals, starting_workers, stop_requests
 
 __all__ = [
     "Precision",
@@ -26,6 +26,6 @@ __all__ = [
     "processes_wanted",
     "rank_device",
     "ranks_from_environment",
-    "signals_held",
+    "starting_workers",
     "stop_requests",
 ]

@@ -1,4 +1,4 @@
-"""Signals that ask to stop: noted, held back, or ignored."""
+"""Signals that ask to stop: noted, held back, or ignored; and those of children."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["ignore_signals", "signals_held", "stop_requests"]
+__all__ = ["ignore_signals", "starting_workers", "stop_requests"]
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -40,16 +40,20 @@ def stop_requests() -> Iterator[list[int]]:
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
-    """Stop signals wait until the end of the block.
+def starting_workers() -> Iterator[None]:
+    """Around the start of processes that load: stop signals wait until the end of the block.
 
     Python drops an exception that a handler raises while a process forks, so that Ctrl-C would be
-    lost while workers start.
+    lost. And SIGCHLD stays as it was: torch's handler raises wherever the main thread happens to
+    be when a worker dies; without it that is noticed at the next batch, within five seconds.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    child = signal.getsignal(signal.SIGCHLD)
     try:
         yield
     finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, child)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

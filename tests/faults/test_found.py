@@ -96,3 +96,11 @@ def test_toml_that_is_nested_without_end(tmp_path):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
     assert "is not a TOML file" in result.stderr
+
+
+def test_a_list_with_nul_bytes(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"a\0.png\nb.png\n")
+    words = ["embed", str(tmp_path / "list.txt"), "-o", str(tmp_path / "f.npy")]
+    result = CliRunner().invoke(app, [*words, "--model", "dino_demo"])
+    assert result.exit_code == 1
+    assert "holds NUL bytes" in result.stderr

@@ -53,7 +53,7 @@ def read_attention(folder: Path) -> dict[int, NDArray[np.float32]]:
     found = {}
     for path in sorted(folder.glob("attention-*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 attention = archive["attention"].astype(np.float32)
             if attention.ndim == 4:
                 found[int(path.stem.split("-")[1])] = attention
