@@ -7,9 +7,10 @@ from dataclasses import MISSING, Field
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from dino_cli.cli.display import Terminal, json_text
-from dino_cli.config.setting import options
+from dino_cli.config.setting import Size, options, parse_size
 
 __all__ = ["command"]
 
@@ -26,6 +27,8 @@ def command(
     already have printed a table). Options that the person gave are in `terminal.given`. The help
     text is the run function's docstring.
     """
+
+    hints = get_type_hints(config_type)
 
     def register(run: Callable[[Any, Terminal], Any]) -> Callable[..., None]:
         def callback(ctx: typer.Context, **values: Any) -> None:
@@ -44,10 +47,51 @@ def command(
 
         callback.__signature__ = _signature(config_type)  # type: ignore[attr-defined]
         callback.__doc__ = run.__doc__
-        app.command(name, help=inspect.getdoc(run), hidden=hidden)(callback)
+        several = [
+            "--" + f.name.replace("_", "-")
+            for f in options(config_type)
+            if _is_several(hints[f.name]) and hints[f.name].__args__[0] is float
+        ]
+        kind = type("Command", (_Command,), {"several": frozenset(several)})
+        app.command(name, cls=kind, help=inspect.getdoc(run), hidden=hidden)(callback)
         return callback
 
     return register
+
+
+class _Command(TyperCommand):
+    """Takes `--mean .5 .4 .6` for any number of numbers, as argparse does, where click would want
+    the flag before each."""
+
+    several: frozenset[str] = frozenset()
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        flag = ""
+        for word in args:
+            if flag and spread[-1] != flag and _is_number(word):
+                spread.append(flag)
+            elif not _is_number(word):
+                flag = word if word in self.several else ""
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_several(hint: Any) -> bool:
+    return getattr(hint, "__origin__", None) is tuple and hint.__args__[-1] is Ellipsis
+
+
+def _to_size(value: Any) -> Any:
+    size = parse_size(value) if isinstance(value, str) else value
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
 def _frozen(value: Any) -> Any:
@@ -81,7 +125,10 @@ def _signature(config_type: type) -> inspect.Signature:
 def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
     meta: Mapping[str, Any] = f.metadata
     default = f.default
-    if getattr(hint, "__origin__", None) is tuple and hint.__args__[-1] is Ellipsis:
+    parser = _to_size if hint == Size else None
+    if parser:
+        hint = Any
+    if _is_several(hint):
         hint = list[hint.__args__[0]]
         default = list(default) if isinstance(default, tuple) else default
     if meta["argument"]:
@@ -98,6 +145,7 @@ def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
             *flags,
             help=meta["help"],
             metavar=meta["metavar"],
+            parser=parser,
             rich_help_panel=meta["panel"],
             show_default=shown,
         )

@@ -13,7 +13,18 @@ from typing import Any
 
 from dino_cli.errors import UsageError
 
-__all__ = ["arguments", "options", "parse_size", "setting", "to_json"]
+__all__ = [
+    "Size",
+    "arguments",
+    "height_and_width",
+    "options",
+    "parse_size",
+    "setting",
+    "size_text",
+    "to_json",
+]
+
+Size = int | tuple[int, int]  # of a square in pixels, or height and width
 
 
 def setting(
@@ -68,12 +79,22 @@ def options(config_type: type) -> tuple[Field[Any], ...]:
     return tuple(sorted(own_first, key=lambda f: f.name in inherited))
 
 
-def parse_size(text: str) -> int | tuple[int, int]:
+def parse_size(text: str) -> Size:
     """ "480" → 480 (short side); "480x640" → (480, 640), height first. Raises `UsageError`."""
     parts = text.lower().split("x")
     if len(parts) in (1, 2) and all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
         return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
     raise UsageError(f"image size {text!r} is not a size", "write 480 or 480x640 (height x width)")
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Both sides, in pixels."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def size_text(size: Size) -> str:
+    """As it is typed: 480, or 480x640 (height x width)."""
+    return "x".join(map(str, size)) if isinstance(size, tuple) else str(size)
 
 
 def arguments(config: Any, given: Collection[str]) -> list[str]:
@@ -89,7 +110,8 @@ def arguments(config: Any, given: Collection[str]) -> list[str]:
         elif isinstance(value, bool):
             flags.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, tuple):
-            flags += [flag, *(str(v) for v in value)]
+            sides = f.type == Size
+            flags += [flag, size_text(value)] if sides else [flag, *(str(v) for v in value)]
         elif value is not None:
             flags += [flag, str(value)]
     return [*flags, *(["--", *positional] if positional else [])]

@@ -32,20 +32,28 @@ class Preprocessing:
     Applied in this order: EXIF rotation, RGB, resize, crop or trim, scale to [0, 1], normalise.
 
     resize: short side in pixels (the aspect stays), or (height, width) stretched; None: as it is.
-    crop: side of the centred square cut out afterwards, in pixels; None: no crop.
+    crop: side of the centred square cut out afterwards, in pixels, or (height, width): the resize
+        then covers a rectangle of that shape, whose short side it names; None: no crop.
     interpolation: PIL's filter of the resize, antialiased.
     multiple: trim bottom and right to whole multiples of this many pixels; 1: no trim.
     mean, std: per channel, of values in [0, 1].
     exif: turn the picture as its EXIF orientation says.
+    own_depth: not RGB but the file's own samples and channels, as many as means (`data.samples`).
     """
 
     resize: int | tuple[int, int] | None = 256
-    crop: int | None = 224
+    crop: int | tuple[int, int] | None = 224
     interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
     multiple: int = 1
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     exif: bool = True
+    own_depth: bool = False
+
+    @property
+    def cut(self) -> tuple[int, int] | None:
+        """Height and width of the crop."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
 
 MODEL_PANEL = "Model"

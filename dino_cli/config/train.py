@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dino_cli.config.setting import setting
+from dino_cli.config.setting import Size, setting
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, ImageOptions
 
 __all__ = ["TrainConfig"]
@@ -77,7 +77,13 @@ class TrainConfig(ImageOptions):
     init_from: Path | None = setting(
         None, "Start student and teacher from these weights.", panel=MODEL, metavar="WEIGHTS"
     )
-    in_chans: int = setting(3, "Channels of the input: 3, or 1 for grey images.", panel=MODEL)
+    in_chans: int = setting(
+        3,
+        "Channels of the input. 3: photos in 8-bit RGB. 1 or any other number: images in their own "
+        "depth (PNG, TIFF, .npy; 16-bit, float), uint8 / 255, uint16 / 65535, floats as they are; "
+        "of the colour changes, only brightness and contrast apply then.",
+        panel=MODEL,
+    )
 
     out_dim: int = setting(
         65536,
@@ -159,8 +165,15 @@ class TrainConfig(ImageOptions):
         None, "Stop after so many steps; the schedules stay those of --epochs.", panel=OPTIM
     )
 
-    global_size: int = setting(224, "Side of the two global views in pixels.", panel=VIEWS)
-    local_size: int = setting(96, "Side of the local views in pixels.", panel=VIEWS)
+    global_size: Size = setting(
+        224,
+        "Side of the two global views in pixels, or height x width: 224x112.",
+        panel=VIEWS,
+        metavar="H[xW]",
+    )
+    local_size: Size = setting(
+        96, "Side of the local views, or height x width.", panel=VIEWS, metavar="H[xW]"
+    )
     global_crops_scale: tuple[float, float] = setting(
         (0.4, 1.0),
         "Range of a global view's share of the image. Wider without local views: 0.14 1.",
@@ -199,9 +212,18 @@ class TrainConfig(ImageOptions):
         "device, in batches; auto: gpu on CUDA. They differ by rounding, and so does the run.",
         panel=VIEWS,
     )
-    mean: tuple[float, float, float] = setting(IMAGENET_MEAN, "Mean per channel.", panel=VIEWS)
-    std: tuple[float, float, float] = setting(
-        IMAGENET_STD, "Standard deviation per channel.", panel=VIEWS
+    mean: tuple[float, ...] = setting(
+        IMAGENET_MEAN,
+        "Mean of each channel, or one for all; default ImageNet's, unless 3 channels the mean of "
+        "these.",
+        panel=VIEWS,
+        metavar="NUMBERS",
+    )
+    std: tuple[float, ...] = setting(
+        IMAGENET_STD,
+        "Standard deviation of each channel, or one for all.",
+        panel=VIEWS,
+        metavar="NUMBERS",
     )
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.", panel=RUN)

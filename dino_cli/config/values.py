@@ -5,6 +5,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from dino_cli.config.setting import Size, parse_size
 from dino_cli.errors import TaskError, UsageError
 
 __all__ = ["as_type", "read_toml"]
@@ -23,6 +24,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def as_type(value: Any, hint: Any, key: str, source: Path, command: str) -> Any:
     """`value` of a file as the annotated type of an option of `command`, or `UsageError`."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint == Size:
+        return _size(value, key, source, command)
     if origin in (Union, UnionType):
         if value is None and NoneType in arguments:
             return None
@@ -51,3 +54,13 @@ def as_type(value: Any, hint: Any, key: str, source: Path, command: str) -> Any:
             f"{source} sets {key} to {value!r}, which it cannot be", f"see {command} --help"
         )
     return value
+
+
+def _size(value: Any, key: str, source: Path, command: str) -> Size:
+    """224, "224x112" or [224, 112]; equal sides are one."""
+    if isinstance(value, str):
+        value = parse_size(value)
+    if isinstance(value, list | tuple):
+        height, width = as_type(value, tuple[int, int], key, source, command)
+        return int(height) if height == width else (height, width)
+    return int(as_type(value, int, key, source, command))

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,15 @@ from PIL.ExifTags import Base
 from dino_cli.data.formats import HEIF_SUFFIXES, image_formats, image_suffixes
 from dino_cli.data.shards import in_shard, read_member
 
-__all__ = ["UnreadableImage", "image_formats", "image_suffixes", "read_image"]
+__all__ = [
+    "UnreadableImage",
+    "grey_bits",
+    "image_formats",
+    "image_suffixes",
+    "read_image",
+    "reason_of",
+    "turned",
+]
 
 
 class UnreadableImage(Exception):
@@ -25,13 +34,16 @@ class UnreadableImage(Exception):
         super().__init__(reason)
 
 
-def read_image(path: Path, *, exif: bool = True) -> Image.Image:
+def read_image(
+    path: Path, *, exif: bool = True, load: Callable[[Image.Image], Image.Image] | None = None
+) -> Image.Image:
     """The picture in a file (the first frame of several), mode RGB, fully loaded.
 
     path: of a file, or of a picture in a shard (`data.shards`).
     exif: turn it as its EXIF orientation says. Transparency is dropped as `convert("RGB")` does,
     like the original; 16-bit, 32-bit and float greys are scaled to 8 bits, where `convert` would
-    clip them to white. Raises `UnreadableImage`; emits no warning.
+    clip them to white. load: gives the pixels of what is opened and not yet decoded, of another
+    size perhaps. Raises `UnreadableImage`; emits no warning.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -41,14 +53,15 @@ def read_image(path: Path, *, exif: bool = True) -> Image.Image:
             inside = in_shard(path)
             source = BytesIO(read_member(*inside)) if inside else path
             with Image.open(source, formats=image_formats()) as image:
-                image.load()
-                turned = _turned(image) if exif else image
-                return _rgb(turned, _grey_bits(image))
+                loaded = load(image) if load else image
+                loaded.load()
+                return _rgb(turned(loaded) if exif else loaded, grey_bits(image))
         except Exception as error:  # decoders raise anything at all on broken files
-            raise UnreadableImage(_reason(path, error)) from error
+            raise UnreadableImage(reason_of(path, error)) from error
 
 
-def _turned(image: Image.Image) -> Image.Image:
+def turned(image: Image.Image) -> Image.Image:
+    """Upright, as its EXIF orientation says."""
     try:
         # Asked first, because `exif_transpose` copies the picture even when there is nothing to do.
         upright = image.getexif().get(Base.Orientation, 1) == 1
@@ -65,7 +78,7 @@ def _rgb(image: Image.Image, bits: int) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_bits(image: Image.Image) -> int:
+def grey_bits(image: Image.Image) -> int:
     """Bits of a wide grey sample where the file tells, else 0."""
     if image.mode.startswith("I;16"):
         tags = getattr(image, "tag_v2", {})
@@ -97,7 +110,8 @@ def _grey(values: NDArray[np.generic], mode: str, bits: int) -> NDArray[np.uint8
     return grey
 
 
-def _reason(path: Path, error: Exception) -> str:
+def reason_of(path: Path, error: Exception) -> str:
+    """Why a file gives no picture, in a few words without its path."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):
@@ -111,6 +125,8 @@ def _reason(path: Path, error: Exception) -> str:
             return "empty file"
         if path.suffix.lower() in HEIF_SUFFIXES and not find_spec("pillow_heif"):
             return "HEIF pictures need the package pillow-heif (pip install 'dino-cli[heif]')"
+        if path.suffix.lower() == ".npy":
+            return "an array, which models of other --in-chans than 3 read"
         return "not a picture that Pillow knows"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."

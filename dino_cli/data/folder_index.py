@@ -6,7 +6,7 @@ files in a thousand folders cost a thousand questions; the rest comes from `data
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -46,14 +46,15 @@ class _Folder(NamedTuple):
     above: tuple[tuple[int, int], ...]  # the folders on the way here; breaks loops of links
 
 
-def pictures_below(folder: str) -> Iterator[FolderBlock]:
+def pictures_below(folder: str, suffixes: Set[str] | None = None) -> Iterator[FolderBlock]:
     """Pictures by their suffixes, sorted by the parts of their paths, in blocks.
 
+    suffixes: lower-case, with the dot, in place of those that Pillow reads.
     Hidden names and pipes are passed over, links to folders followed; a dangling link to a picture
     is kept, so that it is reported when it is read. Raises `TaskError` for a folder that cannot be
     read.
     """
-    suffixes = image_suffixes()
+    suffixes = image_suffixes() if suffixes is None else suffixes
     key = "\n".join([f"folder {VERSION}", os.path.abspath(folder), *sorted(suffixes)])
     known = _load(key)
     seen: dict[str, _Listing] = {}
@@ -102,7 +103,7 @@ def _ordered(
         yield FolderBlock(at.relative, pictures.part(done, len(pictures)))
 
 
-def _read(path: str, stamp: Stamp, suffixes: frozenset[str]) -> _Listing:
+def _read(path: str, stamp: Stamp, suffixes: Set[str]) -> _Listing:
     settled = time.time() - max(stamp[1:]) / 1e9 > SETTLED_SECONDS
     pictures, folders = [], []
     with os.scandir(path) as entries:

@@ -6,6 +6,7 @@ Resize, centre crop and normalisation equal torchvision's `Resize`, `CenterCrop`
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from dino_cli.config.shared import Preprocessing
+from dino_cli.data.samples import LUMINANCE, fitted, scaled
 from dino_cli.errors import UsageError
 
-__all__ = ["build_transform", "normalize", "thumbnail_transform"]
+__all__ = ["build_transform", "normalize", "resized_size", "thumbnail_transform"]
 
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's mode L
+Picture = Image.Image | NDArray[np.float32]
 FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -30,8 +32,11 @@ FILTERS = {
 MOST_PIXELS = 64_000_000
 
 
-def build_transform(p: Preprocessing) -> Callable[[Image.Image], NDArray[np.uint8]]:
+def build_transform(p: Preprocessing) -> Callable[[Picture], NDArray[Any]]:
     """RGB picture → uint8 (H, W, 3), before normalisation; picklable.
+
+    With `own_depth`: samples (H, W, C) in float32 → the same, resized. An RGB picture stands there
+    for its samples, when the model takes three channels, or one (luminance).
 
     The result raises `ValueError` for a picture that has no whole patch, or would become too large.
     """
@@ -50,16 +55,19 @@ def thumbnail_transform(side: int, least: int = 1) -> Callable[[Image.Image], ND
 def normalize(images: Tensor, p: Preprocessing, device: torch.device) -> Tensor:
     """uint8 (B, 3, H, W) → float32 on `device`: x / 255, minus the mean, over the deviation.
 
-    With one mean the model takes grey images, (B, 1, H, W): the luminance of ITU-R 601. Raises
-    `UsageError` for a model of other channels.
+    With one mean the model takes grey images, (B, 1, H, W): the luminance of ITU-R 601. Samples in
+    their own depth, float32 (B, C, H, W), are not divided. Raises `UsageError` where there are more
+    channels than the model takes, or fewer.
     """
-    if len(p.mean) not in (1, 3):
-        raise UsageError(
-            f"the model takes images of {len(p.mean)} channels", "use one of 3 channels, or of 1"
-        )
     # Moved as bytes: a quarter of the traffic.
-    x = images.to(device, non_blocking=True).to(torch.float32).div_(255)
-    if len(p.mean) == 1:
+    x = images.to(device, non_blocking=True)
+    x = x.clone() if x.is_floating_point() else x.to(torch.float32).div_(255)
+    if len(p.mean) != x.shape[1] and (len(p.mean), x.shape[1]) != (1, 3):
+        raise UsageError(
+            f"the model takes images of {len(p.mean)} channels, and these have {x.shape[1]}",
+            "use a model of so many channels",
+        )
+    if len(p.mean) < x.shape[1]:
         x = (x * _on_device(LUMINANCE, device)).sum(dim=1, keepdim=True)
     mean, std = _on_device(p.mean, device), _on_device(p.std, device)
     return x.sub_(mean).div_(std)
@@ -71,11 +79,22 @@ def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
-def _transform(p: Preprocessing, image: Image.Image) -> NDArray[np.uint8]:
+def _transform(p: Preprocessing, image: Picture) -> NDArray[Any]:
+    if p.own_depth:
+        samples = image if isinstance(image, np.ndarray) else scaled(np.asarray(image))
+        planes = np.moveaxis(fitted(samples, len(p.mean)), -1, 0)
+        shaped = [_shaped(p, Image.fromarray(np.ascontiguousarray(plane))) for plane in planes]
+        return np.stack(shaped, axis=-1)
+    assert isinstance(image, Image.Image)
+    return _shaped(p, image)
+
+
+def _shaped(p: Preprocessing, image: Image.Image) -> NDArray[Any]:
+    """Resized, cropped, trimmed; uint8 in RGB or float32 of one channel."""
     if p.resize is not None:
         image = _resized(image, p)
-    if p.crop is not None:
-        image = _centre(image, p.crop)
+    if p.cut is not None:
+        image = _centre(image, p.cut)
     if p.multiple > 1:
         w, h = (side // p.multiple * p.multiple for side in image.size)
         if not w or not h:
@@ -94,32 +113,46 @@ def _thumbnail(side: int, least: int, image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image)
 
 
+def resized_size(w: int, h: int, p: Preprocessing) -> tuple[int, int]:
+    """Width and height of a picture of w × h pixels after the resize, before any crop."""
+    if p.resize is None:
+        return w, h
+    if not isinstance(p.resize, int):
+        return p.resize[1], p.resize[0]
+    if isinstance(p.crop, tuple):
+        return _covering(w, h, p.resize, p.crop)
+    # torchvision's rounding: the long side is cut to a whole number, not rounded.
+    long = int(p.resize * max(w, h) / min(w, h))
+    return (p.resize, long) if w <= h else (long, p.resize)
+
+
 def _resized(image: Image.Image, p: Preprocessing) -> Image.Image:
-    if isinstance(p.resize, int):
-        # torchvision's rounding: the long side is cut to a whole number, not rounded.
-        w, h = image.size
-        long = int(p.resize * max(w, h) / min(w, h))
-        size = (p.resize, long) if w <= h else (long, p.resize)
-    else:
-        assert p.resize is not None
-        size = (p.resize[1], p.resize[0])
+    size = resized_size(*image.size, p)
     if size == image.size:
         return image
     box: tuple[float, float, float, float] | None = None
     if size[0] * size[1] > MOST_PIXELS:
-        if p.crop is None:
+        if p.cut is None:
             raise ValueError(f"would become {size[0]} x {size[1]} pixels after resizing")
-        size, box = _middle(image.size, size, p.crop)
+        size, box = _middle(image.size, size, p.cut)
     return image.resize(size, FILTERS[p.interpolation], box=box)
 
 
+def _covering(w: int, h: int, short: int, crop: tuple[int, int]) -> tuple[int, int]:
+    """Width and height that just cover a rectangle of the crop's shape, `short` its short side."""
+    high, wide = (round(short * side / min(crop)) for side in crop)
+    if high * w >= wide * h:
+        return max(int(w * high / h), crop[1]), high
+    return wide, max(int(h * wide / w), crop[0])
+
+
 def _middle(
-    old: tuple[int, int], new: tuple[int, int], crop: int
+    old: tuple[int, int], new: tuple[int, int], cut: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
     """The central part of a resize that a centre crop keeps: its size, its box in the source."""
     starts, ends, sides = [], [], []
-    for before, after in zip(old, new, strict=True):
-        side = min(crop, after)
+    for before, after, most in zip(old, new, cut[::-1], strict=True):
+        side = min(most, after)
         start = round((after - side) / 2)
         starts.append(start * before / after)
         ends.append((start + side) * before / after)
@@ -127,15 +160,16 @@ def _middle(
     return (sides[0], sides[1]), (starts[0], starts[1], ends[0], ends[1])
 
 
-def _centre(image: Image.Image, crop: int) -> Image.Image:
-    """The centred square; what lies beyond the picture is black, as in torchvision.
+def _centre(image: Image.Image, crop: tuple[int, int]) -> Image.Image:
+    """The centred (height, width); what lies beyond the picture is black, as in torchvision.
 
     torchvision first pads a short side (the odd pixel at the right or bottom), then crops at
     round((side - crop) / 2), halves to even.
     """
-    offsets = [
-        -((crop - side) // 2) if side < crop else round((side - crop) / 2) for side in image.size
-    ]
-    left, top = offsets
+    height, width = crop
+    left, top = (
+        -((kept - side) // 2) if side < kept else round((side - kept) / 2)
+        for side, kept in zip(image.size, (width, height), strict=True)
+    )
     # PIL fills with black outside the picture.
-    return image.crop((left, top, left + crop, top + crop))
+    return image.crop((left, top, left + width, top + height))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dino_cli.data.draws import ViewDraw
 
-__all__ = ["BLUR_PASSES", "blur_box", "hue_shift", "render_view", "resample"]
+__all__ = ["BLUR_PASSES", "blur_box", "box_kernel", "hue_shift", "render_view", "resample"]
 
 Pixels = NDArray[np.uint8]
 
@@ -43,7 +43,7 @@ def render_view(pixels: Pixels, draw: ViewDraw) -> Pixels:
     if draw.grayscale:
         view = _rgb(_luminance(view))
     if draw.sigma > 0:
-        box = _box_kernel(draw.sigma)
+        box = box_kernel(draw.sigma)
         # One filter of three boxes would be a little faster, and up to 30 levels off at the edges.
         for _ in range(BLUR_PASSES):
             view = cv2.sepFilter2D(view, -1, box, box, borderType=cv2.BORDER_REPLICATE)
@@ -85,7 +85,7 @@ def blur_box(sigma: float) -> tuple[int, float]:
 
 
 @lru_cache(maxsize=256)
-def _box_kernel(sigma: float) -> NDArray[np.float32]:
+def box_kernel(sigma: float) -> NDArray[np.float32]:
     """The box of a blur in whole 256ths, which OpenCV's filter for bytes would round to anyway."""
     radius, share = blur_box(sigma)
     box = np.array([share, *[1.0] * (2 * radius + 1), share])

@@ -169,7 +169,7 @@ def _onnx(
         raise UsageError(f"{weights.name} has no patch tokens to average", "use --features cls")
     options = {"mean": config.features == "cls+mean", "attention": config.attention}
     patch, channels = backbone.patch_size, weights.architecture.in_chans
-    native = max((weights.preprocessing.crop or 224) // patch, 1) * patch
+    native = max(min(weights.preprocessing.cut or (224,)) // patch, 1) * patch
     sizes = [(patch * 4, patch * 6), (patch * 7, patch * 3)]
     reporter.stage("tracing and checking the graph", None, "steps")
     any_size = write_onnx(

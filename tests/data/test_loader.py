@@ -85,10 +85,10 @@ def test_a_handful_needs_no_processes(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_killed_worker_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(path: Path, *, exif: bool) -> None:
+    def dies(path: Path, p: Preprocessing) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(loader, "read_image", dies)
+    monkeypatch.setattr(loader, "read_input", dies)
     with pytest.raises(TaskError, match=r"was killed.*--workers"):
         list(image_batches(pictures(tmp_path, 3), SMALL, batch_size=1, workers=1))
 
@@ -96,11 +96,11 @@ def test_a_killed_worker_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Monke
 def test_workers_leave_ctrl_c_to_the_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(path: Path, *, exif: bool) -> Image.Image:
+    def interrupted(path: Path, p: Preprocessing) -> Image.Image:
         os.kill(os.getpid(), signal.SIGINT)
         return Image.new("RGB", (30, 30))
 
-    monkeypatch.setattr(loader, "read_image", interrupted)
+    monkeypatch.setattr(loader, "read_input", interrupted)
     batches = list(image_batches(pictures(tmp_path, 3), SMALL, batch_size=1, workers=1))
     assert [b.indices for b in batches] == [[0], [1], [2]]
 

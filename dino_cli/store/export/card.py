@@ -78,8 +78,10 @@ class Card:
             how = f"to {p.resize[0]}x{p.resize[1]}" if stretched else f"short side to {p.resize}"  # type: ignore[index]
             steps.append(f"resize {how} px ({p.interpolation}, antialiased)")
         if p.crop is not None:
-            steps.append(f"cut the central {p.crop} px")
-        steps.append(f"scale to [0, 1], subtract {list(p.mean)} and divide by {list(p.std)}")
+            side = f"{p.crop[0]}x{p.crop[1]}" if isinstance(p.crop, tuple) else p.crop
+            steps.append(f"cut the central {side} px")
+        scale = "by the type's largest number" if p.own_depth else "to [0, 1]"
+        steps.append(f"scale {scale}, subtract {list(p.mean)} and divide by {list(p.std)}")
         stored = "model.safetensors" if self.layout == "huggingface" else self.file.name
         facts = [
             f"- **Source**: `{self.source}`, SHA-256 `{self.source_sha256}`",

@@ -146,6 +146,9 @@ def preprocessor_config(p: Preprocessing) -> dict[str, Any]:
         "image_mean": list(p.mean),
         "image_std": list(p.std),
     }
+    if isinstance(p.crop, tuple):  # nothing there resizes to cover a rectangle: stretched to it
+        values |= {"image_processor_type": "ViTImageProcessor", "do_center_crop": False}
+        return {**values, "size": {"height": p.crop[0], "width": p.crop[1]}}
     if isinstance(p.resize, tuple):
         values["size"] = {"height": p.resize[0], "width": p.resize[1]}
     elif p.resize is not None:

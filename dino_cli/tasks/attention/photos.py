@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,10 @@ from PIL import Image
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.layout import PatchLayout
-from dino_cli.data.decode import UnreadableImage, read_image
+from dino_cli.data.decode import UnreadableImage
 from dino_cli.data.images import ImageFile
 from dino_cli.data.preprocess import build_transform
+from dino_cli.data.samples import read_input, shown
 from dino_cli.store.figures import view_of
 from dino_cli.tasks.attention.query import Query
 
@@ -26,12 +28,12 @@ MOST_PATCHES = 65_536  # of one photo: a strip of 1 × 100 pixels must not exhau
 @dataclass(frozen=True)
 class Photo:
     """A photo that was read. index: its position among the files. view: uint8 (H', W', 3) for
-    pictures; pixels: uint8 (h·p, w·p, 3) for the network; asking: the number of the patch that a
-    query names."""
+    pictures; pixels: uint8 (h·p, w·p, 3) for the network, or float32 of `own_depth`; asking: the
+    number of the patch that a query names."""
 
     index: int
     view: NDArray[np.uint8]
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     layout: PatchLayout
     asking: int | None = None
 
@@ -76,26 +78,26 @@ def photo_groups(
 
 def photo_of(
     index: int,
-    image: Image.Image | NDArray[np.uint8],
+    image: Image.Image | NDArray[Any],
     p: Preprocessing,
     patch: int,
     query: Query | None,
 ) -> Photo:
-    """What is needed of a picture that was read.
+    """What is needed of a picture that was read, in RGB or as samples in float32.
 
     Raises `ValueError` for one that is too large, too small, or does not hold the query's point.
     """
-    if not isinstance(image, Image.Image):
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         image = Image.fromarray(image)
+    photo = shown(image) if isinstance(image, np.ndarray) else np.asarray(image)
     height, width = (
         p.resize
         if isinstance(p.resize, tuple)
-        else (side * (p.resize or 0) // min(image.size) for side in image.size[::-1])
+        else (side * (p.resize or 0) // min(photo.shape[:2]) for side in photo.shape[:2])
     )
     if (height // patch) * (width // patch) > MOST_PATCHES:
         raise ValueError(f"{width} x {height} pixels after resizing are too many")
     resized = build_transform(p)(image)
-    photo = np.asarray(image)
     layout = PatchLayout(
         (photo.shape[0], photo.shape[1]), (resized.shape[0], resized.shape[1]), patch
     )
@@ -123,7 +125,7 @@ def _read(
     index: int, file: ImageFile, *, p: Preprocessing, patch: int, query: Query | None
 ) -> Photo | Unread:
     try:
-        return photo_of(index, read_image(file.path, exif=p.exif), p, patch, query)
+        return photo_of(index, read_input(file.path, p), p, patch, query)
     except UnreadableImage as error:
         return Unread(index, error.reason)
     except (ValueError, MemoryError) as error:

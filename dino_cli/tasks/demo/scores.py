@@ -56,7 +56,7 @@ def sides(model: Model) -> tuple[int, int]:
         )
     p, patch = model.preprocessing, model.backbone.patch_size
     resized = p.resize if isinstance(p.resize, int) else min(p.resize or (224,))
-    small, large = p.crop or resized, model.weights.attention_size
+    small, large = min(p.cut or (resized,)), model.weights.attention_size
     return max(patch, small // patch * patch), max(patch, large // patch * patch)
 
 

@@ -78,7 +78,7 @@ def _overrides(options: TransformOptions, p: Preprocessing, model: Model) -> dic
     for name, size in changed.items():
         if size < 1:
             raise UsageError(f"--{name} {size} is not a positive number", f"use --{name} 224")
-    crop = changed.get("crop", p.crop)
+    crop = changed.get("crop", min(p.cut) if p.cut else None)
     resize = changed.get("resize", p.resize)
     if changed and crop is not None and isinstance(resize, int) and crop > resize:
         raise UsageError(

@@ -2,6 +2,8 @@
 
 import torch
 
+from dino_cli.config.setting import Size, height_and_width, size_text
+from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.backbone import Architecture, build
 from dino_cli.core.vit import VIT_SIZES, VitArchitecture
@@ -17,8 +19,6 @@ def check(config: TrainConfig) -> None:
         "accumulate",
         "epochs",
         "out_dim",
-        "global_size",
-        "local_size",
     )
     positive += (
         "eval_every",
@@ -47,7 +47,24 @@ def check(config: TrainConfig) -> None:
     shares = ("momentum_teacher", "center_momentum", "jitter_prob", "grayscale_prob")
     for name in (*shares, "solarize_prob", "augment_ramp", "final_share", "max_unreadable"):
         _require(0 <= getattr(config, name) <= 1, config, name, "must be between 0 and 1")
-    _require(config.in_chans in (1, 3), config, "in_chans", "must be 3, or 1 for grey images")
+    for name in ("global_size", "local_size"):
+        sides = height_and_width(getattr(config, name))
+        _require(min(sides) > 0, config, name, "must be at least 1")
+    for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        given = getattr(config, name)
+        fits = given == default or len(given) in (1, config.in_chans)
+        _require(fits, config, name, f"must be {config.in_chans} numbers (--in-chans), or one")
+    if config.in_chans != 3 and config.views == "gpu":
+        raise UsageError(
+            f"--views gpu makes views of RGB photos, not of {config.in_chans} channels",
+            "leave it out: the processes that load images make them",
+        )
+    if config.final_size and isinstance(config.global_size, tuple):
+        raise UsageError(
+            f"--final-size gives sides of squares, and --global-size is "
+            f"{size_text(config.global_size)}",
+            "leave one of them out",
+        )
     _require(0 <= config.drop_path < 1, config, "drop_path", "must be in [0, 1)")
     _require(all(0 <= p <= 1 for p in config.blur_prob), config, "blur_prob", "are probabilities")
     _require(0 <= config.jitter[3] <= 0.5, config, "jitter", "has a hue outside [0, 0.5]")
@@ -60,7 +77,8 @@ def check(config: TrainConfig) -> None:
     if config.final_size is not None:
         _require(min(config.final_size) > 0, config, "final_size", "must be positive")
     if config.checkpoint_activations and config.drop_path and config.local_crops_number:
-        pairs = [(config.global_size, config.local_size), config.final_size or (1, 2)]
+        pairs: list[tuple[Size, Size]] = [(config.global_size, config.local_size)]
+        pairs.append(config.final_size or (1, 2))
         if any(a == b for a, b in pairs):
             raise UsageError(
                 "--checkpoint-activations with --drop-path needs global and local views of "
@@ -80,7 +98,11 @@ def check(config: TrainConfig) -> None:
             "shorten it or raise --epochs",
         )
     if config.arch in VIT_SIZES:
-        sizes = [("global_size", config.global_size), ("local_size", config.local_size)]
+        sizes = [
+            (name, side)
+            for name in ("global_size", "local_size")
+            for side in height_and_width(getattr(config, name))
+        ]
         sizes += [("final_size", side) for side in config.final_size or ()]
         for name, side in sizes:
             if side % config.patch_size:
@@ -102,20 +124,20 @@ def check_views(architecture: Architecture, config: TrainConfig) -> None:
     """Raise `UsageError` for a timm model that cannot take views of these sizes."""
     if isinstance(architecture, VitArchitecture):
         return
-    sides = {config.global_size, *(config.final_size or ())}
+    sizes = {config.global_size, *(config.final_size or ())}
     if config.local_crops_number:
-        sides.add(config.local_size)
-    side = 0
+        sizes.add(config.local_size)
+    size: Size = config.global_size
     try:
         with torch.device("meta"):
             net = build(architecture)
-            for side in sorted(sides):
-                features = net(torch.empty(2, config.in_chans, side, side))
+            for size in sorted(sizes, key=height_and_width):
+                features = net(torch.empty(2, config.in_chans, *height_and_width(size)))
                 if features.ndim != 2:
                     raise ValueError("its features are no vectors")
     except (TypeError, AssertionError, RuntimeError, ValueError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it fails"
         raise UsageError(
-            f"{config.arch} cannot take views of {side or config.global_size} px ({reason})",
+            f"{config.arch} cannot take views of {size_text(size)} px ({reason})",
             "choose other --global-size and --local-size, or another --arch",
         ) from None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from dino_cli.config.setting import Size, height_and_width
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.backbone import Architecture, build
 from dino_cli.core.head import DinoHead
@@ -105,9 +106,9 @@ def gflop_per_image(config: TrainConfig, architecture: Architecture) -> float:
             bottleneck_dim=config.head_bottleneck,
         )
 
-        def forward(side: int) -> float:
+        def forward(size: Size) -> float:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
-                head(backbone(torch.empty(1, config.in_chans, side, side)))
+                head(backbone(torch.empty(1, config.in_chans, *height_and_width(size))))
             return float(counter.get_total_flops()) / 1e9
 
         backbone.eval()
@@ -125,8 +126,8 @@ def _try(
     """Seconds of a step, and bytes that the backward pass keeps of `batch` images."""
     shapes = [(2, config.global_size), (config.local_crops_number, config.local_size)]
     groups = [
-        torch.rand(views * batch, config.in_chans, side, side, device=device)
-        for views, side in shapes
+        torch.rand(views * batch, config.in_chans, *height_and_width(size), device=device)
+        for views, size in shapes
         if views
     ]
     precision = choose_precision(config.precision, device)

@@ -10,8 +10,9 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.droppath import draw_masks
 from dino_cli.core.step import Views
 from dino_cli.data.crops import CropBatch, Plan, normalize_views
-from dino_cli.data.decode import UnreadableImage, read_image
+from dino_cli.data.decode import UnreadableImage
 from dino_cli.data.images import ImageFile
+from dino_cli.data.samples import read_input
 from dino_cli.data.views_batch import render_views
 from dino_cli.data.views_pack import PhotoBatch
 from dino_cli.errors import TaskError
@@ -27,9 +28,10 @@ FIRST_IMAGES = 1000  # of a run, or of its going on, that must be mostly readabl
 def check_readable(files: Sequence[ImageFile], config: TrainConfig) -> None:
     """Raise `TaskError` when no image at all can be read, before a run folder is made."""
     reason = ""
+    p = preprocessing_of(config)
     for file in files:
         try:
-            read_image(file.path, exif=config.exif)
+            read_input(file.path, p)
             return
         except UnreadableImage as error:
             reason = reason or f"{file.path}: {error.reason}"

@@ -137,6 +137,7 @@ def _train_on(
         exif=config.exif,
         pin=device.type == "cuda",
         photos=config.views == "gpu" or (config.views == "auto" and device.type == "cuda"),
+        channels=config.in_chans,
     )
     rates = [layer.rate for layer in networks.student.drop_paths]
     feed = Feed(config, plan, batches, rates, device, folder.path, reporter, ranks)

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dino_cli.config.shared import Preprocessing
+from dino_cli.config.setting import Size, height_and_width
+from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.backbone import Architecture, TimmArchitecture, build
 from dino_cli.core.head import DinoHead
@@ -45,7 +46,7 @@ def architecture_of(config: TrainConfig) -> Architecture:
             raise UsageError(
                 f"a width of {width} does not divide into {heads} heads", "choose --heads to fit"
             )
-        grid = config.global_size // config.patch_size
+        rows, columns = (s // config.patch_size for s in height_and_width(config.global_size))
         if config.conv_stem and (
             config.patch_size < 2 or config.patch_size & (config.patch_size - 1)
         ):
@@ -58,7 +59,7 @@ def architecture_of(config: TrainConfig) -> Architecture:
             depth=depth,
             heads=heads,
             patch_size=config.patch_size,
-            grid=(grid, grid),
+            grid=(rows, columns),
             in_chans=config.in_chans,
             conv_stem=config.conv_stem,
         )
@@ -76,7 +77,7 @@ def architecture_of(config: TrainConfig) -> Architecture:
     return timm_architecture(config.arch, config.in_chans, config.global_size)
 
 
-def timm_architecture(name: str, in_chans: int, size: int) -> TimmArchitecture:
+def timm_architecture(name: str, in_chans: int, size: Size) -> TimmArchitecture:
     """Raises `UsageError` with close matches for a name that timm does not know."""
     import timm
 
@@ -98,21 +99,30 @@ def timm_architecture(name: str, in_chans: int, size: int) -> TimmArchitecture:
 
 def preprocessing_of(config: TrainConfig) -> Preprocessing:
     """How the trained model wants its images: 256 and 224 px, scaled to the global views."""
-    side = config.final_size[0] if config.final_size else config.global_size
-    mean, std = config.mean, config.std
-    grey = config.in_chans == 1
+    size = config.final_size[0] if config.final_size else config.global_size
     return Preprocessing(
-        resize=round(side * 256 / 224),
-        crop=side,
-        mean=(sum(mean) / 3,) if grey else mean,
-        std=(sum(std) / 3,) if grey else std,
+        resize=round(min(height_and_width(size)) * 256 / 224),
+        crop=size,
+        mean=_per_channel(config.mean, IMAGENET_MEAN, config.in_chans),
+        std=_per_channel(config.std, IMAGENET_STD, config.in_chans),
         exif=config.exif,
+        own_depth=config.in_chans != 3,
     )
+
+
+def _per_channel(
+    given: tuple[float, ...], default: tuple[float, ...], channels: int
+) -> tuple[float, ...]:
+    if channels != len(default) and given == default:
+        given = (sum(default) / len(default),)
+    return given * channels if len(given) == 1 else given
 
 
 def attention_size_of(config: TrainConfig) -> int:
     """The paper's 480 px for 224 px global views, scaled to this run's."""
-    return round(preprocessing_of(config).crop * 480 / 224)  # type: ignore[operator]
+    cut = preprocessing_of(config).cut
+    assert cut is not None
+    return round(min(cut) * 480 / 224)
 
 
 def view_schedule_of(config: TrainConfig) -> ViewSchedule:

@@ -11,9 +11,10 @@ from torch import nn
 from dino_cli.config.shared import Preprocessing
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.backbone import Backbone
-from dino_cli.data.decode import UnreadableImage, read_image
+from dino_cli.data.decode import UnreadableImage
 from dino_cli.data.images import ImageFile
 from dino_cli.data.preprocess import build_transform, normalize
+from dino_cli.data.samples import read_input, shown
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.watched import write_attention, write_photos
 from dino_cli.tasks.train.setup import attention_size_of, preprocessing_of
@@ -35,12 +36,13 @@ class Watch:
             mean=own.mean,
             std=own.std,
             exif=own.exif,
+            own_depth=own.own_depth,
         )
         transform = build_transform(self.preprocessing)
         self.photos = []
         for i in np.linspace(0, len(files) - 1, min(config.watch, len(files))).astype(int):
             try:
-                self.photos.append(transform(read_image(files[i].path, exif=config.exif)))
+                self.photos.append(transform(read_input(files[i].path, own)))
             except UnreadableImage:
                 continue
 
@@ -57,7 +59,8 @@ class Watch:
         if not self.photos:
             return
         if epoch == 0:
-            write_photos(self.folder.watch, self.photos)
+            pictures = [p if p.dtype == np.uint8 else shown(p) for p in self.photos]
+            write_photos(self.folder.watch, pictures)
         rows = []
         net = Backbone(backbone)  # puts the network into eval mode
         try:
