@@ -130,7 +130,8 @@ class ImageOptions:
 
     exif: bool = setting(
         True,
-        "Turn pictures as their EXIF tag says; --no-exif equals the original code.",
+        "Turn pictures as their EXIF tag says, and decode JPEGs much larger than the model's input"
+        " at a fraction of their size (attention in full); --no-exif equals the original code.",
         panel=IMAGE_PANEL,
     )
     strict: bool = setting(

@@ -20,7 +20,7 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import build_transform
-from dino_cli.data.samples import read_input
+from dino_cli.data.reduced import read_fitting
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.runtime import available_cores, ignore_signals, starting_workers
 
@@ -62,7 +62,7 @@ def image_batches(
         raise UsageError(f"batch size {batch_size} is not a positive number", "use --batch-size 32")
     if workers < 0:
         raise UsageError(f"{workers} workers is a negative number", "use --workers 0 for none")
-    read = partial(read_input, p=p) if transform is None else partial(read_image, exif=p.exif)
+    read = partial(read_fitting, p=p) if transform is None else partial(read_image, exif=p.exif)
     data = _Files(files, read, transform or build_transform(p))
     return _batches(data, batch_size, workers)
 

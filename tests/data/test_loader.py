@@ -88,7 +88,7 @@ def test_a_killed_worker_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     def dies(path: Path, p: Preprocessing) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(loader, "read_input", dies)
+    monkeypatch.setattr(loader, "read_fitting", dies)
     with pytest.raises(TaskError, match=r"was killed.*--workers"):
         list(image_batches(pictures(tmp_path, 3), SMALL, batch_size=1, workers=1))
 
@@ -100,7 +100,7 @@ def test_workers_leave_ctrl_c_to_the_parent(
         os.kill(os.getpid(), signal.SIGINT)
         return Image.new("RGB", (30, 30))
 
-    monkeypatch.setattr(loader, "read_input", interrupted)
+    monkeypatch.setattr(loader, "read_fitting", interrupted)
     batches = list(image_batches(pictures(tmp_path, 3), SMALL, batch_size=1, workers=1))
     assert [b.indices for b in batches] == [[0], [1], [2]]
 
