@@ -108,7 +108,19 @@ def dino(
 
 
 # Each module registers its command on `app`; they import no torch until the command runs.
-from dino_cli.cli import attention, bench, demo, embed, export, knn, pca, report, train, weights  # noqa: E402, F401
+from dino_cli.cli import (  # noqa: E402, F401
+    attention,
+    bench,
+    demo,
+    embed,
+    export,
+    knn,
+    map,
+    pca,
+    report,
+    train,
+    weights,
+)
 from dino_cli.cli.eval import evaluations  # noqa: E402
 
 app.add_typer(evaluations, name="eval")

@@ -20,7 +20,19 @@ from dino_cli.errors import TaskError
 if TYPE_CHECKING:
     from dino_cli.store.embeddings_formats import Exported
 
-__all__ = ["Projected", "VectorColumn", "parquet_thumbnails", "read_parquet", "write_parquet"]
+__all__ = [
+    "GROUP",
+    "Projected",
+    "VectorColumn",
+    "parquet_projection",
+    "parquet_thumbnails",
+    "projection_columns",
+    "projection_fields",
+    "read_parquet",
+    "require_pyarrow",
+    "utf8",
+    "write_parquet",
+]
 
 GROUP = 1024  # rows of a row group; fixed, so that the same rows make the same bytes
 KEY = b"dino"
@@ -62,9 +74,7 @@ def write_parquet(
         image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         fields.append(pa.field("image", image))
     if projected is not None:
-        lists = [("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))]
-        fields += [pa.field("x", pa.float32()), pa.field("y", pa.float32())]
-        fields.append(pa.field("neighbors", pa.struct(lists)))
+        fields += projection_fields(pa)
     schema = pa.schema(fields, metadata={KEY: json.dumps(facts)})
     with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         groups = zip(*(_grouped(exported.arrays(kind)) for kind in kinds), strict=True)
@@ -74,8 +84,8 @@ def write_parquet(
             count = len(arrays[0])
             those = [next(rows) for _ in range(count)]
             # Arrow's strings are UTF-8; names that are not keep their other characters.
-            paths = [_utf8(row.path) for row in those]
-            columns = [pa.array(paths), pa.array([_utf8(row.label) for row in those])]
+            paths = [utf8(row.path) for row in those]
+            columns = [pa.array(paths), pa.array([utf8(row.label) for row in those])]
             for kind, array in zip(kinds, arrays, strict=True):
                 flat = pa.array(np.ascontiguousarray(array).reshape(-1))
                 width = exported.shapes[kind][0][0]
@@ -84,13 +94,21 @@ def write_parquet(
                 pictures = [{"bytes": next(thumbnails), "path": Path(name).name} for name in paths]
                 columns.append(pa.array(pictures, schema.field("image").type))
             if projected is not None:
-                columns += _projection_columns(pa, projected, start, count)
+                columns += projection_columns(pa, projected, start, count)
             batch = pa.RecordBatch.from_arrays(columns, schema=schema)
             writer.write_batch(batch, row_group_size=GROUP)
             start += count
 
 
-def _projection_columns(pa: Any, projected: Projected, start: int, count: int) -> list[Any]:
+def projection_fields(pa: Any) -> list[Any]:
+    """Names and types of what a projection adds."""
+    lists = [("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))]
+    named = [("x", pa.float32()), ("y", pa.float32()), ("neighbors", pa.struct(lists))]
+    return [pa.field(name, kind) for name, kind in named]
+
+
+def projection_columns(pa: Any, projected: Projected, start: int, count: int) -> list[Any]:
+    """The content of these columns, for `count` rows from `start` on."""
     rows = slice(start, start + count)
     x, y = projected.places[rows, 0], projected.places[rows, 1]
     ids, distances = projected.neighbors[rows], projected.distances[rows].astype(np.float64)
@@ -118,7 +136,8 @@ def _grouped(arrays: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         yield np.concatenate(waiting)
 
 
-def _utf8(text: str) -> str:
+def utf8(text: str) -> str:
+    """The text as Arrow takes it; what is no UTF-8 becomes a mark of replacement."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -192,3 +211,31 @@ def parquet_thumbnails(path: Path) -> Iterator[bytes]:
     for batch in file.iter_batches(GROUP, columns=["image"]):
         for picture in batch.column(0):
             yield picture["bytes"].as_py()
+
+
+def parquet_projection(path: Path) -> Projected | None:
+    """Places and neighbours that `--project` put there; None where it did not.
+
+    Raises `TaskError` when the columns are damaged.
+    """
+    file = require_pyarrow().parquet.ParquetFile(path)
+    if not {"x", "y", "neighbors"} <= set(file.schema_arrow.names):
+        return None
+    try:
+        table = file.read(["x", "y", "neighbors"])
+        places = [np.asarray(table.column(name).to_numpy(), np.float32) for name in ("x", "y")]
+        column = table.column("neighbors").combine_chunks()
+        rows, distances = (
+            np.asarray(column.field(name).flatten().to_numpy(zero_copy_only=False))
+            for name in ("ids", "distances")
+        )
+        count = len(places[0])
+        if count and np.isfinite(places).all():
+            return Projected(
+                np.stack(places, axis=1),
+                rows.reshape(count, -1).astype(np.int64),
+                distances.reshape(count, -1).astype(np.float32),
+            )
+    except Exception:  # as above
+        pass
+    raise TaskError(f"{str(path)!r} is damaged", "make it again with `dino embed`")

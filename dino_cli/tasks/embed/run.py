@@ -9,6 +9,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.features import GRID_KINDS, Kind
@@ -25,9 +27,9 @@ from dino_cli.tasks.embed.append import find_new
 from dino_cli.tasks.embed.forward import nothing_read
 from dino_cli.tasks.embed.merge import Base, Merged
 from dino_cli.tasks.embed.options import check_options, model_facts, transform_of
-from dino_cli.tasks.embed.projection import project
 from dino_cli.tasks.embed.share import block_size, embed_share, row_path
 from dino_cli.tasks.model import Model, open_model
+from dino_cli.tasks.projection import project
 
 __all__ = ["embed"]
 
@@ -236,7 +238,9 @@ def _write(
     if config.output.suffix == ".parquet":
         content["thumbnails"] = config.thumbnails
         if config.project:
-            projected, content["projection"] = project(merged, kinds[0], config, reporter)
+            # Features are in memory then, four bytes for each number.
+            whole = np.concatenate(list(merged.arrays(kinds[0])))
+            projected, content["projection"] = project(whole, reporter)
     reporter.stage("writing", merged.count, "rows")
     folder = blocks.finished()
     write_export(folder, config.output.name, merged, content, projected=projected)

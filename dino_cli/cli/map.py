@@ -1,0 +1,30 @@
+"""`dino map`."""
+
+from typing import Any
+
+from dino_cli.cli.app import app
+from dino_cli.cli.display import Terminal
+from dino_cli.cli.options import command
+from dino_cli.config.map import MapConfig
+
+
+@command(app, "map", MapConfig)
+def map_(config: MapConfig, terminal: Terminal) -> dict[str, Any]:
+    """Show embedded pictures as a map: those that look alike to the network lie together.
+
+    A .png is a still picture with thumbnails, coloured by class. A folder becomes a site to zoom
+    and search in, made by Embedding Atlas; any web server can show it.
+
+    Example: dino map feats.npy -o map.png
+    """
+    from dino_cli.tasks.map import draw_map
+
+    result = draw_map(config, terminal)
+    shown = f", {result['thumbnails']} shown" if result["thumbnails"] is not None else ""
+    terminal.line(
+        f"{result['output']}: {result['count']} pictures{shown}, by {result['method'].upper()},"
+        f" {result['seconds']:.1f} s"
+    )
+    if result["site"]:
+        terminal.line(f"look at it: python3 -m http.server --directory {result['output']}")
+    return result

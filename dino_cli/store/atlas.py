@@ -1,0 +1,111 @@
+"""A map as a site of static files, by the exporter of Embedding Atlas.
+
+https://apple.github.io/embedding-atlas
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+
+from dino_cli.errors import TaskError
+from dino_cli.store.embeddings_parquet import (
+    GROUP,
+    Projected,
+    projection_columns,
+    projection_fields,
+    require_pyarrow,
+    utf8,
+)
+
+__all__ = ["SITE_FILES", "export_site", "require_atlas", "write_table"]
+
+SITE_FILES = ("index.html", "assets", "data", "duckdb-wasm")  # what an export consists of
+LAST_LINE = 300  # characters of what the exporter said last
+
+
+def require_atlas() -> None:
+    """Raises `TaskError` with the way to get it when Embedding Atlas is not installed."""
+    if find_spec("embedding_atlas") is None:
+        raise TaskError(
+            "a map to walk about in needs Embedding Atlas, which is not installed",
+            "pip install 'dino-cli[atlas]', or make a picture with -o map.png",
+        )
+
+
+def write_table(
+    path: Path,
+    paths: Sequence[str],
+    labels: Sequence[str],
+    projected: Projected,
+    pictures: Iterator[bytes | None] | None,
+) -> None:
+    """The table of a site as .parquet: path, label where there are any, image (JPEG) unless None,
+    x, y and neighbors. Rows of one group are in memory at a time."""
+    pa = require_pyarrow()
+    fields, labelled = [pa.field("path", pa.string())], any(labels)
+    if labelled:
+        fields.append(pa.field("label", pa.string()))
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    if pictures is not None:
+        fields.append(pa.field("image", image))
+    schema = pa.schema(fields + projection_fields(pa))
+    with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for start in range(0, len(paths), GROUP):
+            names = [utf8(name) for name in paths[start : start + GROUP]]
+            columns = [pa.array(names, pa.string())]
+            if labelled:
+                those = [utf8(label) for label in labels[start : start + GROUP]]
+                columns.append(pa.array(those, pa.string()))
+            if pictures is not None:
+                files = islice(pictures, len(names))
+                cells = [
+                    {"bytes": content, "path": Path(name).name} if content else None
+                    for name, content in zip(names, files, strict=True)
+                ]
+                columns.append(pa.array(cells, image))
+            columns += projection_columns(pa, projected, start, len(names))
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def export_site(
+    table: Path, folder: Path, *, images: bool, neighbors: bool, labelled: bool
+) -> None:
+    """Run the exporter on a table of `write_table`, coloured by label where there are labels.
+
+    Raises `TaskError` with its last line.
+    """
+    require_atlas()
+    columns = {"neighbors": "neighbors"} if neighbors else {}
+    columns |= {"image": "image"} if images else {}
+    command = [sys.executable, "-m", "embedding_atlas.cli", table.name, "--x", "x", "--y", "y"]
+    command += ["--disable-projection", "--query", "SELECT * EXCLUDE (FILE_NAME) FROM data"]
+    for name, column in columns.items():
+        command += [f"--{name}", column]
+    shown: dict[str, object] = {"x": "x", "y": "y", **columns}
+    shown |= {"importance": "pagerank"} if images and neighbors else {}
+    shown |= {"category": "label"} if labelled else {}
+    # Which charts the page begins with: the map, and how many there are of each label.
+    charts = {"embedding": {"title": "Map", "data": shown}, "exclude": ["path", "pagerank"]}
+    command += ["--export-metadata", json.dumps({"props": {"defaultChartsConfig": charts}})]
+    command += ["--export-application", str(folder.absolute())]
+    # It loads no model for such a table; should that change, it may not ask the network.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command,
+        cwd=table.parent,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=environment,
+    )
+    if done.returncode or not (folder / "index.html").is_file():
+        said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+        raise TaskError(
+            f"Embedding Atlas could not export the map ({said[:LAST_LINE]})",
+            "try another version of it: pip install -U embedding-atlas",
+        )

@@ -1,0 +1,59 @@
+"""The map as a folder of static files to walk about in."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from dino_cli.config.map import MapConfig
+from dino_cli.progress import Reporter
+from dino_cli.store.atlas import SITE_FILES, export_site, require_atlas, write_table
+from dino_cli.store.embeddings import Embeddings
+from dino_cli.store.embeddings_parquet import Projected
+from dino_cli.store.staging import check_free, staged
+from dino_cli.store.tables import told
+from dino_cli.tasks.map.pictures import all_thumbnails, missing_remark
+from dino_cli.tasks.projection import neighbors_of
+
+__all__ = ["check_site", "make_site"]
+
+
+def check_site(config: MapConfig) -> None:
+    """Raises `TaskError` for what stands in the way, before any long work."""
+    require_atlas()
+    check_free(config.output, SITE_FILES, overwrite=config.overwrite)
+
+
+def make_site(
+    config: MapConfig, export: Embeddings, projected: Projected, reporter: Reporter
+) -> int | None:
+    """Write the site; how many pictures it shows, None without thumbnails."""
+    if not projected.neighbors.shape[1]:
+        projected = Projected(projected.places, *neighbors_of(export.features))
+    count, shown = len(export.paths), 0
+
+    def counted() -> Iterator[bytes | None]:
+        nonlocal shown
+        for content in all_thumbnails(export, reporter):
+            shown += content is not None
+            yield content
+
+    with tempfile.TemporaryDirectory(prefix="dino-map-") as scratch:
+        table = Path(scratch, "pictures.parquet")
+        reporter.stage("reading pictures" if config.thumbnails else "writing", count)
+        with told(table):
+            pictures = counted() if config.thumbnails else None
+            write_table(table, export.paths, export.labels, projected, pictures)
+        reporter.finish()
+        if config.thumbnails:
+            missing_remark(count - shown, count, reporter)
+        reporter.stage("Embedding Atlas exports")
+        with staged(config.output, SITE_FILES) as stage:
+            export_site(
+                table,
+                stage,
+                images=shown > 0,
+                neighbors=projected.neighbors.shape[1] > 0,
+                labelled=any(export.labels),
+            )
+        reporter.finish()
+    return shown if config.thumbnails else None

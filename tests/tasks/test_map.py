@@ -1,0 +1,198 @@
+"""`dino map`: a still picture of a feature file, and a site by Embedding Atlas."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from dino_cli.cli.app import app
+from dino_cli.store.map_picture import COLOURS
+
+ATLAS = """
+import json, pathlib, sys
+import pyarrow.parquet as pq
+words = sys.argv[1:]
+if "{fail}" == "yes":
+    sys.exit("the exporter is out of order")
+out = pathlib.Path(words[words.index("--export-application") + 1])
+(out / "data").mkdir(parents=True, exist_ok=True)
+(out / "index.html").write_text("page")
+table = pq.read_table(words[0]).to_pylist()
+for row in table:
+    row["image"] = len(row["image"]["bytes"]) if row.get("image") else None
+(out / "data" / "seen.json").write_text(json.dumps([words, table]))
+"""
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in arguments])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture
+def embed(photos: Path, tiny_weights: Path, tmp_path: Path) -> Any:
+    def make(name: str, *options: str) -> Path:
+        fixed = ["--weights", tiny_weights, "--device", "cpu", "--workers", 0, "--quiet"]
+        fixed += ["--resize", 64, "--crop", 48]
+        run("embed", photos, "-o", tmp_path / name, *fixed, *options)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet", "csv"])
+def test_a_picture_of_every_format(embed: Any, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("pyarrow")
+    features = embed(f"f.{suffix}")
+    output = tmp_path / "map.png"
+    result = json.loads(run("map", features, "-o", output, "--width", 900, "--json").stdout)
+    assert (result["count"], result["classes"], result["method"]) == (12, 3, "pca")
+    assert result["output"] == str(output)
+    assert 3 <= result["thumbnails"] <= 12
+    with Image.open(output) as picture:
+        assert (picture.format, picture.width) == ("PNG", 900)
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    for colour in COLOURS[:3]:  # each class has points, frames and its place in the legend
+        assert (pixels == colour).all(axis=1).sum() > 200
+    assert (pixels == 255).all(axis=1).mean() > 0.1
+    # The pictures themselves are there: pixels near the photos' own colours.
+    blue = np.abs(pixels.astype(int) - (30, 60, 200)).max(axis=1) < 30
+    assert blue.sum() > 500
+
+
+def test_the_same_features_make_the_same_bytes(embed: Any, tmp_path: Path) -> None:
+    features = embed("f.npy")
+    for name in ("a.png", "b.png"):
+        run("map", features, "-o", tmp_path / name, "--width", 600, "-q")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_places_and_pictures_inside_a_parquet_are_used(
+    embed: Any, photos: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    features = embed("f.parquet", "--thumbnails", "--project")
+    for file in photos.glob("*/*.png"):
+        file.unlink()
+    done = run("map", features, "-o", tmp_path / "map.png", "--width", 600)
+    assert "not where embedding found them" not in done.stderr
+    assert "projecting" not in done.stderr
+    again = run("map", features, "-o", tmp_path / "p.png", "--width", 600, "--project", "pca")
+    assert "projecting" in again.stderr
+    # The same method: the same map.
+    assert (tmp_path / "map.png").read_bytes() == (tmp_path / "p.png").read_bytes()
+
+
+def test_pictures_that_are_gone_are_told(embed: Any, photos: Path, tmp_path: Path) -> None:
+    features = embed("f.npy")
+    for file in photos.glob("*/*.png"):
+        file.unlink()
+    done = run("map", features, "-o", tmp_path / "map.png", "--json")
+    assert json.loads(done.stdout)["thumbnails"] == 0
+    assert "not where embedding found them" in done.stderr
+    plain = run("map", features, "-o", tmp_path / "dots.png", "--json", "--no-thumbnails")
+    assert json.loads(plain.stdout)["thumbnails"] is None
+    assert plain.stderr.count("not where") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["-o", "map.jpg"], 2, "a map is a .png or a folder"),
+        (["-o", "no/map.png"], 1, "does not exist"),
+        (["-o", "map.png", "--width", "7"], 2, "--width 7"),
+        (["-o", "there.png"], 1, "exists already"),
+        (["-o", "site"], 1, "pip install 'dino-cli[atlas]'"),
+        (["-o", "map.png", "--project", "umap"], 1, "pip install 'dino-cli[umap]'"),
+    ],
+)
+def test_what_cannot_be(
+    embed: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("embedding_atlas", "umap"):
+        monkeypatch.setitem(sys.modules, name, None)
+    embed("f.npy")
+    Path("there.png").write_text("mine")
+    before = sorted(os.listdir())
+    done = run("map", "f.npy", *options, code=code)
+    assert message in done.stderr
+    assert sorted(os.listdir()) == before
+    assert Path("there.png").read_text() == "mine"
+
+
+def test_no_feature_file(tmp_path: Path) -> None:
+    assert "nowhere.npy" in run("map", tmp_path / "nowhere.npy", code=1).stderr
+    run("map", code=2)
+
+
+@pytest.fixture
+def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Something in the place of Embedding Atlas that tells what it was given."""
+    pytest.importorskip("pyarrow")
+    package = tmp_path / "lib" / "embedding_atlas"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))
+    monkeypatch.delitem(sys.modules, "embedding_atlas", raising=False)
+
+    def behave(*, fail: bool = False) -> None:
+        text = ATLAS.replace("{fail}", "yes" if fail else "no")
+        (package / "cli.py").write_text(text)
+
+    return behave
+
+
+def test_a_site_gets_everything_that_it_shows(embed: Any, atlas: Any, tmp_path: Path) -> None:
+    atlas()
+    features = embed("f.npy")
+    site = tmp_path / "site"
+    result = json.loads(run("map", features, "-o", f"{site}/", "--json").stdout)
+    assert (result["site"], result["count"], result["thumbnails"]) == (True, 12, 12)
+    words, table = json.loads((site / "data" / "seen.json").read_text())
+    assert {"--x", "--y", "--neighbors", "--image", "--disable-projection"} <= set(words)
+    metadata = json.loads(words[words.index("--export-metadata") + 1])
+    shown = metadata["props"]["defaultChartsConfig"]["embedding"]["data"]
+    assert (shown["category"], shown["image"]) == ("label", "image")
+    assert [row["label"] for row in table] == ["blue"] * 4 + ["green"] * 4 + ["red"] * 4
+    for i, row in enumerate(table):
+        assert row["image"] > 100
+        assert np.isfinite([row["x"], row["y"]]).all()
+        assert sorted(row["neighbors"]["ids"]) == [j for j in range(12) if j != i]
+    assert "exists already" in run("map", features, "-o", site, code=1).stderr
+    run("map", features, "-o", site, "--overwrite", "--no-thumbnails", "-q")
+    words, table = json.loads((site / "data" / "seen.json").read_text())
+    assert "--image" not in words
+
+
+def test_a_site_that_fails_leaves_nothing(embed: Any, atlas: Any, tmp_path: Path) -> None:
+    atlas(fail=True)
+    features = embed("f.npy")
+    before = sorted(os.listdir(tmp_path))
+    done = run("map", features, "-o", tmp_path / "site", code=1)
+    assert "Embedding Atlas could not export the map (the exporter is out of order)" in done.stderr
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.slow
+def test_the_real_exporter(embed: Any, tmp_path: Path) -> None:
+    pytest.importorskip("embedding_atlas")
+    run("map", embed("f.npy"), "-o", tmp_path / "site")
+    names = {path.name for path in (tmp_path / "site").iterdir()}
+    assert {"index.html", "assets", "data"} <= names
+    facts = json.loads((tmp_path / "site" / "data" / "metadata.json").read_text())
+    assert facts["props"]["data"]["projection"] == {"x": "x", "y": "y"}
