@@ -1,6 +1,7 @@
 """What people type and see: names, defaults, help, where output goes, how fast it answers."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -98,14 +99,18 @@ def test_a_resumed_stage_reports_the_rate_of_now(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_help_answers_at_once():
-    """Within 0.3 s of an empty Python, so nothing heavy is imported before a command runs."""
+    """Near an empty Python (0.15 s on a quiet machine): nothing heavy is imported before a command.
+
+    In seconds of a core, which other work on the machine lengthens less than time; torch takes 2 s.
+    """
 
     def fastest(*arguments):
         times = []
         for _ in range(5):
-            started = time.monotonic()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-            times.append(time.monotonic() - started)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return min(times)
 
-    assert fastest("-m", "dino_cli", "--help") - fastest("-c", "pass") < 0.3
+    assert fastest("-m", "dino_cli", "--help") - fastest("-c", "pass") < 0.5
