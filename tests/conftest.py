@@ -6,7 +6,7 @@ from golden_files import Golden, golden_folder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask the network by accident
 
-# Background jobs of a shell ignore Ctrl-C, and so would the commands that tests start and interrupt.
+# Background jobs of a shell ignore Ctrl-C, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
