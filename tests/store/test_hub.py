@@ -119,6 +119,7 @@ for i, name in enumerate(2 * sys.argv[1:]):
 """
 
 
+@pytest.mark.slow
 def test_by_registry_name_hub_id_and_timm_name_then_offline(hub: Any, dino: Dino) -> None:
     backbone = save(vit_small())
     hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", backbone)
@@ -182,6 +183,7 @@ def test_a_snapshot_is_copied_as_a_folder(hub: Any, dino: Dino, tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_give(hub: Any, dino: Dino) -> None:
     hub.add("someone/empty", "config.json", b"{}")
     said = sentence(dino("weights", "download", "someone/empty"))
@@ -203,6 +205,7 @@ def test_what_the_hub_does_not_give(hub: Any, dino: Dino) -> None:
     assert "the hub answered 500" in said
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off(hub: Any, dino: Dino) -> None:
     hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", bytes(5000))
     hub.cut = True
@@ -253,6 +256,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more(hub: Any, dino: Dino) -> None:
     hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", bytes(500_000))
     hub.files["dino/a.pth"] = bytes(500_000)
@@ -273,6 +277,7 @@ locate("dino_vits16", offline=False, reporter=Notes())
 """
 
 
+@pytest.mark.slow
 def test_progress_is_in_megabytes(hub: Any, dino: Dino) -> None:
     hub.add("timm/vit_small_patch16_224.dino", "model.safetensors", bytes(25_300_000))
     lines = dino.python(PROGRESS).stdout.splitlines()
@@ -297,6 +302,7 @@ except TaskError as error:
 """
 
 
+@pytest.mark.slow
 def test_no_network_is_said_within_five_seconds(tmp_path: Path) -> None:
     with socket.socket() as silent, socket.socket() as closed:
         silent.bind(("127.0.0.1", 0))
