@@ -47,9 +47,10 @@ def step(config: BenchStepConfig, terminal: Terminal) -> dict[str, Any]:
     from dino_cli.tasks.bench.step import bench_step
 
     result = _shown(bench_step(config, terminal), terminal)
-    if "memory" in result:
-        ours, theirs = (result["memory"][side] / 2**30 for side in ("ours", "reference"))
-        terminal.line(f"memory of a step: {ours:.2f} GiB, the original's way {theirs:.2f} GiB")
+    for part, both in result["memory"].items():
+        ours, theirs = (both[side] / 2**20 for side in ("ours", "reference"))
+        told = f"memory of the {part}: {ours:.0f} MiB, the original's way {theirs:.0f} MiB"
+        terminal.line(f"{told}, {ours / theirs:.2f} of it")
     return result
 
 

@@ -117,7 +117,7 @@ def train_step(
             targets = teacher_targets(teacher_logits, networks.centre, at.teacher_temperature)
             loss = dino_loss(student_logits, targets, views=views.count)
             (scaler.scale(loss / n) if scaler else loss / n).backward()
-        batch_mean += teacher_logits.float().mean(dim=0, keepdim=True) / n
+        batch_mean += teacher_logits.mean(dim=0, keepdim=True, dtype=torch.float32) / n
         mean_loss += loss.detach() / n
 
     # One collective: the mean of the teacher's logits for the centre, and the loss beside it.

@@ -1,7 +1,8 @@
 """The original's way of each work, written plainly with torch, torchvision, timm and matplotlib.
 
 From the paper (sections 3.1, 3.2, 4.1 and appendices) and the public interfaces of those libraries:
-what `dino bench` compares with. Nothing here is used by any other command.
+what `dino bench` compares with, and so part of the package, where an installed `dino bench` finds
+it. Nothing here is used by any other command.
 """
 
 import random
@@ -21,7 +22,15 @@ from torchvision.transforms import InterpolationMode
 
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["Step", "attention_files", "backbone", "extract", "knn_classify", "ten_views"]
+__all__ = [
+    "Step",
+    "attention_files",
+    "backbone",
+    "extract",
+    "knn_classify",
+    "pair_loss",
+    "ten_views",
+]
 
 MOMENTUM = 0.996
 TEACHER_TEMPERATURE, STUDENT_TEMPERATURE = 0.04, 0.1
@@ -157,15 +166,21 @@ class Step:
         return value
 
     def _loss(self, student: Tensor, teacher: Tensor, views: int) -> Tensor:
-        targets = F.softmax((teacher - self.centre) / TEACHER_TEMPERATURE, dim=-1).detach().chunk(2)
-        total, pairs = student.new_zeros(()), 0
-        for i, target in enumerate(targets):
-            for j, logits in enumerate((student / STUDENT_TEMPERATURE).chunk(views)):
-                if i != j:
-                    total = total + (-target * F.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
-                    pairs += 1
+        loss = pair_loss(student, teacher, self.centre, views)
         self.centre = self.centre * 0.9 + teacher.mean(dim=0, keepdim=True) * 0.1
-        return total / pairs
+        return loss
+
+
+def pair_loss(student: Tensor, teacher: Tensor, centre: Tensor, views: int) -> Tensor:
+    """Cross-entropy of each pair of different views, (V · B, K) and (2 · B, K), one by one."""
+    targets = F.softmax((teacher - centre) / TEACHER_TEMPERATURE, dim=-1).detach().chunk(2)
+    total, pairs = student.new_zeros(()), 0
+    for i, target in enumerate(targets):
+        for j, logits in enumerate((student / STUDENT_TEMPERATURE).chunk(views)):
+            if i != j:
+                total = total + (-target * F.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
+                pairs += 1
+    return total / pairs
 
 
 @torch.no_grad()

@@ -1,20 +1,24 @@
 """`dino bench step`: one training step."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dino_cli.config.bench import BenchStepConfig
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.droppath import draw_masks
+from dino_cli.core.loss import dino_loss, teacher_targets
 from dino_cli.core.step import StepValues, Views, train_step
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import autocast, choose_device, choose_precision
+from dino_cli.runtime import Precision, autocast, choose_device, choose_precision
 from dino_cli.tasks.bench.limits import matrix_peak
-from dino_cli.tasks.bench.measure import describe, finish, paired, row
-from dino_cli.tasks.bench.reference import Step
+from dino_cli.tasks.bench.measure import describe, paired, row
+from dino_cli.tasks.bench.memory import peak_memory
+from dino_cli.tasks.bench.reference import Step, pair_loss
 from dino_cli.tasks.train.setup import architecture_of, build_networks
 
 __all__ = ["bench_step"]
@@ -26,12 +30,15 @@ AT = StepValues(
 
 
 def bench_step(config: BenchStepConfig, reporter: Reporter) -> dict[str, Any]:
-    """Seconds of a step on views that lie on the device; on CUDA also the peak of its memory.
+    """Seconds of a step on views that lie on the device, and the most memory it has at once.
 
-    Returns what `measure.describe` says, "precision", and "rows" as of `measure.row`.
+    Returns what `measure.describe` says, "precision", "rows" as of `measure.row`, and "memory":
+    bytes beyond what lay there before, of the loss ("loss") and on CUDA of the whole step ("step").
     """
-    if config.batch_size < 1:
-        raise UsageError(f"--batch-size {config.batch_size} is not a positive number")
+    for name in ("batch_size", "out_dim"):
+        value = getattr(config, name)
+        if value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is not a positive number")
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     torch.manual_seed(0)
@@ -61,13 +68,39 @@ def bench_step(config: BenchStepConfig, reporter: Reporter) -> dict[str, Any]:
         limit=limit,
         limit_is=f"{precision} matrix peak",
     )
-    result = {**describe(device), "precision": precision, "rows": [told]}
-    if device.type == "cuda":
-        result["memory"] = {
-            "ours": _peak(ours, device),
-            "reference": _peak(reference, device),
+    memory = {"loss": _loss_memory(config, device, precision)}
+    if device.type == "cuda":  # on a CPU, what was allocated before cannot be told apart
+        memory["step"] = {
+            "ours": peak_memory(ours, device),
+            "reference": peak_memory(reference, device),
         }
-    return result
+    return {**describe(device), "precision": precision, "rows": [told], "memory": memory}
+
+
+def _loss_memory(
+    config: BenchStepConfig, device: torch.device, precision: Precision
+) -> dict[str, int]:
+    """Bytes beyond the logits that targets, loss and its gradient take, of ten views."""
+    rows = config.batch_size
+    views = sum(count for count, _ in SIZES)
+    centre = torch.zeros(1, config.out_dim, device=device)
+    halves = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+    def peak(loss: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> int:
+        student = torch.rand(views * rows, config.out_dim, device=device).to(dtype).requires_grad_()
+        teacher = torch.rand(2 * rows, config.out_dim, device=device).to(dtype)
+        return peak_memory(lambda: loss(student, teacher).backward(), device)  # type: ignore[no-untyped-call]
+
+    return {
+        "ours": peak(
+            lambda s, t: dino_loss(s, teacher_targets(t, centre, 0.04), views=views),
+            halves[precision],
+        ),
+        "reference": peak(
+            lambda s, t: pair_loss(s, t, centre, views),
+            torch.float16 if device.type == "cuda" else torch.float32,
+        ),
+    }
 
 
 def _ours(config: BenchStepConfig, device: torch.device, precision: Any) -> Any:
@@ -122,13 +155,3 @@ def _reference(config: BenchStepConfig, device: torch.device) -> Any:
         for _ in range(count)
     ]
     return lambda: step(views)
-
-
-def _peak(work: Any, device: torch.device) -> int:
-    """Bytes that a step needs beyond what lay there before, weights and optimizer of both."""
-    finish(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    work()
-    finish(device)
-    return torch.cuda.max_memory_allocated(device) - before
