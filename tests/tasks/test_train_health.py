@@ -122,6 +122,56 @@ def test_waiting_for_images_is_told_once(monkeypatch, workers, cores, way):
     assert way in heard.remarks[0]
 
 
+# Effective ranks of whole runs, a line each 50 steps of 9,469 photos in batches of 64, a line each
+# 100 of 12,000 drawings in batches of 32: k-NN rose all the while.
+HEALTHY = {
+    "photos": [39.3, 36.9, 31.5, 25.6, 23.8, 21.9, 20.1, 20.5, 19.2, 20.5, 20.3, 19.3, 20.7, 20.7,
+               20.3, 21.3, 20.3, 21.6, 20.7, 19.9, 19.3],
+    "drawings": [20.7, 12.2, 11.1, 12.6, 14.4, 13.3, 14.3, 15.3, 15.1, 14.9, 15.0, 15.9, 15.2, 15.0,
+                 16.1, 16.9, 17.0, 15.6, 17.0, 17.5, 18.1, 17.2, 17.0],
+    "narrow": [4.0, 3.0, 2.5, 2.2, 2.0, 2.0, 1.9, 1.8, 1.9, 2.0, 2.0, 2.1],  # a tiny network
+}  # fmt: skip
+
+
+def told(ranks, *, every=50, seen=0, **options):
+    """What is said about a series of ranks, of which the first `seen` are another process's."""
+    heard = Heard()
+    plan = Plan(images=64 * 100, epochs=20, batch=64, seed=0)
+    config = TrainConfig(epochs=20, warmup_epochs=0.5, **options)
+    diagnosis = Diagnosis(config, plan, heard)
+    entry = {"target_spread": 0.42, "entropy_share": 0.3, "loss": 3.0, "update_ratio": 0.001}
+    lines = [
+        {**entry, "step": i * every, "data_wait": 0.0, "feature_rank": rank}
+        for i, rank in enumerate(ranks)
+    ]
+    diagnosis.recall([*lines[:seen], {"epoch": 0, "epoch_loss": 1.0}])
+    for line in lines[seen:]:
+        diagnosis.see(line, seconds=1.0)
+    return heard.remarks
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_rank_that_settles_is_no_diagnosis(name):
+    assert told(HEALTHY[name]) == []
+
+
+@pytest.mark.parametrize("seen", [0, 25])
+def test_a_rank_that_is_lost_is_told_once(seen):
+    """From 17 to 3 as it was seen, with a spread that no other diagnosis takes for a collapse."""
+    falling = [30, 24, *[17.0] * 8, *(17 - 14 * i / 30 for i in range(30)), *[3.0] * 20]
+    (said,) = told(falling, seen=seen, momentum_teacher=0.99, lr=0.004, batch_size=64)
+    assert said.startswith("features lose rank: they use ")
+    assert "17.0 at step 300" in said
+    assert "--momentum-teacher 0.996, --lr 0.002, or a larger batch (--batch-size 128)" in said
+    assert told(falling[:25], momentum_teacher=0.99) == []
+
+
+def test_a_rank_that_comes_back_is_not_told():
+    dips = [*[17.0] * 8, 3.0, 3.0, 3.0, *[15.0] * 8, *[3.0] * 4, *[15.0] * 10]
+    assert told(dips) == []
+    assert "--momentum-teacher 0.998" in told([*dips, *[2.0] * 20], momentum_teacher=0.996)[0]
+
+
 def test_the_log_is_json_for_everyone(images, tmp_path):
     run(images, tmp_path, "--max-steps", "6")
     for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines():

@@ -83,6 +83,8 @@ class Run:
         self.reporter.stage("training", end * batch, done=start * batch)
         window, waited, since = time.monotonic(), 0.0, start
         with stop_requests() as asked, self._open_log(start) as log, closing(self.events):
+            if log and start:
+                self.diagnosis.recall(Log.read(self.folder.log))
             if self.watch and start == 0:
                 self.watch.look(self.networks.teacher.backbone, self.device, self.autocast, epoch=0)
             for step in range(start, end):

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from dino_cli.config.setting import Size, height_and_width
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -20,9 +19,9 @@ from dino_cli.core.step import Networks, StepValues
 from dino_cli.core.vit import VIT_SIZES, VitArchitecture
 from dino_cli.data.crops import Plan, ViewSchedule
 from dino_cli.data.draws import ViewSpec
-from dino_cli.errors import TaskError, UsageError
+from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.weights.load import load as load_weights
+from dino_cli.tasks.train.start import start_from
 
 __all__ = [
     "Schedules",
@@ -31,6 +30,7 @@ __all__ = [
     "preprocessing_of",
     "schedules_of",
     "view_schedule_of",
+    "warmup_epochs_of",
 ]
 
 
@@ -171,16 +171,21 @@ class Schedules:
         )
 
 
+def warmup_epochs_of(config: TrainConfig) -> float:
+    """10 where they are not given; in shorter runs a tenth."""
+    if config.warmup_epochs is not None:
+        return config.warmup_epochs
+    return 10.0 if config.epochs >= 10 else config.epochs / 10
+
+
 def schedules_of(config: TrainConfig, plan: Plan, reporter: Reporter) -> Schedules:
     """The reference's schedules: learning rate per 256 images of the total batch."""
-    warmup = config.warmup_epochs
-    if warmup is None:
-        warmup = 10.0 if config.epochs >= 10 else config.epochs / 10
-        if config.epochs < 10:
-            reporter.remark(
-                f"a run of {config.epochs} epochs warms up for a tenth of its steps instead of 10 "
-                "epochs; --warmup-epochs changes that"
-            )
+    warmup = warmup_epochs_of(config)
+    if config.warmup_epochs is None and config.epochs < 10:
+        reporter.remark(
+            f"a run of {config.epochs} epochs warms up for a tenth of its steps instead of 10 "
+            "epochs; --warmup-epochs changes that"
+        )
     per_epoch, steps = plan.steps_per_epoch, plan.steps
     return Schedules(
         lr=cosine_schedule(
@@ -215,7 +220,7 @@ def build_networks(
     student = _multi_crop(config, architecture, drop_path=config.drop_path)
     # A checkpoint holds everything: the file that the run began with may be gone by then.
     if config.init_from is not None and not resumed:
-        _start_from(config, student.backbone, architecture, reporter)
+        start_from(config, student.backbone, architecture, reporter)
     teacher = _multi_crop(config, architecture, drop_path=0.0)
     teacher.load_state_dict(student.state_dict())
     teacher.requires_grad_(False)
@@ -249,35 +254,3 @@ def _multi_crop(config: TrainConfig, architecture: Architecture, *, drop_path: f
         norm_last_layer=config.norm_last_layer,
     )
     return MultiCrop(backbone, head)
-
-
-def _start_from(
-    config: TrainConfig, backbone: nn.Module, architecture: Architecture, reporter: Reporter
-) -> None:
-    """Copy given weights into a fresh backbone, the position grid resampled to this run's."""
-    assert config.init_from is not None
-    given = load_weights(model="", weights=config.init_from, reporter=reporter)
-    tensors = dict(given.tensors)
-    wanted = backbone.state_dict()
-    grid = tensors.get("pos_embed")
-    if (
-        grid is not None
-        and grid.shape != wanted["pos_embed"].shape
-        and isinstance(given.architecture, VitArchitecture)
-        and isinstance(architecture, VitArchitecture)
-        and grid.shape[-1] == wanted["pos_embed"].shape[-1]
-    ):
-        source = build(given.architecture)
-        source.load_state_dict(tensors)
-        with torch.no_grad():
-            tensors["pos_embed"] = source.position_embedding(*architecture.grid)  # type: ignore[operator]
-    wrong = [k for k in wanted.keys() | tensors.keys() if k not in wanted or k not in tensors]
-    wrong += [k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape]
-    if wrong:
-        raise TaskError(
-            f"--init-from {config.init_from} does not fit {config.arch} with patches of "
-            f"{config.patch_size} px: {', '.join(sorted(wrong)[:3])}"
-            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
-            "choose --arch, --patch-size, --width, --depth, --heads as in those weights",
-        )
-    backbone.load_state_dict(tensors)

@@ -1,0 +1,66 @@
+"""A run that starts from given weights: `dino train --init-from`."""
+
+from collections.abc import Mapping
+
+import torch
+from timm.models import adapt_input_conv
+from torch import nn
+
+from dino_cli.config.train import TrainConfig
+from dino_cli.core.backbone import Architecture, build
+from dino_cli.core.vit import VitArchitecture
+from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
+from dino_cli.store.weights.load import load as load_weights
+
+__all__ = ["start_from"]
+
+
+def start_from(
+    config: TrainConfig, backbone: nn.Module, architecture: Architecture, reporter: Reporter
+) -> None:
+    """Copy given weights into a fresh backbone, the position grid resampled to this run's, the
+    first convolution fitted to its channels."""
+    assert config.init_from is not None
+    given = load_weights(model="", weights=config.init_from, reporter=reporter)
+    tensors = dict(given.tensors)
+    wanted = backbone.state_dict()
+    grid = tensors.get("pos_embed")
+    if (
+        grid is not None
+        and grid.shape != wanted["pos_embed"].shape
+        and isinstance(given.architecture, VitArchitecture)
+        and isinstance(architecture, VitArchitecture)
+        and grid.shape[-1] == wanted["pos_embed"].shape[-1]
+    ):
+        source = build(given.architecture)
+        source.load_state_dict(tensors)
+        with torch.no_grad():
+            tensors["pos_embed"] = source.position_embedding(*architecture.grid)  # type: ignore[operator]
+    _fit_channels(tensors, wanted, reporter)
+    wrong = [k for k in wanted.keys() | tensors.keys() if k not in wanted or k not in tensors]
+    wrong += [k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape]
+    if wrong:
+        raise TaskError(
+            f"--init-from {config.init_from} does not fit {config.arch} with patches of "
+            f"{config.patch_size} px: {', '.join(sorted(wrong)[:3])}"
+            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
+            "choose --arch, --patch-size, --width, --depth, --heads and --in-chans as in those",
+        )
+    backbone.load_state_dict(tensors)
+
+
+def _fit_channels(
+    tensors: dict[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], reporter: Reporter
+) -> None:
+    """Colour weights for other channels, by timm's rule: summed for one; else repeated in turn and
+    scaled by 3 / channels, so that activations keep their size."""
+    for name, given in tensors.items():
+        shape = wanted[name].shape if name in wanted else given.shape
+        if given.ndim != 4 or given.shape[1] != 3 or shape[1] == 3:
+            continue
+        if (shape[0], *shape[2:]) != (given.shape[0], *given.shape[2:]):
+            continue
+        tensors[name] = adapt_input_conv(shape[1], given)
+        how = "summed" if shape[1] == 1 else f"repeated and scaled by 3/{shape[1]}"
+        reporter.remark(f"the weights for red, green and blue are {how} for --in-chans {shape[1]}")
