@@ -48,7 +48,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Eight smooth fields of each kind, in two classes: 16-bit grey PNG, float TIFF of 5 bands, arrays of 2."""
+    """Eight smooth fields in two classes: 16-bit grey PNG, float TIFF of 5 bands, arrays of 2."""
     top = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for folder in (top / kind / label for kind in KINDS for label in "ab"):
