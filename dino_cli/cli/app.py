@@ -114,6 +114,7 @@ from dino_cli.cli import (  # noqa: E402, F401
     demo,
     embed,
     export,
+    help,
     knn,
     map,
     pca,

@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,31 +20,43 @@ __all__ = ["Terminal", "json_text", "printable"]
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 PLAIN_SECONDS = 10.0  # without a terminal, a line about the current stage at most this often
+VERBOSE_SECONDS = 1.0
 
 
 class Terminal(Reporter):
     """Draws progress on stderr and the result on stdout. A context manager around the task.
 
     json: the result will be printed as JSON, so print no tables. quiet: no progress, no remarks.
-    given: names of the options that the person typed.
+    verbose: more of them, with versions first, time and memory at the end. given: names of the
+    options that the person typed.
     """
 
     def __init__(
-        self, *, json: bool = False, quiet: bool = False, given: set[str] | None = None
+        self,
+        *,
+        json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        given: set[str] | None = None,
     ) -> None:
         self.json = json
         self.quiet = quiet
+        self.verbose = verbose and os.environ.get("RANK", "0") == "0"
         self.given = given or set()
-        self.switches = [*(["--json"] if json else []), *(["--quiet"] if quiet else [])]
+        on = {"--json": json, "--quiet": quiet, "--verbose": verbose}
+        self.switches = [name for name, value in on.items() if value]
+        self._every = VERBOSE_SECONDS if verbose else PLAIN_SECONDS
         self.live = sys.stderr.isatty() and not quiet and os.environ.get("TERM") != "dumb"
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._name, self._unit, self._total = "", "images", None  # type: tuple[str, str, int | None]
-        self._done = self._before = 0
-        self._started = self._said = time.monotonic()
+        self._done = self._before = self._told = 0
+        self._entered = self._started = self._said = time.monotonic()
         self._metrics: Mapping[str, float | int | str] = {}
 
     def __enter__(self) -> "Terminal":
+        if self.verbose:
+            self.remark(_versions())
         return self
 
     def __exit__(
@@ -53,6 +66,8 @@ class Terminal(Reporter):
         trace: TracebackType | None,
     ) -> None:
         self._close()
+        if self.verbose:
+            self.remark(f"{time.monotonic() - self._entered:.1f} s{_memory()}")
 
     # Reporter
 
@@ -62,6 +77,7 @@ class Terminal(Reporter):
         self._close()
         self._name, self._total, self._unit = name, total, unit
         self._done = self._before = done
+        self._told = 0
         self._started = self._said = time.monotonic()
         self._metrics = {}
         if not self.live:
@@ -96,7 +112,7 @@ class Terminal(Reporter):
         self._done += count
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=count, rate=self._rate())
-        elif not self.quiet and time.monotonic() - self._said > PLAIN_SECONDS:
+        elif not self.quiet and time.monotonic() - self._said > self._every:
             self._plain()
 
     def metric(self, values: Mapping[str, float | int | str]) -> None:
@@ -116,7 +132,7 @@ class Terminal(Reporter):
             sys.stderr.flush()
 
     def finish(self) -> None:
-        if self._done and not self.quiet and not self.live:
+        if self._done != self._told and not self.quiet and not self.live:
             self._plain()
         self._close()
 
@@ -159,7 +175,7 @@ class Terminal(Reporter):
         return f"{done / seconds:.3g} {self._unit}/s" if seconds > 0.5 and done else ""
 
     def _plain(self) -> None:
-        self._said = time.monotonic()
+        self._said, self._told = time.monotonic(), self._done
         of = f"/{self._total}" if self._total else ""
         parts = [f"{self._name} {self._done}{of} {self._unit}", self._rate(), _shown(self._metrics)]
         sys.stderr.write("dino: " + ", ".join(part for part in parts if part) + "\n")
@@ -170,6 +186,30 @@ class Terminal(Reporter):
             self._progress.stop()
             self._progress = None
             self._task = None
+
+
+def _versions() -> str:
+    """What a report of a bug needs to know; imports nothing heavy."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from dino_cli import __version__
+
+    told = [f"dino {__version__}", f"Python {platform.python_version()}"]
+    for name in ("torch", "timm", "numpy", "pillow"):
+        with suppress(PackageNotFoundError):
+            told.append(f"{name} {version(name)}")
+    return ", ".join([*told, f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"])
+
+
+def _memory() -> str:
+    """The most memory that this process has had, where the system tells."""
+    try:
+        import resource
+    except ImportError:
+        return ""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f", {most * (1 if sys.platform == 'darwin' else 1024) / 1e6:.0f} MB of memory at most"
 
 
 def _shown(values: Mapping[str, float | int | str]) -> str:

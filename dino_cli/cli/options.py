@@ -11,11 +11,13 @@ from typer.core import TyperCommand
 
 from dino_cli.cli.display import Terminal, json_text
 from dino_cli.config.setting import Size, options, parse_size
+from dino_cli.errors import UsageError
 
 __all__ = ["command"]
 
 JSON_HELP = "Print the result as JSON on stdout."
 QUIET_HELP = "No progress, only the result and errors."
+VERBOSE_HELP = "Also versions, progress every second, and time and memory at the end."
 
 
 def command(
@@ -32,13 +34,15 @@ def command(
 
     def register(run: Callable[[Any, Terminal], Any]) -> Callable[..., None]:
         def callback(ctx: typer.Context, **values: Any) -> None:
-            as_json, quiet = bool(values.pop("json")), bool(values.pop("quiet"))
+            as_json, quiet, verbose = (bool(values.pop(k)) for k in ("json", "quiet", "verbose"))
             given = {
                 key
                 for key in values
                 if ctx.get_parameter_source(key).name == "COMMANDLINE"  # type: ignore[union-attr]
             }
-            terminal = Terminal(json=as_json, quiet=quiet, given=given)
+            if quiet and verbose:
+                raise UsageError("--quiet and --verbose exclude each other", "leave one out")
+            terminal = Terminal(json=as_json, quiet=quiet, verbose=verbose, given=given)
             config = config_type(**{k: _frozen(v) for k, v in values.items()})
             with terminal:
                 result = run(config, terminal)
@@ -109,6 +113,7 @@ def _signature(config_type: type) -> inspect.Signature:
     for name, flags, text in (
         ("json", ["--json"], JSON_HELP),
         ("quiet", ["--quiet", "-q"], QUIET_HELP),
+        ("verbose", ["--verbose", "-v"], VERBOSE_HELP),
     ):
         option = typer.Option(*flags, help=text, rich_help_panel="Output")
         parameters.append(
@@ -139,7 +144,7 @@ def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
         if hint in (bool, bool | None):
             # What is on can be switched off; what another source may switch on, too (--config).
             switch = default is not False or meta["switch"]
-            flags = [f"{dashed}/--no-{dashed[2:]}"] if switch else [dashed]
+            flags = [f"{dashed}/--no-{dashed[2:]}"] if switch else flags
         shown = default is not None and default is not False
         info = typer.Option(
             *flags,

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import COMPUTE_PANEL, ComputeOptions, ImageOptions, ModelOptions
+from dino_cli.config.shared import (
+    COMPUTE_PANEL,
+    ComputeOptions,
+    ImageOptions,
+    ListOptions,
+    ModelOptions,
+)
 
 __all__ = ["OUTPUT_PANEL", "VIDEO_PANEL", "AttentionConfig", "Palette"]
 
@@ -16,7 +22,7 @@ Palette = Literal["inferno", "magma", "plasma", "viridis", "cividis", "turbo", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionConfig(ModelOptions, ComputeOptions, ImageOptions):
+class AttentionConfig(ModelOptions, ComputeOptions, ImageOptions, ListOptions):
     """`dino attention`: attention of a token as arrays, heat maps and masks."""
 
     images: tuple[str, ...] = setting(

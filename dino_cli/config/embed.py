@@ -8,6 +8,7 @@ from dino_cli.config.shared import (
     IMAGE_PANEL,
     ComputeOptions,
     ImageOptions,
+    ListOptions,
     ModelOptions,
     TransformOptions,
 )
@@ -16,7 +17,7 @@ __all__ = ["EmbedConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions):
+class EmbedConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions, ListOptions):
     """`dino embed`: one feature vector per picture."""
 
     paths: tuple[str, ...] = setting(

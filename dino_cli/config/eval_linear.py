@@ -8,6 +8,7 @@ from dino_cli.config.shared import (
     COMPUTE_PANEL,
     ComputeOptions,
     ImageOptions,
+    ListOptions,
     ModelOptions,
     TransformOptions,
 )
@@ -16,7 +17,7 @@ __all__ = ["EvalLinearConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalLinearConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions):
+class EvalLinearConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions, ListOptions):
     """`dino eval linear`: a linear classifier on frozen features."""
 
     train: Path | None = setting(

@@ -6,13 +6,19 @@ from typing import Literal
 
 from dino_cli.config.attention import OUTPUT_PANEL, VIDEO_PANEL
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import COMPUTE_PANEL, ComputeOptions, ImageOptions, ModelOptions
+from dino_cli.config.shared import (
+    COMPUTE_PANEL,
+    ComputeOptions,
+    ImageOptions,
+    ListOptions,
+    ModelOptions,
+)
 
 __all__ = ["PcaConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PcaConfig(ModelOptions, ComputeOptions, ImageOptions):
+class PcaConfig(ModelOptions, ComputeOptions, ImageOptions, ListOptions):
     """`dino pca`: patch features as colours, the same meaning in all pictures."""
 
     images: tuple[str, ...] = setting(

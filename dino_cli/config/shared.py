@@ -14,6 +14,7 @@ __all__ = [
     "MODEL_PANEL",
     "ComputeOptions",
     "ImageOptions",
+    "ListOptions",
     "ModelOptions",
     "Preprocessing",
     "TransformOptions",
@@ -136,6 +137,18 @@ class ImageOptions:
     )
     strict: bool = setting(
         False, "An unreadable file ends the command instead of being skipped.", panel=IMAGE_PANEL
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """How lists of pictures are read, .txt files and stdin."""
+
+    null: bool = setting(
+        False,
+        "Lists are paths ended by NUL bytes, as find -print0 writes them, instead of lines.",
+        flag="--null,-0",
+        panel=IMAGE_PANEL,
     )
 
 

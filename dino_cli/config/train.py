@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from dino_cli.config.setting import Size, setting
-from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, ImageOptions
+from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, ImageOptions, ListOptions
 
 __all__ = ["TrainConfig"]
 
@@ -17,7 +17,7 @@ RUN = "Run"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(ImageOptions):
+class TrainConfig(ImageOptions, ListOptions):
     """`dino train`: DINO self-distillation without labels."""
 
     data: tuple[str, ...] = setting(

@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TextIO
 
 from dino_cli.data.arrays import ARRAY_SUFFIX
 from dino_cli.data.folder_index import pictures_below
 from dino_cli.data.image_list import ImageFile, ImageList, ImageListBuilder
+from dino_cli.data.lists import read_list, read_stdin
 from dino_cli.data.patterns import expand_braces, expand_pattern, is_pattern
 from dino_cli.data.remote_shards import fetch_shards, is_url
 from dino_cli.data.shards import in_shard, is_shard, open_shard
@@ -19,7 +20,11 @@ __all__ = ["ImageFile", "ImageList", "find_images"]
 
 
 def find_images(
-    arguments: Sequence[str], *, stdin: TextIO | None = None, reporter: Reporter | None = None
+    arguments: Sequence[str],
+    *,
+    stdin: TextIO | None = None,
+    reporter: Reporter | None = None,
+    null: bool = False,
 ) -> ImageList:
     """The pictures that the arguments name, in their order; those of a folder sorted by path.
 
@@ -33,7 +38,8 @@ def find_images(
     - A `.txt` list has one path per line, relative to the list's folder, and optionally a tab and
       the label; a list without labels takes the parent folders' names if there are several. `-`
       reads such a list from stdin, relative to the working folder. Listed files that do not exist
-      fail when they are read, as damaged ones do.
+      fail when they are read, as damaged ones do. null: lists are paths alone, each ended by a NUL
+      byte, as `find -print0` writes them.
     - Any other file is taken as a picture, whatever its suffix, without a label.
 
     A file named twice is taken once. Raises `TaskError` for a path that does not exist and for an
@@ -52,7 +58,7 @@ def find_images(
                 _add_shard(builder, name, reporter)
             opened.add(os.path.abspath(name))
         else:
-            _add(builder, name, stdin if stdin is not None else sys.stdin)
+            _add(builder, name, stdin if stdin is not None else sys.stdin, null)
     if builder.repeated:
         times = "1 picture is" if builder.repeated == 1 else f"{builder.repeated} pictures are"
         reporter.remark(f"{times} named more than once; each is used once")
@@ -78,9 +84,9 @@ def _is_list(names: Sequence[str]) -> bool:
     return any(name == "-" or name.lower().endswith(".txt") for name in names)
 
 
-def _add(builder: ImageListBuilder, argument: str, stdin: TextIO) -> None:
+def _add(builder: ImageListBuilder, argument: str, stdin: TextIO, null: bool) -> None:
     if argument == "-":
-        builder.add(_from_list(stdin, Path(), "the list on stdin"))
+        builder.add(read_stdin(stdin, null=null))
         return
     path = Path(argument)
     try:
@@ -93,9 +99,7 @@ def _add(builder: ImageListBuilder, argument: str, stdin: TextIO) -> None:
         elif not path.is_file():
             raise TaskError(f"{argument!r} is neither a file nor a folder", "name one of these")
         elif path.suffix.lower() == ".txt":
-            # Names on disk need not be UTF-8; surrogates carry their bytes through.
-            with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-                builder.add(_from_list(lines, path.parent, f"the list {argument!r}"))
+            builder.add(read_list(path, null=null))
             return
     except (OSError, ValueError) as error:
         raise _unreadable(argument, error) from None
@@ -140,28 +144,6 @@ def _add_shard(builder: ImageListBuilder, path: str, reporter: Reporter) -> None
         ImageFile(top / name, labels[label], PurePath(top.stem, name))
         for name, label in zip(shard.names, shard.label_ids.tolist(), strict=True)
     )
-
-
-def _from_list(lines: Iterable[str], base: Path, name: str) -> list[ImageFile]:
-    rows = [line.rstrip("\r\n").split("\t", 1) for line in lines if line.strip()]
-    if not rows:
-        raise TaskError(f"{name} is empty", "write one path per line")
-    if any("\0" in field for row in rows for field in row):
-        raise TaskError(f"{name} holds NUL bytes, which no path has", "write one path per line")
-    paths = [base / row[0] for row in rows]
-    if any(len(row) > 1 for row in rows):
-        labels = [row[1].strip() if len(row) > 1 else "" for row in rows]
-    elif len({path.parent for path in paths}) > 1:
-        labels = [path.parent.name for path in paths]
-    else:
-        labels = [""] * len(paths)
-    written = [PurePath(row[0]) for row in rows]
-    if any(path.is_absolute() or ".." in path.parts for path in written):
-        # Such paths cannot be mirrored as they stand: mirror what lies below their common folder.
-        whole = [os.path.abspath(path) for path in paths]
-        common = os.path.commonpath([os.path.dirname(path) for path in whole])
-        written = [PurePath(os.path.relpath(path, common)) for path in whole]
-    return [ImageFile(*row) for row in zip(paths, labels, written, strict=True)]
 
 
 def _unreadable(argument: str, error: OSError | ValueError) -> TaskError:

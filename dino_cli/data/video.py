@@ -42,7 +42,7 @@ def is_video(path: Path | PurePath) -> bool:
 
 
 def find_media(
-    arguments: Sequence[str], reporter: Reporter | None = None
+    arguments: Sequence[str], reporter: Reporter | None = None, *, null: bool = False
 ) -> tuple[list[ImageFile], list[ImageFile]]:
     """The pictures and the videos that the arguments name: `find_images`, and videos beside them.
 
@@ -59,7 +59,7 @@ def find_media(
                 others.append(argument)
         else:
             others.append(argument)
-    files = find_images(others, reporter=reporter) if others else []
+    files = find_images(others, reporter=reporter, null=null) if others else []
     videos += [file for file in files if is_video(file.path)]
     once = {os.path.abspath(file.path): file for file in reversed(videos)}
     return [file for file in files if not is_video(file.path)], list(reversed(once.values()))

@@ -150,3 +150,27 @@ def test_unreadable_folder_is_an_error_not_a_gap(
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(TaskError, match="locked': Permission denied"):
         found(tmp_path)
+
+
+AWKWARD = ["a\nb.jpg", "tab\there.jpg", " spaced .jpg", "cr\rlf.jpg", os.fsdecode(b"\xff.jpg")]
+
+
+def test_names_that_end_in_nul_bytes_may_hold_anything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = b"".join(os.fsencode(f"in/{name}") + b"\0" for name in AWKWARD)
+    (tmp_path / "list.txt").write_bytes(content)
+    images = find_images(["list.txt"], null=True)
+    assert [(i.path.name, i.label) for i in images] == [(name, "") for name in AWKWARD]
+    assert [i.path.parent for i in images] == [Path("in")] * 5
+    stdin = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
+    assert [i.path.name for i in find_images(["-"], stdin=stdin, null=True)] == AWKWARD
+    with pytest.raises(TaskError, match="--null"):
+        find_images(["list.txt"])
+    (tmp_path / "empty.txt").write_bytes(b"\0\0")
+    with pytest.raises(TaskError, match="is empty"):
+        find_images(["empty.txt"], null=True)
+
+
+def test_a_list_on_stdin_need_not_be_utf8():
+    stdin = io.TextIOWrapper(io.BytesIO(b"\xff.jpg\n"), encoding="utf-8")
+    assert [os.fsencode(i.path) for i in find_images(["-"], stdin=stdin)] == [b"\xff.jpg"]

@@ -88,7 +88,7 @@ def _embed(
     reporter: Reporter,
     started: float,
 ) -> dict[str, Any]:
-    files = ranks.first(lambda: find_images(config.paths, reporter=reporter))
+    files = ranks.first(lambda: find_images(config.paths, reporter=reporter, null=config.null))
     model = open_model(config, reporter)
     p = transform_of(config, model)
     facts = _facts(config, kinds, model, p)

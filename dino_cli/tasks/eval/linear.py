@@ -46,7 +46,9 @@ def linear(
     stored = read_classifier(config.classifier) if config.classifier else None
     train = labelled(config.train, reporter) if config.train else []
     val = labelled(config.val, reporter) if config.val else []
-    queries = find_images(config.predict, reporter=reporter) if config.predict else []
+    queries = (
+        find_images(config.predict, reporter=reporter, null=config.null) if config.predict else []
+    )
     classes = _classes(config, stored, train, val)
     if val:
         val = with_labels(val, classes, _named(config.val), reporter)

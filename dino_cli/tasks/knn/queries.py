@@ -67,7 +67,7 @@ def of_features(source: Embeddings, *, own: bool = False) -> Queries:
 def _of_pictures(
     config: KnnConfig, index: Embeddings, reporter: Reporter, given: Set[str]
 ) -> Queries:
-    files = find_images(config.queries, reporter=reporter)
+    files = find_images(config.queries, reporter=reporter, null=config.null)
     options = with_recorded_network(config, index.metadata, given, "the index")
     p = _preprocessing(index)
     if "exif" in given:

@@ -44,7 +44,7 @@ def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
 
 
 def _pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
-    pictures, videos = find_media(config.images, reporter)
+    pictures, videos = find_media(config.images, reporter, null=config.null)
     inputs = [*pictures, *videos]
     shared = [] if config.each else [BASIS]
     shared += [SHEET] if len(pictures) > 1 else []

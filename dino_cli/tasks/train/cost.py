@@ -44,7 +44,7 @@ def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     architecture = architecture_of(config)
     check_views(architecture, config)
     try:
-        images = len(find_images(config.data))
+        images = len(find_images(config.data, null=config.null))
     except TaskError as error:  # a plan for data that is elsewhere has a cost all the same
         reporter.remark(f"steps and hours are unknown: {error}")
         images = 0

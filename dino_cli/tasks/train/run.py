@@ -59,7 +59,7 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     check_views(architecture, config)
     device = rank_device(config.device)
     first = os.environ.get("RANK", "0") == "0"
-    files = find_images(config.data, reporter=reporter if first else None)
+    files = find_images(config.data, reporter=reporter if first else None, null=config.null)
     go_on = f"go on with: dino train --resume {config.resume or config.output or 'RUN'}"
     with (
         ranks_from_environment(device, minutes=config.timeout) as ranks,

@@ -1,0 +1,109 @@
+"""`dino help`: topics, each a text in `topics/`, and the help of commands."""
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from dino_cli.cli.app import app
+from dino_cli.cli.display import Terminal
+from dino_cli.cli.options import command
+from dino_cli.config.help import HelpConfig
+from dino_cli.errors import UsageError
+
+TOPICS = Path(__file__).parents[1] / "topics"
+WIDEST = 96  # columns that are good to read
+
+
+@command(app, "help", HelpConfig)
+def help_(config: HelpConfig, terminal: Terminal) -> dict[str, Any] | None:
+    """Explain a topic: inputs, features, models, masks, training, exit codes and more.
+
+    Alone it lists the topics. With the name of a command it shows that command's help.
+
+    Example: dino help masks
+    """
+    known = {path.stem: path for path in sorted(TOPICS.glob("*.md"))}
+    if not config.topic:
+        rows = [(name, _summary(path)) for name, path in known.items()]
+        if not terminal.json:
+            terminal.table("", ["topic", "about"], [list(row) for row in rows])
+        return {"topics": [{"topic": name, "about": about} for name, about in rows]}
+    name = " ".join(config.topic)
+    if "-".join(config.topic) in known:
+        text = known["-".join(config.topic)].read_text(encoding="utf-8")
+        if not terminal.json:
+            _show(text)
+        return {"topic": "-".join(config.topic), "text": text}
+    group: Any = typer.main.get_command(app)
+    found = group
+    for word in config.topic:
+        found = getattr(found, "commands", {}).get(word)
+        if found is None:
+            close = get_close_matches(name, [*known, *group.commands], n=1, cutoff=0.5)
+            raise UsageError(
+                f"{name!r} is no topic and no command",
+                f"did you mean dino help {close[0]}?" if close else "dino help lists the topics",
+            )
+    group.main(args=[*config.topic, "--help"], prog_name="dino", standalone_mode=False)
+    return None
+
+
+def _summary(path: Path) -> str:
+    """What the first line says after the name: `# masks: from attention to objects`."""
+    with path.open(encoding="utf-8") as lines:
+        return next(lines).partition(": ")[2].strip()
+
+
+def _show(text: str) -> None:
+    """Drawn on a terminal, as plain text elsewhere."""
+    width = min(WIDEST, shutil.get_terminal_size().columns)
+    if not sys.stdout.isatty():
+        sys.stdout.write("\n".join(plain_lines(text, 80)) + "\n")
+        return
+    from rich.console import Console
+    from rich.markdown import Heading, Markdown
+    from rich.text import Text
+
+    class Left(Heading):
+        """Headings at the left margin, without a frame."""
+
+        def __rich_console__(self, _console: Any, _options: Any) -> Iterator[Text]:
+            self.text.stylize("bold underline" if self.tag == "h1" else "bold")
+            yield self.text
+
+    Markdown.elements = {**Markdown.elements, "heading_open": Left}
+    Console(width=width).print(Markdown(text, code_theme="ansi_light", inline_code_theme=None))
+
+
+def plain_lines(text: str, width: int) -> Iterator[str]:
+    """A topic without its markup, wrapped; lines of code stay whole, indented by four."""
+    paragraph: list[str] = []
+    code = False
+    for line in [*text.splitlines(), ""]:
+        starts = line.startswith(("- ", "#", "```")) or not line.strip()
+        if paragraph and (starts or code):
+            yield from _wrapped(" ".join(paragraph), width)
+            paragraph = []
+        if line.startswith("```"):
+            code = not code
+        elif code:
+            yield f"    {line}"
+        elif line.startswith("#"):
+            yield line.lstrip("# ").upper()
+        elif line.strip():
+            paragraph.append(line.strip())
+        else:
+            yield ""
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    later = "  " if text.startswith("- ") else ""
+    return textwrap.wrap(
+        text, width, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+    )
