@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dino_cli.config.attention import VIDEO_PANEL
 from dino_cli.config.setting import setting
 from dino_cli.config.shared import (
     IMAGE_PANEL,
@@ -22,7 +23,7 @@ class EmbedConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions, 
 
     paths: tuple[str, ...] = setting(
         (),
-        "Images, folders (searched recursively), .txt lists, or - for a list on stdin.",
+        "Images, videos, folders (searched recursively), .txt lists, or - for a list on stdin.",
         argument=True,
         metavar="PATH...",
     )
@@ -57,6 +58,11 @@ class EmbedConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions, 
         False,
         "Put a place on a plane (UMAP where installed, else PCA) and nearest neighbours into the"
         " .parquet.",
+    )
+    fps: float | None = setting(
+        None,
+        "Frames of each second of a video that get a row (default: all).",
+        panel=VIDEO_PANEL,
     )
     resume: bool = setting(False, "Go on where an interrupted run stopped.")
     append: bool = setting(

@@ -14,6 +14,7 @@ from PIL.ExifTags import Base
 
 from dino_cli.data.formats import HEIF_SUFFIXES, image_formats, image_suffixes
 from dino_cli.data.shards import in_shard, read_member
+from dino_cli.data.video_frames import in_video, is_video_name, read_video_frame
 
 __all__ = [
     "UnreadableImage",
@@ -39,7 +40,7 @@ def read_image(
 ) -> Image.Image:
     """The picture in a file (the first frame of several), mode RGB, fully loaded.
 
-    path: of a file, or of a picture in a shard (`data.shards`).
+    path: of a file, of a picture in a shard (`data.shards`), of a frame (`data.video_frames`).
     exif: turn it as its EXIF orientation says. Transparency is dropped as `convert("RGB")` does,
     like the original; 16-bit, 32-bit and float greys are scaled to 8 bits, where `convert` would
     clip them to white. load: gives the pixels of what is opened and not yet decoded, of another
@@ -50,6 +51,9 @@ def read_image(
         # Pillow warns above its pixel limit and refuses above twice that; both mean refused here.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
+            frame = in_video(path)
+            if frame is not None:
+                return read_video_frame(*frame)
             inside = in_shard(path)
             source = BytesIO(read_member(*inside)) if inside else path
             with Image.open(source, formats=image_formats()) as image:
@@ -123,6 +127,8 @@ def reason_of(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         if not in_shard(path) and os.path.getsize(path) == 0:
             return "empty file"
+        if is_video_name(path.name):
+            return "a video, which embed, attention and pca take apart into frames"
         if path.suffix.lower() in HEIF_SUFFIXES and not find_spec("pillow_heif"):
             return "HEIF pictures need the package pillow-heif (pip install 'dino-cli[heif]')"
         if path.suffix.lower() == ".npy":

@@ -13,6 +13,7 @@ from dino_cli.data.lists import read_list, read_stdin
 from dino_cli.data.patterns import expand_braces, expand_pattern, is_pattern
 from dino_cli.data.remote_shards import fetch_shards, is_url
 from dino_cli.data.shards import in_shard, is_shard, open_shard
+from dino_cli.data.video_frames import in_video
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 
@@ -94,7 +95,7 @@ def _add(builder: ImageListBuilder, argument: str, stdin: TextIO, null: bool) ->
             _add_folder(builder, path)
             return
         if not path.exists():
-            if not in_shard(path):
+            if not in_shard(path) and not in_video(path):
                 raise TaskError(f"{argument!r} does not exist", "check the path")
         elif not path.is_file():
             raise TaskError(f"{argument!r} is neither a file nor a folder", "name one of these")

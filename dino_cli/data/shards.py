@@ -18,7 +18,7 @@ from dino_cli.data.index_cache import load_index, save_index
 from dino_cli.data.names import Names
 from dino_cli.errors import TaskError
 
-__all__ = ["Shard", "in_shard", "is_shard", "open_shard", "path_on_disk", "read_member"]
+__all__ = ["Shard", "in_shard", "is_shard", "open_shard", "read_member"]
 
 VERSION = 1
 FEW = 100  # pictures; fewer are indexed again faster than one would notice
@@ -81,12 +81,6 @@ def in_shard(path: str | Path) -> tuple[str, str] | None:
             return tar, text[at + 5 :]
         at = text.find(".tar/", at + 1)
     return None
-
-
-def path_on_disk(path: Path) -> Path:
-    """The file that holds a picture: itself, or its tar."""
-    inside = in_shard(path)
-    return Path(inside[0]) if inside else path
 
 
 def read_member(tar: str, name: str) -> bytes:

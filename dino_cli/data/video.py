@@ -16,6 +16,7 @@ from PIL import Image
 
 from dino_cli.data.decode import UnreadableImage, image_suffixes, read_image
 from dino_cli.data.images import ImageFile, find_images
+from dino_cli.data.video_frames import is_video_name
 from dino_cli.progress import Reporter
 
 __all__ = [
@@ -27,18 +28,12 @@ __all__ = [
     "open_video",
 ]
 
-VIDEO_SUFFIXES = frozenset(
-    {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"}
-)
 DEFAULT_FPS = 25.0  # of a file that does not tell
-
-# FFmpeg and OpenCV write about damaged files on stderr by themselves; we say it in one sentence.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def is_video(path: Path | PurePath) -> bool:
     """Whether a file is taken for a video, by its suffix."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    return is_video_name(path.name)
 
 
 def find_media(

@@ -244,12 +244,13 @@ def _read_csv(path: Path) -> Embeddings:
     paths, labels, metadata = _read_beside(path)
     try:
         kinds = {kind: int(about["shape"][0]) for kind, about in metadata["arrays"].items()}
-        values = np.empty((len(paths), sum(kinds.values())), np.float32)
+        width = sum(kinds.values())
+        values = np.empty((len(paths), width), np.float32)
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
             next(lines)
             for i, line in enumerate(lines):
-                values[i] = np.array(line[2:], dtype=np.float32)
+                values[i] = np.array(line[len(line) - width :], dtype=np.float32)
         ends = np.cumsum(list(kinds.values()))
         pieces = np.split(values, ends[:-1], axis=1)
         arrays = dict(zip(kinds, map(np.ascontiguousarray, pieces), strict=True))

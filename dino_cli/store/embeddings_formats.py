@@ -4,7 +4,6 @@ All are written from rows that are read one block after another, so memory does 
 number, and the same rows make the same bytes.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_cli.config.frames import split_frame
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.embeddings_blocks import Row
 from dino_cli.store.tables import row_writer, told
@@ -28,6 +28,8 @@ __all__ = [
     "Exported",
     "export_files",
     "file_of_kind",
+    "frame_and_time",
+    "frame_columns",
     "read_sources",
     "sources_path",
     "write_export",
@@ -93,7 +95,7 @@ def write_export(
         else:
             _WRITERS[output.suffix](output, exported, content)
         if output.suffix in (".npy", ".safetensors"):
-            _write_table(output.with_suffix(".csv"), exported)
+            _write_table(output.with_suffix(".csv"), exported, content)
         if output.suffix not in (".npz", ".parquet"):
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             output.with_suffix(".json").write_text(text, encoding="utf-8", errors="surrogateescape")
@@ -153,8 +155,8 @@ def _write_safetensors(output: Path, exported: Exported, facts: Mapping[str, Any
                 file.write(np.ascontiguousarray(array).tobytes())
 
 
-def _write_csv(output: Path, exported: Exported, _: Mapping[str, Any]) -> None:
-    header, formats = ["path", "label"], {}
+def _write_csv(output: Path, exported: Exported, facts: Mapping[str, Any]) -> None:
+    header, formats = ["path", "label", *frame_columns(facts)], {}
     for kind, (shape, _dtype) in exported.shapes.items():
         header += [f"{kind}_{i}" for i in range(shape[0])]
         formats[kind] = ",".join(["%.9g"] * shape[0])  # nine digits give float32 back exactly
@@ -166,7 +168,27 @@ def _write_csv(output: Path, exported: Exported, _: Mapping[str, Any]) -> None:
                 row, numbers = next(rows), []
                 for kind, array in zip(formats, arrays, strict=True):
                     numbers += (formats[kind] % tuple(array[i].tolist())).split(",")
-                write_row([row.path, row.label, *numbers])
+                write_row([row.path, row.label, *_frame_cells(row, facts), *numbers])
+
+
+def frame_columns(facts: Mapping[str, Any]) -> list[str]:
+    """What tables hold besides, when some rows are frames of videos."""
+    return ["frame", "time"] if facts.get("videos") else []
+
+
+def frame_and_time(path: str, facts: Mapping[str, Any]) -> tuple[int, float] | None:
+    """The number of a frame and its time in seconds, by the video's rate; None for a picture."""
+    found = split_frame(path)
+    rates = facts.get("videos") or {}
+    if found is None or not rates.get(found[0]):
+        return None
+    return found[1], round(found[1] / rates[found[0]], 6)
+
+
+def _frame_cells(row: Row, facts: Mapping[str, Any]) -> list[object]:
+    if not frame_columns(facts):
+        return []
+    return list(frame_and_time(row.path, facts) or ("", ""))
 
 
 _WRITERS: dict[str, Callable[[Path, Exported, Mapping[str, Any]], None]] = {
@@ -177,11 +199,11 @@ _WRITERS: dict[str, Callable[[Path, Exported, Mapping[str, Any]], None]] = {
 }
 
 
-def _write_table(path: Path, exported: Exported) -> None:
+def _write_table(path: Path, exported: Exported, facts: Mapping[str, Any]) -> None:
     with _text(path) as file:
-        write_row = row_writer(file, ["path", "label"])
+        write_row = row_writer(file, ["path", "label", *frame_columns(facts)])
         for row in exported.rows():
-            write_row([row.path, row.label])
+            write_row([row.path, row.label, *_frame_cells(row, facts)])
 
 
 def _write_sources(path: Path, exported: Exported) -> None:
@@ -213,12 +235,6 @@ def read_sources(output: Path, count: int) -> list[str]:
         f"{str(path)!r}, which tells the pictures' content, {why}",
         "embed anew with --overwrite",
     )
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's content, hexadecimal. Raises `OSError`."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_array(file: IO[bytes], exported: Exported, kind: str) -> None:

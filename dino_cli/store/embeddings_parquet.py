@@ -1,9 +1,10 @@
 """Features as a table that Embedding Atlas, FiftyOne and any data frame library open.
 
-Columns: `path` and `label`, strings; `vector`, fixed_size_list<float32>[D], and a column named
-after each further kind; with thumbnails `image`, struct<bytes: binary, path: string> of JPEG; with
-a projection `x` and `y`, float32, and `neighbors`, struct<ids: list<int64>, distances:
-list<double>>. What the .json of other formats says lies in the file's own metadata, under `dino`.
+Columns: `path` and `label`, strings; with videos `frame`, int32, and `time`, float64, in seconds;
+`vector`, fixed_size_list<float32>[D], and a column named after each further kind; with thumbnails
+`image`, struct<bytes: binary, path: string> of JPEG; with a projection `x` and `y`, float32, and
+`neighbors`, struct<ids: list<int64>, distances: list<double>>. What the .json of other formats says
+lies in the file's own metadata, under `dino`.
 """
 
 import json
@@ -64,9 +65,13 @@ def write_parquet(
     path: Path, exported: "Exported", facts: Mapping[str, Any], projected: Projected | None
 ) -> None:
     """Write all rows; those of one row group are in memory at a time."""
+    from dino_cli.store.embeddings_formats import frame_and_time
+
     pa = require_pyarrow()
     kinds = list(exported.shapes)
     fields = [pa.field("path", pa.string()), pa.field("label", pa.string())]
+    if facts.get("videos"):
+        fields += [pa.field("frame", pa.int32()), pa.field("time", pa.float64())]
     for kind in kinds:
         name = "vector" if kind == kinds[0] else kind
         fields.append(pa.field(name, pa.list_(pa.float32(), exported.shapes[kind][0][0])))
@@ -86,6 +91,10 @@ def write_parquet(
             # Arrow's strings are UTF-8; names that are not keep their other characters.
             paths = [utf8(row.path) for row in those]
             columns = [pa.array(paths), pa.array([utf8(row.label) for row in those])]
+            if facts.get("videos"):
+                frames = [frame_and_time(row.path, facts) or (None, None) for row in those]
+                numbers, times = zip(*frames, strict=True)
+                columns += [pa.array(numbers, pa.int32()), pa.array(times, pa.float64())]
             for kind, array in zip(kinds, arrays, strict=True):
                 flat = pa.array(np.ascontiguousarray(array).reshape(-1))
                 width = exported.shapes[kind][0][0]

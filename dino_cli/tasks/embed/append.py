@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from dino_cli.config.embed import EmbedConfig
+from dino_cli.data.contents import content_sha256
 from dino_cli.data.images import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.embeddings import Embeddings, open_export
-from dino_cli.store.embeddings_formats import file_sha256, read_sources
+from dino_cli.store.embeddings_formats import read_sources
 from dino_cli.tasks.embed.merge import Base
 
 __all__ = ["find_new"]
@@ -68,7 +69,7 @@ def find_new(
 
 def _digest(file: ImageFile) -> str:
     try:
-        return file_sha256(file.path)
+        return content_sha256(file.path)
     except OSError:
         return "unreadable"  # is tried, and reported
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy as np
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.features import GRID_KINDS, Kind
-from dino_cli.data.images import ImageFile, find_images
-from dino_cli.data.shards import path_on_disk
+from dino_cli.data.contents import path_on_disk
+from dino_cli.data.images import ImageFile
+from dino_cli.data.media import find_frames
 from dino_cli.errors import DinoError, Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
@@ -88,7 +90,9 @@ def _embed(
     reporter: Reporter,
     started: float,
 ) -> dict[str, Any]:
-    files = ranks.first(lambda: find_images(config.paths, reporter=reporter, null=config.null))
+    files, rates = ranks.first(
+        lambda: find_frames(config.paths, config.fps, reporter, null=config.null)
+    )
     model = open_model(config, reporter)
     p = transform_of(config, model)
     facts = _facts(config, kinds, model, p)
@@ -128,7 +132,7 @@ def _embed(
     merged = Merged(kinds, blocks, base)
     if not merged.count:
         raise nothing_read(merged.skipped)
-    _write(config, kinds, blocks, merged, facts, reporter)
+    _write(config, kinds, blocks, merged, {**facts, **_videos(rates, base, config)}, reporter)
     seconds = time.monotonic() - started
     embedded = sum(len(blocks.span(n)) for n in range(blocks.count) if n not in planned.done)
     listed = skipped_path(config.output)
@@ -182,6 +186,13 @@ def _facts(
         "normalize": config.normalize,
         "multi_scale": config.multi_scale,
     }
+
+
+def _videos(rates: Mapping[str, float], base: Base | None, config: EmbedConfig) -> dict[str, Any]:
+    """Frames per second of every video, by its path as rows name it; nothing without videos."""
+    known = dict(base.export.metadata.get("videos") or {}) if base is not None else {}
+    known |= {row_path(Path(path), config): round(rate, 6) for path, rate in rates.items()}
+    return {"videos": known} if known else {}
 
 
 def _digest(files: Sequence[ImageFile]) -> str:
@@ -274,7 +285,7 @@ def _finished(
     """The result of a run that had come to its end. Raises `TaskError` for that of another."""
     base, new = find_new(config, files, facts, kinds, reporter, contents=False)
     known = set(base.export.paths)
-    here = {row_path(file, config) for file in files}
+    here = {row_path(file.path, config) for file in files}
     listed = skipped_path(config.output)
     skipped = len(listed.read_text(errors="replace").splitlines()) - 1 if listed.exists() else 0
     if known - here or len(new) > skipped:

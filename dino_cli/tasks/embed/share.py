@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.features import Kind
+from dino_cli.data.contents import content_sha256
 from dino_cli.data.images import ImageFile
 from dino_cli.data.thumbnails import thumbnail
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, available_cores
 from dino_cli.store.embeddings_blocks import Blocks, Row
-from dino_cli.store.embeddings_formats import file_sha256
 from dino_cli.tasks.embed.forward import EmbeddedBatch, embed_batches, unit
 from dino_cli.tasks.model import Model
 
@@ -91,7 +91,7 @@ def embed_share(
                     block.arrays.setdefault(kind, []).append(array[row : row + 1])
                 digest, picture = facts_of(position)
                 file = own[position]
-                block.rows.append(Row(row_path(file, config), file.label, digest))
+                block.rows.append(Row(row_path(file.path, config), file.label, digest))
                 if config.thumbnails:
                     block.thumbnails.append(picture)
                 block.left -= 1
@@ -108,10 +108,9 @@ def embed_share(
                     _check_room(blocks, number, len(missing))
 
 
-def row_path(file: ImageFile, config: EmbedConfig) -> str:
+def row_path(path: Path, config: EmbedConfig) -> str:
     """How a file is named in the output: as it was found; absolute in a .parquet."""
-    path = file.path.absolute() if config.output.suffix == ".parquet" else file.path
-    return path.as_posix()
+    return (path.absolute() if config.output.suffix == ".parquet" else path).as_posix()
 
 
 def _block_of(position: int, blocks: Blocks, open_blocks: dict[int, _Open]) -> _Open:
@@ -159,7 +158,7 @@ def _beside(files: Sequence[ImageFile], config: EmbedConfig) -> Iterator[Any]:
     def work(path: Path) -> tuple[str, bytes]:
         try:
             picture = thumbnail(path, exif=config.exif) if config.thumbnails else b""
-            return file_sha256(path), picture
+            return content_sha256(path), picture
         except (OSError, ValueError):  # the network's own reading tells, if it matters
             return "", b""
 
