@@ -168,6 +168,10 @@ def update_teacher(teacher: nn.Module, student: nn.Module, weight: Tensor) -> No
     """
     old: list[Tensor] = list(teacher.parameters())
     new: list[Tensor] = list(student.parameters())
+    if weight.device.type == "cpu":  # one pass over memory instead of three
+        for t, s in zip(old, new, strict=True):
+            t.lerp_(s, weight)
+        return
     difference = list(torch._foreach_sub(new, old))
     torch._foreach_mul_(difference, weight)
     torch._foreach_add_(old, difference)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import SwiGLUPacked
+from timm.layers import PatchEmbed, SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
@@ -42,6 +42,26 @@ class ConvStem(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(channels, width, 1))
 
 
+class PatchEmbedding(PatchEmbed):  # type: ignore[misc]
+    """timm's patch embedding; in training on a CPU as one matrix product.
+
+    The product is the same, and its weights' gradient in bfloat16 takes a fifth of the time of the
+    convolution's.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) → patches (B, H/p, W/p, D)."""
+        proj, (p, q) = self.proj, self.patch_size
+        learns = self.training and isinstance(proj, nn.Conv2d) and proj.weight.requires_grad
+        b, c, height, width = x.shape
+        if not learns or x.device.type != "cpu" or self.flatten or height % p or width % q:
+            return super().forward(x)  # type: ignore[no-any-return]
+        grid = x.reshape(b, c, height // p, p, width // q, q)
+        patches = grid.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        embedded: Tensor = self.norm(F.linear(patches, proj.weight.flatten(1), proj.bias))
+        return embedded
+
+
 class VisionTransformer(TimmVisionTransformer):  # type: ignore[misc]
     """timm's vision transformer that resamples positions as the weights' family does.
 
@@ -52,7 +72,13 @@ class VisionTransformer(TimmVisionTransformer):  # type: ignore[misc]
 
     def __init__(self, *, positions: Positions = "dino", **kwargs: Any) -> None:
         self.positions: Positions = positions
-        super().__init__(num_classes=0, global_pool="token", dynamic_img_size=True, **kwargs)
+        super().__init__(
+            num_classes=0,
+            global_pool="token",
+            dynamic_img_size=True,
+            embed_layer=PatchEmbedding,
+            **kwargs,
+        )
         if self.cls_token is not None:  # timm starts it near zero, the reference does not
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 

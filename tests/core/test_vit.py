@@ -115,3 +115,23 @@ def test_features_of_any_timm_model(name):
     assert backbone.features(image).shape == (2, backbone.dim)
     with torch.inference_mode():
         torch.testing.assert_close(backbone.features(image), backbone.net(image))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_patches_in_training_are_those_of_the_convolution(channels):
+    torch.manual_seed(0)
+    net = build_vit(
+        VitArchitecture(width=32, depth=1, heads=1, patch_size=8, grid=(4, 4), in_chans=channels)
+    )
+    x = torch.randn(2, channels, 24, 40)
+    found = {}
+    for training in (True, False):
+        net.train(training).zero_grad()
+        patches = net.patch_embed(x)
+        patches.square().sum().backward()
+        assert patches.shape == (2, 3, 5, 32)
+        found[training] = [patches, *(p.grad for p in net.patch_embed.parameters())]
+    for ours, convolution in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(ours, convolution, rtol=1e-4, atol=1e-4)
+    with pytest.raises(AssertionError, match="divisible"):
+        net.train().patch_embed(x[:, :, :23])
