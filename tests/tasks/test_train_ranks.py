@@ -257,3 +257,24 @@ def test_the_job_script_is_a_shell_script_that_starts_or_resumes(images, config,
     (run / "config.json").write_text(json.dumps({}))
     again = words()
     assert again[again.index("dino_cli") + 1 :] == ["train", "--resume", str(run)]
+
+
+def test_knn_on_the_first_process_changes_no_number(images, config, tmp_path):
+    """The others wait for it; buffers of batch norm and random numbers are left as they were."""
+    runs = {name: tmp_path / name for name in ("without", "with")}
+    words = ["--gpus", "2", "--batch-size", "8", "--conv-stem", "--use-bn-in-head"]
+    for name, flags in {"without": [], "with": ["--eval-data", images, "--eval-every", 2]}.items():
+        dino("train", images, "--config", config, "-o", runs[name], *words, *flags)
+    assert losses(runs["with"]) == losses(runs["without"])
+    epochs = [e for e in Log.read(runs["with"] / "log.jsonl") if "epoch_loss" in e]
+    assert ["knn_top1" in e for e in epochs] == [False, True, False, True, False, True]
+    teachers = [(run / "teacher.safetensors").read_bytes() for run in runs.values()]
+    assert teachers[0] == teachers[1]
+
+
+def test_what_only_the_first_process_finds_wrong_ends_all_in_one_sentence(images, config, tmp_path):
+    flags = ["--gpus", "2", "--batch-size", "8", "--eval-data", images / "fish"]
+    words = ["train", images, "--config", config, "-o", tmp_path / "run", *flags]
+    _, stderr = dino(*words, code=2)  # well before the 30 minutes of --timeout
+    assert stderr.count("has no two class folders") == 1
+    assert not (tmp_path / "run").exists()
