@@ -47,10 +47,7 @@ def step(config: BenchStepConfig, terminal: Terminal) -> dict[str, Any]:
     from dino_cli.tasks.bench.step import bench_step
 
     result = _shown(bench_step(config, terminal), terminal)
-    for part, both in result["memory"].items():
-        ours, theirs = (both[side] / 2**20 for side in ("ours", "reference"))
-        told = f"memory of the {part}: {ours:.0f} MiB, the original's way {theirs:.0f} MiB"
-        terminal.line(f"{told}, {ours / theirs:.2f} of it")
+    _tell_memory(result, terminal)
     return result
 
 
@@ -77,6 +74,7 @@ def knn(config: BenchKnnConfig, terminal: Terminal) -> dict[str, Any]:
 
     result = _shown(bench_knn(config, terminal), terminal)
     terminal.line(f"same class in both ways: {100 * result['agreement']:.2f} % of the queries")
+    _tell_memory(result, terminal)
     return result
 
 
@@ -89,6 +87,13 @@ def attention(config: BenchAttentionConfig, terminal: Terminal) -> dict[str, Any
     from dino_cli.tasks.bench.attention import bench_attention
 
     return _shown(bench_attention(config, terminal), terminal)
+
+
+def _tell_memory(result: dict[str, Any], terminal: Terminal) -> None:
+    for part, both in result["memory"].items():
+        ours, theirs = (both[side] / 2**20 for side in ("ours", "reference"))
+        told = f"memory of the {part}: {ours:.4g} MiB, the original's way {theirs:.4g} MiB"
+        terminal.line(f"{told}, {ours / theirs:.2f} of it")
 
 
 def _shown(result: dict[str, Any], terminal: Terminal) -> dict[str, Any]:

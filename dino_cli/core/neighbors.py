@@ -14,8 +14,9 @@ from torch import Tensor
 
 __all__ = ["Rows", "nearest", "normalized_block", "similar_pairs", "votes"]
 
-QUERY_BLOCK = 1024
-INDEX_BLOCK = 8192  # with QUERY_BLOCK: similarities of 32 MB, keys of 64 MB
+QUERY_BLOCK = 4096
+INDEX_BLOCK = 2048  # with QUERY_BLOCK: similarities of 32 MB, keys of 64 MB
+GROUP = 32  # columns that are looked at together
 ROW_BITS = 32
 ROW_MASK = 2**ROW_BITS - 1
 
@@ -69,9 +70,7 @@ def nearest(
             if allowed is not None:
                 barred = torch.from_numpy(~allowed[start : start + similarities.shape[1]])
                 similarities[:, barred.to(device)] = -torch.inf
-            found = scratch.best(similarities, start, k)
-            both = torch.cat([best, found], dim=1)
-            best = both.topk(min(k, both.shape[1]), dim=1).values
+            best = scratch.merged(best, similarities, start, k)
         similarities, neighbours = _from_keys(best)
         yield similarities.cpu(), neighbours.cpu()
 
@@ -140,6 +139,41 @@ class _Scratch:
         """Similarities (q, m) of unit vectors (q, D) and (m, D)."""
         out = self._similarities[: len(q) * len(x)].view(len(q), len(x))
         return torch.mm(q, x.T, out=out)
+
+    def merged(self, best: Tensor, similarities: Tensor, start: int, k: int) -> Tensor:
+        """The k largest of the keys known, int64 (q, k or fewer), and those of a block that starts
+        at row `start`."""
+        found = self._beyond(best, similarities, start) if best.shape[1] == k else None
+        if found is None:
+            found = self.best(similarities, start, k)
+        both = torch.cat([best, found], dim=1)
+        return both.topk(min(k, both.shape[1]), dim=1).values
+
+    def _beyond(self, best: Tensor, similarities: Tensor, start: int) -> Tensor | None:
+        """Keys of what is nearer than the last of the best, int64 (q, …), filled up with the least.
+
+        Equals come too late: their rows are higher. Most blocks hold a few such rows for a query,
+        found by one look at the maxima of groups of columns. None where they are many.
+        """
+        q, m = similarities.shape
+        if m % GROUP:
+            return None
+        groups = similarities.view(q, GROUP, m // GROUP)  # of columns that lie m / GROUP apart
+        worst = _from_keys(best[:, -1:])[0]
+        query, at = (groups.amax(dim=1) > worst).nonzero(as_tuple=True)
+        if len(query) > similarities.numel() // (2 * GROUP):
+            return None
+        values = groups[query, :, at]
+        hit, inside = (values > worst[query]).nonzero(as_tuple=True)
+        query = query[hit]
+        columns = inside * (m // GROUP) + at[hit]
+        keys = self.keys(values[hit, inside][None], start, columns[None])[0]
+        # The finds of a query lie behind one another; their places among them become columns.
+        counts = torch.bincount(query, minlength=q)
+        place = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
+        found = best.new_full((q, int(counts.max())), torch.iinfo(torch.int64).min)
+        found[query, place] = keys
+        return found
 
     def best(self, similarities: Tensor, start: int, k: int) -> Tensor:
         """Keys of the k nearest rows of a block that starts at row `start`: int64 (q, k or all).

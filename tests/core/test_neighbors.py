@@ -59,6 +59,36 @@ def test_equals_come_in_the_order_of_the_rows(index_block: int) -> None:
     assert rows.tolist() == [[0, 3, 5, 1, 4, 6, 2, 7]]
 
 
+@pytest.mark.parametrize("order", ["as drawn", "nearest first", "nearest last"])
+@pytest.mark.parametrize("k", [1, 20, 70])
+@pytest.mark.parametrize("own", [False, True])
+def test_later_blocks_add_what_is_nearer(order: str, k: int, own: bool) -> None:
+    """Blocks of whole groups of columns, equals among them; the nearest last is the worst case."""
+    index = np.round(noise(700, 4) * 2) + np.float32([0.5, 0, 0, 0])
+    towards = index @ np.float32([1, 1, 1, 1])
+    if order != "as drawn":
+        index = np.ascontiguousarray(index[np.argsort(towards if "last" in order else -towards)])
+    queries = index[:5] if own else np.float32([[1, 1, 1, 1], [1, 2, 0, 0], [-1, 0, 0, 1]])
+    found = [
+        together(nearest(queries, index, k, leave_one_out=own, query_block=3, index_block=block))
+        for block in (64, 96, 700)
+    ]
+    expected = oracle(queries, index, k, own)
+    for similarities, rows in found:
+        for values, where, row in zip(similarities, rows, expected, strict=True):
+            np.testing.assert_allclose(values, [s for _, s in row], atol=1e-6)
+            assert len(set(where.tolist())) == k
+            # Equal cosines may differ in float32's last bits, and change places.
+            assert {j for j, s in row if s > row[-1][1] + 1e-5} <= set(where.tolist())
+
+
+def test_equals_in_later_blocks_come_too_late() -> None:
+    """Rows 0, 3, 6, … are all equal, and nearest: the first of them, in their order."""
+    index = np.tile(np.float32([[1, 0], [0, 1], [-1, 1]]), (200, 1))
+    _, rows = together(nearest(np.float32([[5, 0]]), index, 30, index_block=96))
+    assert rows.tolist() == [list(range(0, 90, 3))]
+
+
 def test_rows_that_may_not_be_neighbours() -> None:
     index = noise(12)
     allowed = np.arange(12) % 3 != 0

@@ -11,6 +11,7 @@ from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device
 from dino_cli.tasks.bench.measure import describe, paired, row
+from dino_cli.tasks.bench.memory import peak_memory
 from dino_cli.tasks.bench.reference import knn_classify
 
 __all__ = ["bench_knn"]
@@ -20,7 +21,8 @@ def bench_knn(config: BenchKnnConfig, reporter: Reporter) -> dict[str, Any]:
     """Seconds from features in memory to classes, against the original's way and the bare product.
 
     Returns what `measure.describe` says, "agreement" (share of queries with the same class, both
-    ways) and "rows" as of `measure.row`; the limit is the product alone, in the same blocks.
+    ways), "memory" (bytes beyond the features) and "rows" as of `measure.row`; the limit is the
+    product alone, in the same blocks.
     """
     for name in ("queries", "rows", "dim", "k", "classes"):
         if getattr(config, name) < 1:
@@ -65,4 +67,10 @@ def bench_knn(config: BenchKnnConfig, reporter: Reporter) -> dict[str, Any]:
         limit_is="bare product",
     )
     agreement = float((ours() == theirs()).float().mean())
-    return {**describe(device), "agreement": round(agreement, 6), "rows": [line]}
+    memory = {"ours": peak_memory(ours, device), "reference": peak_memory(theirs, device)}
+    return {
+        **describe(device),
+        "agreement": round(agreement, 6),
+        "memory": {"search": memory},
+        "rows": [line],
+    }
