@@ -39,8 +39,10 @@ def read_input(path: Path, p: Preprocessing) -> Image.Image | NDArray[np.float32
     return read_samples(path, len(p.mean), exif=p.exif)
 
 
-def read_samples(path: Path, channels: int, *, exif: bool = True) -> NDArray[np.float32]:
+def read_samples(path: Path, channels: int | None, *, exif: bool = True) -> NDArray[np.float32]:
     """The picture in a file, (H, W, channels), in the range of its type; see above.
+
+    channels: as many as the model takes; None: as many as there are.
 
     A `.npy` array is (H, W) or (H, W, C). Alpha is dropped unless it is a wanted channel. One
     channel of a colour picture is its luminance; any other number must be the file's. Values that
@@ -65,13 +67,13 @@ def scaled(values: NDArray[Any], bits: int = 0) -> NDArray[np.float32]:
         return values.astype(np.float32)
 
 
-def fitted(values: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+def fitted(values: NDArray[np.float32], channels: int | None) -> NDArray[np.float32]:
     """(H, W) or (H, W, C) → (H, W, channels), finite. Raises `ValueError` where that is not so."""
     if values.ndim == 2:
         values = values[..., None]
     if channels == 1 and values.shape[2] == 3:
         values = (values @ np.array(LUMINANCE, np.float32))[..., None]
-    if values.shape[2] != channels:
+    if channels is not None and values.shape[2] != channels:
         raise ValueError(f"has {values.shape[2]} channels, and the model takes {channels}")
     finite = np.isfinite(values)
     if not finite.all():
@@ -94,7 +96,7 @@ def shown(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
 
 
-def _read(path: Path, channels: int, exif: bool) -> tuple[NDArray[Any], int]:
+def _read(path: Path, channels: int | None, exif: bool) -> tuple[NDArray[Any], int]:
     """Values of the file's own type, and how many bits of them are used where the file tells."""
     inside = in_shard(path)
     if path.suffix.lower() == ARRAY_SUFFIX and not inside:
@@ -114,7 +116,7 @@ def _read(path: Path, channels: int, exif: bool) -> tuple[NDArray[Any], int]:
     return read_tiff(BytesIO(content) if content else path), 0
 
 
-def _is_whole(image: Image.Image, channels: int) -> bool:
+def _is_whole(image: Image.Image, channels: int | None) -> bool:
     """Whether Pillow gives all bits and bands of the file. It cuts 16-bit colour to 8 bits, for
     instance, and knows no channels in pages."""
     if image.format == "TIFF":
@@ -130,7 +132,7 @@ def _is_whole(image: Image.Image, channels: int) -> bool:
     return image.mode.startswith("I") or not deep
 
 
-def _values(image: Image.Image, channels: int) -> NDArray[Any]:
+def _values(image: Image.Image, channels: int | None) -> NDArray[Any]:
     if image.mode in WITH_ALPHA and channels != WITH_ALPHA[image.mode]:
         image = image.convert(image.mode[:-1])
     if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "F") and image.mode[:1] != "I":

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from dino_cli.data.decode import UnreadableImage, read_image
+from dino_cli.data.samples import read_samples, shown
 
 __all__ = ["SIDE", "small_picture", "thumbnail"]
 
@@ -16,12 +17,16 @@ QUALITY = 82
 def small_picture(path: Path, *, exif: bool = True, side: int = SIDE) -> Image.Image:
     """The whole picture, RGB, its long side `side` pixels at most.
 
-    Raises `ValueError` for a file that gives no picture.
+    What is no photo (an array, a TIFF of many bands) is drawn as `data.samples.shown` does. Raises
+    `ValueError` for a file that gives no picture.
     """
     try:
         picture = read_image(path, exif=exif)
     except UnreadableImage as error:
-        raise ValueError(error.reason) from None
+        try:
+            picture = Image.fromarray(shown(read_samples(path, None, exif=exif)))
+        except UnreadableImage:
+            raise ValueError(error.reason) from None
     picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return picture
 

@@ -16,6 +16,7 @@ from dino_cli.data.draws import ViewDraw
 from dino_cli.data.images import find_images
 from dino_cli.data.preprocess import build_transform, normalize
 from dino_cli.data.samples import read_samples, shown
+from dino_cli.data.thumbnails import small_picture
 from dino_cli.data.views_samples import render_samples
 
 tifffile = pytest.importorskip("tifffile")
@@ -247,3 +248,16 @@ def test_what_is_shown_keeps_the_brightness_of_shares_and_stretches_the_rest():
     np.testing.assert_array_equal(shown(shares)[..., 1].ravel(), np.arange(256))
     wide = shown(noise((16, 16, 5)))
     assert (wide.min(), wide.max(), wide.shape) == (0, 255, (16, 16, 3))
+
+
+def test_thumbnails_of_what_is_no_photo(tmp_path):
+    values = noise((40, 20, 5))
+    np.save(tmp_path / "x.npy", values)
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", planarconfig="contig")
+    small = [np.asarray(small_picture(tmp_path / name, side=20)) for name in ("x.npy", "x.tif")]
+    assert small[0].shape == (20, 10, 3)
+    np.testing.assert_array_equal(*small)
+    assert small[0].std() > 5
+    (tmp_path / "bad.npy").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="array"):
+        small_picture(tmp_path / "bad.npy")
