@@ -18,7 +18,7 @@ from dino_cli.tasks.attention.run import attention
 from dino_cli.tasks.bench import reference
 from dino_cli.tasks.bench.limits import matrix_peak
 from dino_cli.tasks.bench.measure import describe, paired, row
-from dino_cli.tasks.bench.networks import twins
+from dino_cli.tasks.bench.networks import architecture, twins
 from dino_cli.tasks.bench.photos import write_photos
 
 __all__ = ["bench_attention"]
@@ -32,6 +32,7 @@ def bench_attention(config: BenchAttentionConfig, reporter: Reporter) -> dict[st
     """
     if config.photos < 1:
         raise UsageError(f"--photos {config.photos} is not a positive number")
+    architecture(config.arch, config.patch_size)  # refuses an impossible patch
     if config.image_size < config.patch_size or config.image_size % config.patch_size:
         raise UsageError(
             f"--image-size {config.image_size} is not a multiple of {config.patch_size}",

@@ -28,7 +28,7 @@ def bench_knn(config: BenchKnnConfig, reporter: Reporter) -> dict[str, Any]:
         if getattr(config, name) < 1:
             raise UsageError(f"--{name} must be at least 1")
     if config.k > config.rows:
-        raise UsageError(f"-k {config.k} is more than --rows {config.rows}")
+        raise UsageError(f"--k {config.k} is more than --rows {config.rows}")
     device = choose_device(config.device)
     torch.manual_seed(0)
     index, queries = torch.randn(config.rows, config.dim), torch.randn(config.queries, config.dim)

@@ -12,6 +12,7 @@ from dino_cli.data.drawings.images import draw
 __all__ = ["draw_photos", "write_photos"]
 
 DRAWN = 500  # pixels a side; larger photos are enlarged from that
+GRAIN = 4.0  # deviation in grey levels, of enlarged ones: a JPEG has 2 bits a pixel, as a camera's
 QUALITY = 90
 
 
@@ -23,6 +24,8 @@ def draw_photos(count: int, height: int, width: int) -> list[NDArray[np.uint8]]:
         drawn = draw(0, i, min(side, DRAWN)).image
         if side > DRAWN:
             drawn = cv2.resize(drawn, (side, side), interpolation=cv2.INTER_CUBIC)
+            grain = np.random.default_rng(i).standard_normal((side, side, 1), dtype=np.float32)
+            drawn = (drawn + GRAIN * grain).clip(0, 255).astype(np.uint8)
         top, left = (side - height) // 2, (side - width) // 2
         photos.append(np.ascontiguousarray(drawn[top : top + height, left : left + width]))
     return photos

@@ -18,6 +18,7 @@ from dino_cli.runtime import Precision, autocast, choose_device, choose_precisio
 from dino_cli.tasks.bench.limits import matrix_peak
 from dino_cli.tasks.bench.measure import describe, paired, row
 from dino_cli.tasks.bench.memory import peak_memory
+from dino_cli.tasks.bench.networks import architecture
 from dino_cli.tasks.bench.reference import Step, pair_loss
 from dino_cli.tasks.train.setup import architecture_of, build_networks
 
@@ -39,6 +40,7 @@ def bench_step(config: BenchStepConfig, reporter: Reporter) -> dict[str, Any]:
         value = getattr(config, name)
         if value < 1:
             raise UsageError(f"--{name.replace('_', '-')} {value} is not a positive number")
+    architecture(config.arch, config.patch_size)  # refuses an impossible patch
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     torch.manual_seed(0)
