@@ -65,7 +65,8 @@ def bench_attention(config: BenchAttentionConfig, reporter: Reporter) -> dict[st
         files = paired(
             lambda: attention(asked, Reporter()),
             theirs,
-            seconds=config.seconds / 2,
+            seconds=config.seconds,
+            share=0.5,
             device=device,
             reporter=reporter,
             name="attention, with files",
@@ -83,7 +84,8 @@ def bench_attention(config: BenchAttentionConfig, reporter: Reporter) -> dict[st
     row_alone = paired(
         alone,
         forward,
-        seconds=config.seconds / 2,
+        seconds=config.seconds,
+        share=0.5,
         device=device,
         reporter=reporter,
         name="attention alone",

@@ -55,7 +55,7 @@ def bench_knn(config: BenchKnnConfig, reporter: Reporter) -> dict[str, Any]:
                 torch.mm(q, x.T, out=out[: len(q), : len(x)])
 
     shape = f"{config.queries} x {config.rows} x {config.dim}"
-    told = {"seconds": config.seconds / 2, "device": device, "reporter": reporter}
+    told = {"seconds": config.seconds, "share": 0.5, "device": device, "reporter": reporter}
     against = paired(ours, theirs, name="k-NN and the original's way", **told)  # type: ignore[arg-type]
     bare = paired(ours, product, name="k-NN and the bare product", **told)  # type: ignore[arg-type]
     line = row(

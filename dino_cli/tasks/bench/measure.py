@@ -38,8 +38,10 @@ def paired(
     device: torch.device,
     reporter: Reporter,
     name: str,
+    share: float = 1.0,
 ) -> Pair:
-    """Run both once unmeasured, then in turn, each first every other time, for about `seconds`."""
+    """Run both once unmeasured, then in turn, each first every other time, for about that share of
+    `seconds`."""
     if not seconds >= 0:
         raise UsageError(f"--seconds {seconds:g} is not a time", "use --seconds 20")
     reporter.stage(name, None, "pairs")
@@ -48,7 +50,7 @@ def paired(
     finish(device)
     times: list[tuple[float, float]] = []
     cpu: list[tuple[float, float]] = []
-    end = time.monotonic() + seconds
+    end = time.monotonic() + share * seconds
     while len(times) < LEAST or time.monotonic() < end:
         if len(times) % 2:
             theirs = _timed(reference, device)
