@@ -192,14 +192,11 @@ def test_steps_of_both_ways() -> None:
         for module in plain.modules():
             if hasattr(module, "drop_prob"):
                 module.drop_prob = 0.0
-    groups = [torch.randn(n * config.batch_size, 3, side, side) for n, side in bench.SIZES]
-    views = [
-        view for group, (n, _) in zip(groups, bench.SIZES, strict=True) for view in group.chunk(n)
-    ]
+    # Of 224 pixels alone: at 96 the original's resampling of positions and timm's differ.
+    views = torch.randn(2 * config.batch_size, 3, 224, 224)
     for _ in range(3):
-        ours = train_step(networks, [Views(groups=groups)], bench.AT, clip_grad=3.0).loss.item()
-        # 96 pixels: the original's resampling of positions and timm's differ.
-        assert ours == pytest.approx(theirs(views), rel=2e-3)
+        ours = train_step(networks, [Views(groups=[views])], bench.AT, clip_grad=3.0).loss.item()
+        assert ours == pytest.approx(theirs(views.chunk(2)), rel=1e-3)
 
 
 def test_results_of_small_benches() -> None:
