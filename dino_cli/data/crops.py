@@ -175,10 +175,7 @@ class _Crops(Dataset[Any]):
         groups, first = [], 0
         for group in specs:
             groups.append(
-                [
-                    draw_view(spec, u[first + i], *pixels.shape[:2])
-                    for i, spec in enumerate(group)
-                ]
+                [draw_view(spec, u[first + i], *pixels.shape[:2]) for i, spec in enumerate(group)]
             )
             first += len(group)
         return self.render(pixels, groups), unreadable
