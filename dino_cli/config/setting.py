@@ -82,7 +82,7 @@ def options(config_type: type) -> tuple[Field[Any], ...]:
 def parse_size(text: str) -> Size:
     """ "480" → 480 (short side); "480x640" → (480, 640), height first. Raises `UsageError`."""
     parts = text.lower().split("x")
-    if len(parts) in (1, 2) and all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
+    if len(parts) in (1, 2) and all(map(_is_side, parts)):
         return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
     raise UsageError(f"image size {text!r} is not a size", "write 480 or 480x640 (height x width)")
 
@@ -115,3 +115,7 @@ def arguments(config: Any, given: Collection[str]) -> list[str]:
         elif value is not None:
             flags += [flag, str(value)]
     return [*flags, *(["--", *positional] if positional else [])]
+
+
+def _is_side(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 7 and int(text) > 0

@@ -59,7 +59,12 @@ def as_type(value: Any, hint: Any, key: str, source: Path, command: str) -> Any:
 def _size(value: Any, key: str, source: Path, command: str) -> Size:
     """224, "224x112" or [224, 112]; equal sides are one."""
     if isinstance(value, str):
-        value = parse_size(value)
+        try:
+            value = parse_size(value)
+        except UsageError:
+            raise UsageError(
+                f"{source} sets {key} to {value!r}, which is not a size", "write 480 or 480x640"
+            ) from None
     if isinstance(value, list | tuple):
         height, width = as_type(value, tuple[int, int], key, source, command)
         return int(height) if height == width else (height, width)
