@@ -54,7 +54,7 @@ class BenchEmbedConfig(BenchOptions):
 
     arch: Literal["vit_tiny", "vit_small", "vit_base"] = setting("vit_small", "The network.")
     patch_size: int = setting(16, "Side of a patch in pixels.")
-    photos: int = setting(32, "JPEG files in one measurement.")
+    photos: int = setting(128, "JPEG files in one measurement.")
     megapixels: float = setting(0.1875, "Of each photo, four to three; 0.1875 is 500 x 375.")
     batch_size: int = setting(32, "Images in one forward pass.")
     workers: int = setting(8, "Processes that decode, at most one per core.")

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--preset", default="small-data")
     arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
     print("| run | k-NN by epoch | entropy / ln K | spread | rank | seconds |")
     print("|---|---|---|---|---|---|")
     for name in arguments.names:

@@ -203,6 +203,7 @@ def test_a_small_file_that_claims_to_be_huge(tmp_path, name):
     assert said.count("\n") == said.count("dino: ") == 1, said
 
 
+@pytest.mark.slow
 def test_a_small_file_that_claims_to_be_huge_is_refused_at_once(tmp_path):
     for name, content in claims().items():
         if name not in ("strided.pth", "bomb.pth"):

@@ -27,6 +27,7 @@ def test_the_same_content_makes_the_same_bytes(tmp_path):
         assert torch.equal(file.get_tensor("b"), tensors["b"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["save_tensors(path, state)", "save_state(path, state)"])
 @pytest.mark.parametrize("limit", [0, 100, 5000])
 def test_a_full_disk_is_an_os_error(tmp_path, call, limit):

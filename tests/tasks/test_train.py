@@ -206,7 +206,7 @@ def test_an_unreadable_image_is_named_and_skipped(images, small, tmp_path):
 
 def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
     def resolved(*flags):
-        return json.loads(dino("train", "photos", "--dry-run", "--json", *flags).stdout)
+        return json.loads(dino("train", "photos", "--dry-run", *flags).stdout)
 
     file = tmp_path / "mine.toml"
     file.write_text("epochs = 17\nlocal-size = 40\n")

@@ -100,6 +100,7 @@ def test_list_has_the_published_figures() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_parameters_of_the_registry_are_those_of_the_networks() -> None:
     from dino_cli.core.backbone import TimmArchitecture
     from dino_cli.core.vit import VIT_SIZES

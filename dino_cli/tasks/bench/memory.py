@@ -25,8 +25,8 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int:
         work()
         finish(device)
         return torch.cuda.max_memory_allocated(device) - before
-    # The profiler speaks of missing GPUs on stderr else.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    # The profiler speaks of itself, and of missing GPUs, on stderr else.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
         kept = work()  # what it returns is part of it
     del kept
