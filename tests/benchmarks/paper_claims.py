@@ -39,9 +39,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(CLAIMS))
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument(
-        "--max-steps", type=int, help="of the schedules of all epochs"
-    )
+    parser.add_argument("--max-steps", type=int, help="of the schedules of all epochs")
     parser.add_argument("--preset", default="small-data")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
