@@ -27,7 +27,7 @@ from dino_cli.data.loader import Batch
 from dino_cli.data.preprocess import build_transform
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings import Embeddings
+from dino_cli.store.embeddings.reading import Embeddings
 from dino_cli.tasks.attention.photos import photo_of
 from dino_cli.tasks.attention.plan import Plan, plan, read_options
 from dino_cli.tasks.attention.stills import look_at

@@ -17,7 +17,7 @@ import dino_cli
 from dino_cli.cli.app import app
 from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.store.embeddings import read_embeddings
+from dino_cli.store.embeddings.reading import read_embeddings
 
 PUBLIC = {
     "Features", "Masks", "Model", "Neighbors", "attention_masks", "embed", "knn", "load_model",

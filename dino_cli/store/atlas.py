@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from dino_cli.errors import TaskError
-from dino_cli.store.embeddings_parquet import (
+from dino_cli.store.embeddings.parquet import (
     GROUP,
     Projected,
     projection_columns,

@@ -11,8 +11,8 @@ from dino_cli.core.neighbors import nearest
 from dino_cli.core.projection import principal_plane
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings import Features
-from dino_cli.store.embeddings_parquet import Projected
+from dino_cli.store.embeddings.parquet import Projected
+from dino_cli.store.embeddings.reading import Features
 
 __all__ = ["Method", "has_umap", "neighbors_of", "project"]
 

@@ -36,7 +36,7 @@ from typer.testing import CliRunner
 from dino_cli.cli.app import app
 from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.errors import DinoError
-from dino_cli.store.embeddings_blocks import Blocks
+from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.weights.load import load
 
 MORE_BYTES = 1536 * 2**20  # that reading may take beyond what the process has

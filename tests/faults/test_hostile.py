@@ -21,7 +21,7 @@ from dino_cli.cli.app import app
 from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.errors import TaskError
 from dino_cli.store.classifier import read_classifier
-from dino_cli.store.embeddings import read_embeddings
+from dino_cli.store.embeddings.reading import read_embeddings
 from dino_cli.store.runs.checkpoints import find_checkpoint, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.watched import read_attention
@@ -113,7 +113,7 @@ def test_an_attention_archive_with_code_in_it_is_left_out(tmp_path, ran):
 
 
 def test_an_interrupted_export_with_code_in_it_is_made_again(tmp_path, ran):
-    from dino_cli.store.embeddings_blocks import Blocks
+    from dino_cli.store.embeddings.blocks import Blocks
 
     blocks = Blocks(tmp_path / "f.npy")
     blocks.start({"a": 1}, size=1, files=2)
@@ -126,7 +126,7 @@ def test_an_interrupted_export_with_code_in_it_is_made_again(tmp_path, ran):
 
 def test_no_path_of_an_interrupted_export_leads_elsewhere(tmp_path):
     """`ready.json` names old files to remove: only such beside the output are."""
-    from dino_cli.store.embeddings_blocks import Blocks
+    from dino_cli.store.embeddings.blocks import Blocks
 
     mine = tmp_path / "mine.txt"
     mine.write_text("kept")

@@ -62,7 +62,7 @@ def test_every_name_is_embedded_and_comes_back(strange, tmp_path):
         (tmp_path / suffix[1:]).mkdir()
         result = invoke(*words, "-o", tmp_path / suffix[1:] / f"f{suffix}")
         assert "Traceback" not in result.output
-    from dino_cli.store.embeddings import read_embeddings
+    from dino_cli.store.embeddings.reading import read_embeddings
 
     wanted = sorted(f"{name}.png" for name in NAMES)
     for suffix in (".npy", ".csv", ".npz"):

@@ -21,8 +21,8 @@ from dino_cli.core.schedule import cosine_schedule
 from dino_cli.data.images import find_images
 from dino_cli.errors import DinoError, TaskError, UsageError
 from dino_cli.store.coco import polygons, run_lengths
-from dino_cli.store.embeddings_blocks import Row
-from dino_cli.store.embeddings_formats import read_sources, sources_path, write_export
+from dino_cli.store.embeddings.blocks import Row
+from dino_cli.store.embeddings.formats import read_sources, sources_path, write_export
 from dino_cli.store.folders import folder_names
 from dino_cli.store.plain_pickle import read_plain_pickle
 from dino_cli.tasks.attention.plan import parse_heads
@@ -165,7 +165,7 @@ class Exported:
 @given(st.lists(st.tuples(names, names), min_size=1, max_size=5))
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".csv"])
 def test_names_come_back_from_every_format(suffix, pairs):
-    from dino_cli.store.embeddings import read_embeddings
+    from dino_cli.store.embeddings.reading import read_embeddings
 
     if suffix == ".npz":  # NumPy's texts end at a NUL, and hold no more
         pairs = [(path.rstrip("\0"), label.rstrip("\0")) for path, label in pairs]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dino_cli.errors import TaskError
-from dino_cli.store.embeddings_blocks import Blocks, Row
-from dino_cli.store.embeddings_formats import export_files, read_sources, write_export
+from dino_cli.store.embeddings.blocks import Blocks, Row
+from dino_cli.store.embeddings.formats import export_files, read_sources, write_export
 from dino_cli.tasks.embed.merge import Merged
 
 FORMATS = ["npy", "npz", "safetensors", "parquet", "csv"]

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.store.embeddings import open_export, read_embeddings
+from dino_cli.store.embeddings.reading import open_export, read_embeddings
 
 FORMATS = ("npy", "npz", "safetensors", "parquet", "csv")
 

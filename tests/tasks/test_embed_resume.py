@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.core.features import Extractor
-from dino_cli.store.embeddings import read_embeddings
-from dino_cli.store.embeddings_blocks import Blocks
+from dino_cli.store.embeddings.blocks import Blocks
+from dino_cli.store.embeddings.reading import read_embeddings
 
 
 def run(*arguments: object, code: int = 0) -> Any:

@@ -17,8 +17,8 @@ from dino_cli.cli.app import app
 from dino_cli.data.contents import content_sha256, path_on_disk
 from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.video import open_video
-from dino_cli.store.embeddings import read_embeddings
-from dino_cli.store.embeddings_blocks import Blocks
+from dino_cli.store.embeddings.blocks import Blocks
+from dino_cli.store.embeddings.reading import read_embeddings
 
 
 def exact(path: Path, frames: int = 10, seed: int = 0) -> Path:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from feature_files import write_features
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.store.embeddings import writing
 
 MADE = {
     "model": "m",
@@ -43,9 +43,8 @@ def fails(code: int, *arguments: object) -> str:
 
 def write_index(path: Path, vectors: np.ndarray, labels: list[str], **changes: object) -> None:
     facts = {**MADE, "dim": vectors.shape[1], **changes}
-    with writing(path, len(vectors), lambda _: facts) as writer:
-        rows = [(f"{path.stem}/{i}.jpg", label) for i, label in enumerate(labels)]
-        writer.append(vectors.astype(np.float32), rows)
+    rows = [(f"{path.stem}/{i}.jpg", label) for i, label in enumerate(labels)]
+    write_features(path, vectors, rows, **facts)
 
 
 def clusters(

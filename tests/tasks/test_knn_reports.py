@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from feature_files import write_features
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.store.embeddings import writing
 
 MADE = {
     "model": "m", "weights": "m.pth", "weights_sha256": "ab" * 32, "features": "cls",
@@ -34,10 +34,8 @@ def knn(*arguments: object) -> dict[str, Any]:
 
 def write_index(path: Path, vectors: np.ndarray, labels: list[str], **changes: object) -> Path:
     facts = {**MADE, "dim": vectors.shape[1], **changes}
-    with writing(path, len(vectors), lambda _: facts) as writer:
-        rows = [(f"{path.stem}/{i}.jpg", label) for i, label in enumerate(labels)]
-        writer.append(vectors.astype(np.float32), rows)
-    return path
+    rows = [(f"{path.stem}/{i}.jpg", label) for i, label in enumerate(labels)]
+    return write_features(path, vectors, rows, **facts)
 
 
 def clusters(rows: int, seed: int, spread: float = 0.9) -> tuple[np.ndarray, list[str]]:

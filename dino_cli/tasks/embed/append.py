@@ -13,8 +13,8 @@ from dino_cli.data.images import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
-from dino_cli.store.embeddings import Embeddings, open_export
-from dino_cli.store.embeddings_formats import read_sources
+from dino_cli.store.embeddings.formats import read_sources
+from dino_cli.store.embeddings.reading import Embeddings, open_export
 from dino_cli.tasks.embed.merge import Base
 
 __all__ = ["find_new"]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_cli.store.embeddings import Embeddings
-from dino_cli.store.embeddings_blocks import Blocks, Row
-from dino_cli.store.embeddings_parquet import parquet_thumbnails
+from dino_cli.store.embeddings.blocks import Blocks, Row
+from dino_cli.store.embeddings.parquet import parquet_thumbnails
+from dino_cli.store.embeddings.reading import Embeddings
 from dino_cli.tasks.embed.share import other_grid
 
 __all__ = ["Base", "Merged"]
@@ -29,7 +29,7 @@ class Base:
 
 @dataclass
 class Merged:
-    """What `store.embeddings_formats` writes; see `Exported` there.
+    """What `store.embeddings.formats` writes; see `Exported` there.
 
     Raises `TaskError` at its making when the pictures of two blocks make different grids.
     """

@@ -21,8 +21,8 @@ from dino_cli.data.media import find_frames
 from dino_cli.errors import DinoError, Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
-from dino_cli.store.embeddings_blocks import Blocks
-from dino_cli.store.embeddings_formats import export_files, write_export
+from dino_cli.store.embeddings.blocks import Blocks
+from dino_cli.store.embeddings.formats import export_files, write_export
 from dino_cli.store.holding import held
 from dino_cli.store.tables import check_targets, skipped_path, told, write_skipped
 from dino_cli.tasks.embed.append import find_new

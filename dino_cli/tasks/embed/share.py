@@ -19,7 +19,7 @@ from dino_cli.data.thumbnails import thumbnail
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, available_cores
-from dino_cli.store.embeddings_blocks import Blocks, Row
+from dino_cli.store.embeddings.blocks import Blocks, Row
 from dino_cli.tasks.embed.forward import EmbeddedBatch, embed_batches, unit
 from dino_cli.tasks.model import Model
 

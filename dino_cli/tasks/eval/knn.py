@@ -13,7 +13,7 @@ from dino_cli.config.knn import KnnConfig
 from dino_cli.data.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings import embeddings_paths
+from dino_cli.store.embeddings.reading import embeddings_paths
 from dino_cli.store.tables import skipped_path
 from dino_cli.tasks.embed import embed
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report

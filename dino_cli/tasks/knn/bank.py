@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings import Embeddings, Features, read_embeddings
+from dino_cli.store.embeddings.reading import Embeddings, Features, read_embeddings
 from dino_cli.tasks.recorded import NETWORK
 
 __all__ = ["Bank", "bank_of", "compare", "open_bank", "open_index", "unlabelled"]

@@ -14,7 +14,7 @@ from dino_cli.core.neighbors import Rows
 from dino_cli.data.images import find_images
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings import Embeddings, is_feature_file, read_embeddings
+from dino_cli.store.embeddings.reading import Embeddings, is_feature_file, read_embeddings
 from dino_cli.tasks.embed import embed_files, model_facts
 from dino_cli.tasks.knn.bank import compare
 from dino_cli.tasks.model import open_model

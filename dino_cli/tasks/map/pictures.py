@@ -11,8 +11,8 @@ from PIL import Image
 from dino_cli.data.thumbnails import SIDE, small_picture
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
-from dino_cli.store.embeddings import Embeddings
-from dino_cli.store.embeddings_parquet import parquet_thumbnails
+from dino_cli.store.embeddings.parquet import parquet_thumbnails
+from dino_cli.store.embeddings.reading import Embeddings
 
 __all__ = ["all_thumbnails", "missing_remark", "read_pictures"]
 

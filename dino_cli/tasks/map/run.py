@@ -9,8 +9,8 @@ from PIL import Image
 from dino_cli.config.map import MapConfig
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings import Embeddings, read_embeddings
-from dino_cli.store.embeddings_parquet import Projected, parquet_projection
+from dino_cli.store.embeddings.parquet import Projected, parquet_projection
+from dino_cli.store.embeddings.reading import Embeddings, read_embeddings
 from dino_cli.store.holding import held
 from dino_cli.store.map_layout import entries_of, map_layout
 from dino_cli.store.map_picture import draw_map as draw

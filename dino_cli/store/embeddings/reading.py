@@ -7,8 +7,7 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,23 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.errors import DinoError, TaskError
-from dino_cli.store.atomic import atomic_write
-from dino_cli.store.embeddings_formats import FORMAT, SUFFIXES, file_of_kind
-from dino_cli.store.tables import csv_table, skipped_path, told
+from dino_cli.store.embeddings.formats import FORMAT, SUFFIXES, file_of_kind
 
 __all__ = [
     "Embeddings",
-    "EmbeddingsWriter",
     "FeatureRows",
     "Features",
     "embeddings_paths",
     "is_feature_file",
     "open_export",
     "read_embeddings",
-    "writing",
 ]
 
-HEADER_BYTES = 128
 AGAIN = "make it with `dino embed`"
 
 
@@ -226,7 +220,7 @@ def _read_safetensors(path: Path) -> Embeddings:
 
 
 def _read_parquet(path: Path) -> Embeddings:
-    from dino_cli.store.embeddings_parquet import read_parquet
+    from dino_cli.store.embeddings.parquet import read_parquet
 
     try:
         file = read_parquet(path)
@@ -270,91 +264,3 @@ _READERS: dict[str, Callable[[Path], Embeddings]] = {
 
 def _unlike(path: Path) -> TaskError:
     return TaskError(f"{str(path)!r} was not made by `dino embed`, or is damaged", AGAIN)
-
-
-class EmbeddingsWriter:
-    """Rows go to disk as they come: memory does not grow with their number.
-
-    The place for all rows is reserved with the first ones, so that a disk that is too small ends
-    the work at its start, not after hours.
-    """
-
-    def __init__(
-        self,
-        output: Path,
-        vectors: Path,
-        write_row: Callable[[Sequence[object]], None],
-        capacity: int,
-    ) -> None:
-        self._output, self._vectors = output, vectors
-        self._write_row, self._capacity = write_row, capacity
-        self.count, self.dim = 0, 0
-        self.classes: set[str] = set()
-
-    def append(self, features: NDArray[np.float32], rows: Sequence[tuple[str, str]]) -> None:
-        """Add features (B, D) and their B pairs of path (POSIX) and label; B is not 0."""
-        with told(self._output):
-            if not self.count:
-                self.dim = features.shape[1]
-                self._reserve(HEADER_BYTES + 4 * self._capacity * self.dim)
-            # A map of these rows alone: the pages of a map of the whole file count as our memory.
-            offset = HEADER_BYTES + 4 * self.count * self.dim
-            window = np.memmap(self._vectors, np.float32, "r+", offset, features.shape)
-            window[:] = features
-            for row in rows:
-                self._write_row(row)
-        self.classes.update(label for _, label in rows if label)
-        self.count += len(features)
-
-    def close(self) -> None:
-        """Write the header for the rows that came, and cut off the place for those that did not."""
-        with self._vectors.open("r+b") as file:
-            file.write(_npy_header(self.count, self.dim))
-            file.truncate(HEADER_BYTES + 4 * self.count * self.dim)
-
-    def _reserve(self, size: int) -> None:
-        with self._vectors.open("r+b") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-
-
-@contextmanager
-def writing(
-    output: Path, capacity: int, metadata: Callable[[EmbeddingsWriter], Mapping[str, Any]]
-) -> Iterator[EmbeddingsWriter]:
-    """Write up to `capacity` rows; the three files appear together when the block succeeds.
-
-    `metadata` is asked at the end for the content of the .json. On an error nothing new is left.
-    """
-    vectors, table, facts = embeddings_paths(output)
-    new = [p for p in (vectors, table, facts, skipped_path(output)) if not p.exists()]
-    try:
-        with ExitStack() as files:
-            with told(output):
-                npy = files.enter_context(atomic_write(vectors))
-                write_row = files.enter_context(csv_table(table, ("path", "label")))
-                about = files.enter_context(atomic_write(facts))
-            writer = EmbeddingsWriter(output, npy, write_row, capacity)
-            yield writer
-            with told(output):
-                writer.close()
-                content = {"format": FORMAT, **metadata(writer)}
-                text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-                about.write_text(text, encoding="utf-8", errors="surrogateescape")
-                files.close()
-    except BaseException:
-        for path in new:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-        raise
-
-
-def _npy_header(rows: int, dim: int) -> bytes:
-    """Version 1.0 of the .npy format for float32 (rows, dim), always of the same length."""
-    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
-    length = HEADER_BYTES - 10
-    return (
-        b"\x93NUMPY\x01\x00" + struct.pack("<H", length) + text.ljust(length - 1).encode() + b"\n"
-    )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dino_cli.errors import TaskError
 
 if TYPE_CHECKING:
-    from dino_cli.store.embeddings_formats import Exported
+    from dino_cli.store.embeddings.formats import Exported
 
 __all__ = [
     "GROUP",
@@ -65,7 +65,7 @@ def write_parquet(
     path: Path, exported: "Exported", facts: Mapping[str, Any], projected: Projected | None
 ) -> None:
     """Write all rows; those of one row group are in memory at a time."""
-    from dino_cli.store.embeddings_formats import frame_and_time
+    from dino_cli.store.embeddings.formats import frame_and_time
 
     pa = require_pyarrow()
     kinds = list(exported.shapes)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dino_cli.config.frames import split_frame
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.store.embeddings_blocks import Row
+from dino_cli.store.embeddings.blocks import Row
 from dino_cli.store.tables import row_writer, told
 
 __all__ = [
@@ -89,7 +89,7 @@ def write_export(
     content = {"format": FORMAT, **facts}
     with told(output):
         if output.suffix == ".parquet":
-            from dino_cli.store.embeddings_parquet import write_parquet
+            from dino_cli.store.embeddings.parquet import write_parquet
 
             write_parquet(output, exported, content, projected)
         else:
