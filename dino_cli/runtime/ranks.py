@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from dino_cli.errors import DinoError, PeerLost, UsageError
 from dino_cli.runtime.batch_norm import with_rank_batch_norm
@@ -132,16 +134,33 @@ def ranks_from_environment(device: torch.device, *, minutes: float = 30.0) -> It
         count=count,
         local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
     )
-    patience = timedelta(minutes=minutes)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.distributed.init_process_group("nccl", device_id=device, timeout=patience)
-    else:
-        torch.distributed.init_process_group("gloo", timeout=patience)
+    _join(ranks, device, timedelta(minutes=minutes))
     try:
         yield ranks
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _join(ranks: Ranks, device: torch.device, patience: timedelta) -> None:
+    """Start the process group.
+
+    torchrun keeps its store when it starts processes again, and with it the addresses of those that
+    died. On one machine all of them know how often that was, so each attempt gets names of its own.
+    """
+    cuda = device.type == "cuda"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) == ranks.count
+    place: dict[str, Any] = {}
+    if here and attempt != "0":
+        found = rendezvous("env://", ranks.rank, ranks.count, timeout=patience)
+        store, rank, count = next(iter(found))
+        store = PrefixStore(f"attempt_{attempt}", store)
+        place = {"store": store, "rank": rank, "world_size": count}
+    torch.distributed.init_process_group(
+        "nccl" if cuda else "gloo", device_id=device if cuda else None, timeout=patience, **place
+    )
 
 
 def rank_device(name: str) -> torch.device:
