@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_write", "hidden_beside", "sweep_beside"]
+__all__ = ["atomic_write", "hidden_beside", "sweep_beside", "sync_to_disk"]
 
 SUFFIX = ".part"
 
@@ -27,11 +27,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     with hidden_beside(path, folder=False) as temporary:
         yield temporary
         _chmod_as_new(temporary)
-        _sync(temporary)
+        sync_to_disk(temporary)
         temporary.replace(path)
-        # From here on the file is there: a folder that cannot be synced does not undo it.
+        # From here on the file is there: a folder that cannot be sync_to_disk does not undo it.
         with suppress(OSError):
-            _sync(path.parent)
+            sync_to_disk(path.parent)
 
 
 @contextmanager
@@ -117,7 +117,8 @@ def _chmod_as_new(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
+    """Have what was written of a file, or of a folder's names, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -10,32 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_run import small_config
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.demo.draw import draw_folder
 
-SMALL = """
-arch = "vit_tiny"
-patch_size = 8
-width = 32
-depth = 2
-heads = 2
-out_dim = 64
-head_hidden = 48
-head_bottleneck = 16
-batch_size = 8
-epochs = 3
-global_size = 32
-local_size = 16
-local_crops_number = 2
-device = "cpu"
-precision = "fp32"
-workers = 0
-log_every = 1
-warmup_epochs = 1
-"""
+SMALL = small_config()
 
 
 @pytest.fixture(scope="module")

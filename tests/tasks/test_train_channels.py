@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from small_run import small_config
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -18,27 +19,7 @@ from dino_cli.store.weights.load import load
 
 tifffile = pytest.importorskip("tifffile")
 
-CONFIG = """
-arch = "vit_tiny"
-patch_size = 8
-width = 32
-depth = 2
-heads = 2
-out_dim = 64
-head_hidden = 48
-head_bottleneck = 16
-batch_size = 8
-epochs = 2
-global_size = 32
-local_size = 16
-local_crops_number = 1
-device = "cpu"
-precision = "fp32"
-workers = 0
-log_every = 1
-warmup_epochs = 0
-watch = 2
-"""
+CONFIG = small_config(epochs=2, local_crops_number=1, warmup_epochs=0, watch=2)
 KINDS = {
     "g16": ("png", 1, ["0.46"], ["0.09"]),
     "f5": ("tif", 5, ["0", "0", "1", "2", "-3.5"], ["100"]),

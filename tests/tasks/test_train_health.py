@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from small_run import small_config
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -13,30 +14,16 @@ from dino_cli.store.runs.log import Log
 from dino_cli.tasks.demo.draw import draw_folder
 from dino_cli.tasks.train.diagnosis import Diagnosis
 
-TINY = """
-arch = "vit_tiny"
-patch_size = 8
-width = 32
-depth = 2
-heads = 2
-out_dim = 64
-head_hidden = 48
-head_bottleneck = 16
-batch_size = 16
-epochs = 30
-global_size = 32
-local_size = 16
-local_crops_number = 2
-device = "cpu"
-precision = "fp32"
-workers = 0
-log_every = 5
-warmup_epochs = 2
-watch = 0
-keep_every = 0
-use_bn_in_head = true
-lr = 0.02
-"""
+TINY = small_config(
+    batch_size=16,
+    epochs=30,
+    log_every=5,
+    warmup_epochs=2,
+    watch=0,
+    keep_every=0,
+    use_bn_in_head=True,
+    lr=0.02,
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_run import small_config
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -16,28 +17,7 @@ from dino_cli.progress import Reporter
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.demo.draw import draw_folder
 
-CONFIG = """
-arch = "vit_tiny"
-patch_size = 8
-width = 32
-depth = 2
-heads = 2
-out_dim = 64
-head_hidden = 48
-head_bottleneck = 16
-batch_size = 16
-epochs = 6
-global_size = 32
-local_size = 16
-local_crops_number = 2
-device = "cpu"
-precision = "fp32"
-workers = 0
-log_every = 1
-warmup_epochs = 1
-watch = 0
-keep_every = 0
-"""
+CONFIG = small_config(batch_size=16, epochs=6, watch=0, keep_every=0)
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d"]
 TORCHRUN += ["--rdzv-endpoint", "localhost:0"]
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.errors import TaskError
-from dino_cli.store.atomic import atomic_write
+from dino_cli.store.atomic import atomic_write, sync_to_disk
 from dino_cli.store.tables import told
 
 __all__ = ["Block", "Blocks", "Row"]
@@ -225,7 +225,7 @@ class Blocks:
         folder = self.folder / FINISHED
         with told(self.output):
             for path in folder.iterdir():
-                _sync(path)
+                sync_to_disk(path)
             new = {path.name for path in folder.iterdir()}
             old = [path.name for path in stale if path.name not in new]
             with atomic_write(self.folder / READY) as temporary:
@@ -249,7 +249,7 @@ class Blocks:
             # The output itself comes last: where it is, all is there.
             for path in sorted(moving, key=lambda p: p.name == self.output.name):
                 path.replace(parent / path.name)
-            _sync(parent)
+            sync_to_disk(parent)
         except OSError as error:
             raise TaskError(
                 f"cannot put {str(self.output)!r} in its place ({error.strerror or error}); it is"
@@ -302,11 +302,3 @@ def _shown(key: str, made: Any, wanted: Any) -> str:
     if key == "weights_sha256":
         made, wanted = str(made)[:8], str(wanted)[:8]
     return f"{key} {made}, not {wanted}"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
