@@ -15,7 +15,14 @@ ALLOWED = {
     "cli": {"cli", "tasks"},
     "runtime": {"runtime"},
     "__main__": {"cli"},
-    "library": {"tasks", "core", "data", "store", "runtime"},  # the commands' work, for Python
+    "library": {
+        "library",
+        "tasks",
+        "core",
+        "data",
+        "store",
+        "runtime",
+    },  # the commands' work, for Python
     "__init__": {"library"},  # inside a function: `import dino_cli` costs nothing
 }
 HEAVY = {"torch", "timm", "torchvision", "numpy", "PIL", "cv2", "matplotlib", "safetensors"}

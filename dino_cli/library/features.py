@@ -1,0 +1,114 @@
+"""Pictures to features."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_cli.config.embed import EmbedConfig
+from dino_cli.config.shared import ComputeOptions, ModelOptions
+from dino_cli.core.features import Kind
+from dino_cli.data.images import ImageFile, find_images
+from dino_cli.errors import UsageError
+from dino_cli.library.model import load_model
+from dino_cli.library.pictures import Pictures, batches_of, many_of
+from dino_cli.progress import Reporter
+from dino_cli.tasks.embed.forward import (
+    EmbeddedBatch,
+    embed_batches,
+    embed_pixels,
+    nothing_read,
+    unit,
+)
+from dino_cli.tasks.embed.options import parse_kinds, transform_of
+from dino_cli.tasks.model import Model
+
+__all__ = ["Features", "embed"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """N pictures that were read. arrays: for each kind float32 (N, D), or float16 (N, h, w, D);
+    paths: of files, "" for pictures in memory; labels: class folders, "" where unknown; skipped:
+    (path, reason) of unreadable files."""
+
+    arrays: dict[str, NDArray[Any]]
+    paths: list[str]
+    labels: list[str]
+    skipped: list[tuple[str, str]]
+
+    @property
+    def vectors(self) -> NDArray[Any]:
+        """The kind that was named first."""
+        return next(iter(self.arrays.values()))
+
+
+def embed(
+    images: Pictures | Sequence[Pictures],
+    model: Model | str = ModelOptions.model,
+    *,
+    features: str = EmbedConfig.features,
+    normalize: bool = False,
+    multi_scale: bool = False,
+    image_size: str | None = None,
+    batch_size: int = ComputeOptions.batch_size,
+    workers: int = 0,
+    strict: bool = False,
+) -> Features:
+    """Features of pictures, as `dino embed` computes them, in memory.
+
+    images: one or several, all by name or all in memory. features: cls, mean, cls+mean, last4,
+    patch, keys, or several by comma. workers: processes that decode files.
+    """
+    opened = load_model(model) if isinstance(model, str) else model
+    kinds = parse_kinds(features)
+    config = EmbedConfig(
+        image_size=image_size, batch_size=batch_size, workers=workers, features=features
+    )
+    p = transform_of(config, opened)
+    many = many_of(images)
+    files: Sequence[ImageFile] = []
+    if all(isinstance(one, str | PathLike) for one in many):
+        files = find_images([str(one) for one in many])
+        found = embed_batches(
+            files,
+            opened,
+            p,
+            config,
+            Reporter(),
+            kinds=kinds,
+            strict=strict,
+            multi_scale=multi_scale,
+        )
+    else:
+        found = embed_pixels(
+            batches_of(many, p, batch_size), opened, p, config, kinds=kinds, multi_scale=multi_scale
+        )
+    return _gathered(found, files, kinds, normalize)
+
+
+def _gathered(
+    batches: Iterable[EmbeddedBatch], files: Sequence[ImageFile], kinds: Sequence[Kind], scale: bool
+) -> Features:
+    pieces: dict[str, list[NDArray[Any]]] = {kind: [] for kind in kinds}
+    paths, labels, skipped = [], [], []
+    for batch in batches:
+        for kind, array in batch.arrays.items():
+            pieces[kind].append(unit(array) if scale else array)
+        for i in batch.indices:
+            paths.append(files[i].path.as_posix() if files else "")
+            labels.append(files[i].label if files else "")
+        skipped += [(files[i].path.as_posix(), reason) for i, reason in batch.failures]
+    if not paths:
+        raise nothing_read(skipped) if skipped else UsageError("no pictures given", "give some")
+    shapes = {array.shape[1:] for array in pieces[kinds[0]]}
+    if len(shapes) > 1:
+        raise UsageError(
+            f"the pictures have grids of {' and '.join(map(str, sorted(shapes)))}",
+            "make them equal with image_size='480x480'",
+        )
+    arrays = {kind: np.concatenate(parts) for kind, parts in pieces.items()}
+    return Features(arrays, paths, labels, skipped)
