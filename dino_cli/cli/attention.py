@@ -20,8 +20,7 @@ def attention(config: AttentionConfig, terminal: Terminal) -> dict[str, Any] | N
     """
     from dino_cli.tasks.weights import reach_model
 
-    if config.images:  # else that is to be said first
-        reach_model(config)
+    reach_model(config, config.images)
     from dino_cli.tasks.attention.run import attention as task
 
     result = task(config, terminal)

@@ -20,8 +20,7 @@ def embed(config: EmbedConfig, terminal: Terminal) -> dict[str, Any] | None:
     """
     from dino_cli.tasks.weights import reach_model
 
-    if config.paths:  # else that is to be said first
-        reach_model(config)
+    reach_model(config, config.paths)
     from dino_cli.tasks.embed.run import embed as run
 
     result = run(config, terminal)

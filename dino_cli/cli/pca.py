@@ -20,8 +20,7 @@ def pca(config: PcaConfig, terminal: Terminal) -> dict[str, Any] | None:
     """
     from dino_cli.tasks.weights import reach_model
 
-    if config.images:  # else that is to be said first
-        reach_model(config)
+    reach_model(config, config.images)
     from dino_cli.tasks.pca.run import pca as task
 
     result = task(config, terminal)

@@ -1,5 +1,6 @@
 """Models by name: which there are, where they lie, and fetching them ahead of time."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -57,12 +58,14 @@ def list_weights() -> list[dict[str, Any]]:
     return records
 
 
-def reach_model(options: ModelOptions) -> None:
+def reach_model(options: ModelOptions, inputs: Sequence[str] = ("-",)) -> None:
     """Raises `TaskError` when the model must be fetched and cannot be; imports no torch.
 
-    Called before a task's own imports, so that a missing network is told within five seconds.
+    Called before a task's own imports, so that a missing network is told within five seconds. An
+    input that is missing, or whether any is, the task tells first: then nothing is asked here.
     """
-    if options.weights is None and not options.offline:
+    here = inputs and all(name == "-" or os.path.lexists(name) for name in inputs)
+    if here and options.weights is None and not options.offline:
         reach(options.model)
 
 
