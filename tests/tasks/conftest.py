@@ -8,8 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from small_run import small_config
 
 from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.progress import Reporter
+from dino_cli.tasks.demo.draw import draw_folder
 
 COLOURS = {"blue": (30, 60, 200), "green": (40, 170, 60), "red": (210, 50, 40)}
 
@@ -35,6 +38,22 @@ def make_weights() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """33 drawings of 40 pixels, by class."""
+    folder = tmp_path_factory.mktemp("data") / "drawn"
+    draw_folder(folder, count=33, size=40, seed=0, style="final", reporter=Reporter(), masks=False)
+    return folder / "images"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A `--config` of a run that takes seconds."""
+    path = tmp_path / "small.toml"
+    path.write_text(small_config())
+    return path
 
 
 @pytest.fixture

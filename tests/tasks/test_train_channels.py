@@ -7,10 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from small_run import small_config
-from typer.testing import CliRunner
+from small_run import dino, small_config
 
-from dino_cli.cli.app import app
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from dino_cli.core.backbone import Backbone, build
 from dino_cli.data.preprocess import build_transform, normalize
@@ -47,12 +45,6 @@ def data(tmp_path_factory):
         np.save(top / "npy" / label / f"{i}.npy", bands[..., :2])
     (top / "small.toml").write_text(CONFIG)
     return top
-
-
-def dino(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def flags(kind):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_run import small_config
+from small_run import losses, small_config
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -36,10 +36,6 @@ def config(tmp_path):
     path = tmp_path / "small.toml"
     path.write_text(CONFIG)
     return path
-
-
-def losses(run):
-    return {e["step"]: e["loss"] for e in Log.read(Path(run) / "log.jsonl") if "step" in e}
 
 
 def start(*words, command=(sys.executable, "-m", "dino_cli")):

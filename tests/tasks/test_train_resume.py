@@ -1,0 +1,162 @@
+"""Runs that stopped, by a signal, a kill, their end or what went wrong, and that go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from small_run import dino, losses
+
+from dino_cli.store.runs.log import Log
+
+
+def run_process(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dino_cli", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def wait_for_step(run, step, process):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        log = run / "log.jsonl"
+        if log.exists() and len(log.read_text().splitlines()) > step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate())
+
+
+def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_path):
+    dino("train", images, "--config", small, "-o", tmp_path / "whole", "--drop-path", "0.3")
+    part = tmp_path / "part"
+    dino("train", images, "--config", small, "-o", part, "--drop-path", "0.3", "--max-steps", "6")
+    dino("train", "--resume", part, "--max-steps", "12", "--workers", "1")
+    assert losses(part) == losses(tmp_path / "whole")
+    assert len(Log.read(part / "log.jsonl")) == len(Log.read(tmp_path / "whole" / "log.jsonl"))
+    a, b = (
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
+        for name in ("whole", "part")
+    )
+    for key in ("student", "teacher"):
+        assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+
+
+def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
+    result = dino("train", "--resume", run, "--out-dim", "32", code=2)
+    assert "--out-dim cannot change in a resumed run (it was 64)" in result.stderr
+    fewer = images / "fish"
+    result = dino("train", fewer, "--resume", run, code=1)
+    assert "images" in result.stderr
+    assert dino("train", images, "-o", run, "--config", small, code=2)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(images, small, tmp_path):
+    dino("train", images, "--config", small, "-o", tmp_path / "whole", "--max-steps", "2")
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "2")
+    (run / "checkpoint.pt").unlink()
+    result = dino("train", "--resume", run)
+    assert "no checkpoint yet" in result.stderr
+    assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_a_run_from_weights_resumes_without_them(images, small, tmp_path):
+    first, run = tmp_path / "first", tmp_path / "run"
+    dino("train", images, "--config", small, "-o", first, "--max-steps", "1")
+    flags = ["--max-steps", "2", "--init-from", first]
+    dino("train", images, "--config", small, "-o", run, *flags)
+    first.rename(tmp_path / "moved")
+    dino("train", "--resume", run, "--max-steps", "3")
+    assert len(losses(run)) == 3
+
+
+def test_a_run_that_overflows_stops_at_its_last_good_checkpoint(images, small, tmp_path):
+    """A learning rate that overflows: the log has no NaN, and a smaller one saves the run."""
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "4")
+    good = torch.load(run / "checkpoint.pt", weights_only=True)
+    result = dino(
+        "train", "--resume", run, "--max-steps", "12", "--lr", "1e38", "--clip-grad", "0", code=1
+    )
+    said = " ".join(result.stderr.split())
+    assert "from here on with --lr 1e+38, not 0.0005" in said
+    assert "was not finite in 3 steps in a row" in said
+    assert f"go on with: dino train --resume {run} --lr 5e+37" in said
+    text = (run / "log.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    kept = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert kept["step"] in (4, 5)  # one step with the large rate is finite still
+    if kept["step"] == 4:
+        assert all(torch.equal(good["student"][k], kept["student"][k]) for k in good["student"])
+    dino("train", "--resume", run, "--lr", "0.0005", "--clip-grad", "3")
+    assert len(losses(run)) == 12
+
+
+def test_a_finished_run_says_so(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "2")
+    result = dino("train", "--resume", run)
+    assert "at step 2 of 2 already" in result.stderr
+    assert len(losses(run)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signals_save_and_say_how_to_go_on(images, small, tmp_path, number):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    dino("train", images, "--config", small, "-o", whole, "--epochs", "60")
+    process = run_process("train", images, "--config", small, "-o", run, "--epochs", "60")
+    wait_for_step(run, 20, process)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"dino train --resume {run}" in stderr
+    assert "Traceback" not in stderr
+    dino("train", "--resume", run)
+    assert losses(run) == losses(whole)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_saves_too(images, small, tmp_path):
+    """As torchrun, scancel and systemd send it: the processes that load images get it as well."""
+    run = tmp_path / "run"
+    process = run_process(
+        "train", images, "--config", small, "-o", run, "--epochs", "200", "--workers", "2",
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for_step(run, 20, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert f"dino train --resume {run}" in stderr
+    assert "Traceback" not in stderr
+    assert (run / "checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_floats(images, small, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    dino("train", images, "--config", small, "-o", whole, "--epochs", "40")
+    process = run_process(
+        "train", images, "--config", small, "-o", run, "--epochs", "40", "--save-every", "3"
+    )
+    for step in (15, 60, 100):
+        wait_for_step(run, step, process)
+        process.kill()
+        process.communicate()
+        process = run_process("train", "--resume", run)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert losses(run) == losses(whole)
