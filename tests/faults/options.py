@@ -22,7 +22,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import typer
-from faults.readers import TRAIN, Told, bound_memory, command, read_once
+from faults.readers import bound_memory, read_once
+from faults.reads import TRAIN, Told, command
 from small_vit import photo, write_small_vit
 
 from dino_cli.cli.app import app
