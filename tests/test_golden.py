@@ -14,6 +14,7 @@ from dino_cli.core.optim import make_optimizer
 from dino_cli.core.schedule import cosine_schedule, teacher_temperatures
 from dino_cli.core.step import Networks, StepValues, Views, train_step
 from dino_cli.core.vit import VitArchitecture
+from dino_cli.runtime import choose_precision
 
 pytestmark = pytest.mark.golden
 
@@ -126,7 +127,7 @@ def test_schedules(golden):
     assert momentum.tolist() == pytest.approx(files["momentum"], rel=1e-12)
 
 
-def _networks(config, init):
+def _networks(config, init, device):
     """Student, teacher and optimizer as the golden training started."""
     grid = 224 // config["patch_size"]
     architecture = VitArchitecture(
@@ -148,7 +149,7 @@ def _networks(config, init):
         )
         net = MultiCrop(build(architecture), head)
         net.load_state_dict(init)
-        return net
+        return net.to(device)
 
     student, teacher = network(), network()
     teacher.requires_grad_(False)
@@ -156,7 +157,7 @@ def _networks(config, init):
         student=student,
         teacher=teacher,
         optimizer=make_optimizer(config["optimizer"], student),
-        centre=torch.zeros(1, config["out_dim"]),
+        centre=torch.zeros(1, config["out_dim"], device=device),
     )
 
 
@@ -164,13 +165,15 @@ def _norm(model):
     return sum(p.double().square().sum() for p in model.parameters()).sqrt().item()
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", _trajectories())
-def test_training(golden, name):
+def test_training(golden, name, device):
     """Every step's loss and norms, and each parameter's norm at the end: an undecayed pos_embed, a
     global clip or a late centre would show."""
     files = golden.json(f"train_{name}")
     config = files["config"]
-    networks = _networks(config, golden.tensors(f"train_{name}.init"))
+    choose_precision("fp32", torch.device(device))
+    networks = _networks(config, golden.tensors(f"train_{name}.init"), device)
     epochs, per_epoch = config["epochs"], config["iters_per_epoch"]
     steps = epochs * per_epoch
     warmup = config["warmup_epochs"] * per_epoch
@@ -187,7 +190,8 @@ def test_training(golden, name):
     def crop(step, i, side):
         generator = torch.Generator().manual_seed(config["seed"] * 100 + step * 10 + i)
         small = torch.randn(config["batch_size"], 3, side // 8, side // 8, generator=generator)
-        return F.interpolate(small, size=(side, side), mode="bilinear", align_corners=False)
+        large = F.interpolate(small, size=(side, side), mode="bilinear", align_corners=False)
+        return large.to(device)
 
     for step, expected in enumerate(files["steps"]):
         local = range(2, 2 + config["local_crops"])

@@ -50,9 +50,17 @@ class Commands(TyperGroup):
             where = f"{str(error.filename)!r}" if error.filename else "what is printed"
             _say(f"error: cannot read or write {where} ({error.strerror or error})")
             raise typer.Exit(1) from None
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not _is_of_memory(error):
+                raise
             _say("error: the memory is used up; ask for smaller images or a smaller --batch-size")
             raise typer.Exit(1) from None
+
+
+def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory is what lacked: torch says so by RuntimeErrors, of a GPU and of the CPU."""
+    words = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in words or "allocate memory" in words
 
 
 def _speaks(error: DinoError) -> bool:

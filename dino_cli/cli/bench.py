@@ -12,6 +12,7 @@ from dino_cli.config.bench import (
     BenchEmbedConfig,
     BenchKnnConfig,
     BenchStepConfig,
+    BenchTrainConfig,
     BenchViewsConfig,
 )
 
@@ -49,6 +50,17 @@ def step(config: BenchStepConfig, terminal: Terminal) -> dict[str, Any]:
     result = _shown(bench_step(config, terminal), terminal)
     _tell_memory(result, terminal)
     return result
+
+
+@command(bench, "train", BenchTrainConfig)
+def train(config: BenchTrainConfig, terminal: Terminal) -> dict[str, Any]:
+    """Whole training from JPEG files, once it runs evenly: `dino train` and the original's loop.
+
+    Example: dino bench train --arch vit_small --device cuda
+    """
+    from dino_cli.tasks.bench.train import bench_train
+
+    return _shown(bench_train(config, terminal), terminal)
 
 
 @command(bench, "embed", BenchEmbedConfig)

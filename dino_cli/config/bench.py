@@ -1,4 +1,4 @@
-"""The options of `dino bench views|step|embed|knn|attention`."""
+"""The options of `dino bench views|step|train|embed|knn|attention`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +11,7 @@ __all__ = [
     "BenchKnnConfig",
     "BenchOptions",
     "BenchStepConfig",
+    "BenchTrainConfig",
     "BenchViewsConfig",
 ]
 
@@ -49,12 +50,29 @@ class BenchStepConfig(BenchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchTrainConfig(BenchOptions):
+    """`dino bench train`."""
+
+    arch: Literal["vit_tiny", "vit_small", "vit_base"] = setting("vit_small", "The network.")
+    patch_size: int = setting(16, "Side of a patch in pixels.")
+    out_dim: int = setting(65_536, "Prototypes K.")
+    batch_size: int = setting(64, "Images in a step.")
+    photos: int = setting(
+        65_536, "JPEG files of 500 x 375 pixels; a checkpoint is written each time all were seen."
+    )
+    workers: int = setting(10, "Processes that load images, at most one per core; of both ways.")
+    views: Literal["auto", "cpu", "gpu"] = setting("auto", "Where ours makes its views.")
+    precision: Precision = setting("auto", PRECISION_HELP)
+    compile: bool = setting(False, "torch.compile our networks.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchEmbedConfig(BenchOptions):
     """`dino bench embed`."""
 
     arch: Literal["vit_tiny", "vit_small", "vit_base"] = setting("vit_small", "The network.")
     patch_size: int = setting(16, "Side of a patch in pixels.")
-    photos: int = setting(128, "JPEG files in one measurement.")
+    photos: int = setting(128, "JPEG files in one measurement; of more, the others are copies.")
     megapixels: float = setting(0.1875, "Of each photo, four to three; 0.1875 is 500 x 375.")
     batch_size: int = setting(32, "Images in one forward pass.")
     workers: int = setting(8, "Processes that decode, at most one per core.")

@@ -61,6 +61,13 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     bf16 inputs with fp32 accumulation kept a cosine of more than 0.999 with fp32 features on every
     ViT tried; on CPUs without AVX512-BF16 or AMX bf16 is emulated, and slower.
     """
+    precision = _chosen(name, device)
+    if precision == "fp32" and device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # torch lets convolutions round to 10 bits else
+    return precision
+
+
+def _chosen(name: str, device: torch.device) -> Precision:
     if name == "auto":
         if device.type == "cuda":
             # Not `is_bf16_supported()`, which counts emulation; Ampere (8.0) multiplies bf16.

@@ -14,6 +14,7 @@ __all__ = ["draw_photos", "write_photos"]
 DRAWN = 500  # pixels a side; larger photos are enlarged from that
 GRAIN = 4.0  # deviation in grey levels, of enlarged ones: a JPEG has 2 bits a pixel, as a camera's
 QUALITY = 90
+DIFFERENT = 128  # files; more are further names of the same ones
 
 
 def draw_photos(count: int, height: int, width: int) -> list[NDArray[np.uint8]]:
@@ -34,6 +35,9 @@ def draw_photos(count: int, height: int, width: int) -> list[NDArray[np.uint8]]:
 def write_photos(folder: Path, count: int, height: int, width: int) -> None:
     """Such pictures as JPEG files in folder/photos, one class as the original's loader needs."""
     inside = folder / "photos"
-    inside.mkdir()
-    for i, photo in enumerate(draw_photos(count, height, width)):
-        Image.fromarray(photo).save(inside / f"{i:05d}.jpg", quality=QUALITY)
+    inside.mkdir(parents=True)
+    names = [inside / f"{i:05d}.jpg" for i in range(count)]
+    for name, photo in zip(names, draw_photos(min(count, DIFFERENT), height, width), strict=False):
+        Image.fromarray(photo).save(name, quality=QUALITY)
+    for i in range(DIFFERENT, count):
+        names[i].hardlink_to(names[i % DIFFERENT])

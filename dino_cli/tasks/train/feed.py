@@ -132,5 +132,7 @@ class Feed:
                     images=plan.batch * plan.ranks,
                     share=plan.share,
                 )
+                if self.device.type == "cuda":  # else a copy would wait for the step before
+                    mask = mask.pin_memory()
                 masks.append(mask.to(self.device, non_blocking=True))
         return Views(groups=groups, masks=masks)
