@@ -248,6 +248,12 @@ class TrainConfig(ImageOptions, ListOptions):
     compile: bool = setting(
         False, "torch.compile the networks; for long runs.", panel=RUN, switch=True
     )
+    cuda_graph: bool = setting(
+        True,
+        "On one GPU, record a step once and replay it, so that the GPU need not wait for Python.",
+        panel=RUN,
+        switch=True,
+    )
     checkpoint_activations: bool = setting(
         False,
         "Recompute activations in the backward pass: less memory, slower.",

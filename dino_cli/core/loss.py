@@ -19,7 +19,7 @@ STUDENT_TEMPERATURE = 0.1
 
 
 @torch.no_grad()
-def teacher_targets(teacher_logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
+def teacher_targets(teacher_logits: Tensor, centre: Tensor, temperature: float | Tensor) -> Tensor:
     """Centred and sharpened targets: softmax((t - c) / τ), float32, without gradient.
 
     teacher_logits: (2 · B, K), view-major. centre: (1, K), float32.

@@ -13,7 +13,7 @@ from dino_cli.core.loss import centre_update, dino_loss, teacher_targets
 from dino_cli.core.multicrop import MultiCrop
 from dino_cli.core.optim import clip_per_tensor
 
-__all__ = ["Networks", "StepResult", "StepValues", "Views", "train_step"]
+__all__ = ["Networks", "Pass", "StepResult", "StepValues", "Views", "run_pass", "train_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,50 @@ class StepResult:
     update_ratio: Tensor | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one (micro-)batch leaves behind, beside the student's gradients.
+
+    loss: 0-dimensional, detached. teacher_mean: mean of the teacher's logits, float32 (1, K).
+    targets (2 · B, K) and the teacher's features (2 · B, D): for the health figures. norms: of the
+    gradients before clipping, where the pass has clipped them.
+    """
+
+    loss: Tensor
+    teacher_mean: Tensor
+    targets: Tensor
+    features: Tensor
+    norms: Tensor | None = None
+
+
 def _same(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def run_pass(
+    networks: Networks,
+    views: Views,
+    temperature: float | Tensor,
+    *,
+    forward: Callable[..., Tensor],
+    autocast: Callable[[], AbstractContextManager[Any]],
+    scale: Callable[[Tensor], Tensor] = _same,
+) -> Pass:
+    """Teacher, student, loss and the student's gradients; scale: of the loss before backward."""
+    # The teacher sees the two global views only, the student all of them.
+    with autocast():
+        with torch.no_grad():
+            teacher_logits, features = networks.teacher(views.groups[:1], with_features=True)
+        student_logits = forward(views.groups, views.masks)
+    targets = teacher_targets(teacher_logits, networks.centre, temperature)
+    loss = dino_loss(student_logits, targets, views=views.count)
+    scale(loss).backward()  # type: ignore[no-untyped-call]
+    return Pass(
+        loss=loss.detach(),
+        teacher_mean=teacher_logits.mean(dim=0, keepdim=True, dtype=torch.float32),
+        targets=targets,
+        features=features,
+    )
 
 
 def train_step(
@@ -87,14 +129,16 @@ def train_step(
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
     average: Callable[[Tensor], Tensor] = _same,
     scaler: Any = None,
+    passes: Callable[..., Pass] = run_pass,
     measure: bool = False,
 ) -> StepResult:
     """Move student, centre and teacher once, over one batch given as micro-batches.
 
     forward: the student's forward where a wrapper averages gradients over ranks in backward.
     no_sync: suppresses that for all but the last micro-batch. average: mean of a tensor over ranks
-    (one collective of K + 1 floats). scaler: a `GradScaler` for fp16. measure: also take the
-    health figures, which cost a copy of the parameters. No host synchronisation without them.
+    (one collective of K + 1 floats). scaler: a `GradScaler` for fp16. passes: how a micro-batch is
+    computed; see `core.graphed`. measure: also take the health figures, which cost a copy of the
+    parameters. No host synchronisation without them.
     """
     student, teacher, optimizer = networks.student, networks.teacher, networks.optimizer
     forward = forward or student
@@ -109,16 +153,16 @@ def train_step(
     batch_mean, mean_loss = torch.zeros_like(networks.centre), networks.centre.new_zeros(1, 1)
     for i, views in enumerate(micro_batches):
         with no_sync() if i < n - 1 else nullcontext():
-            # The teacher sees the two global views only, the student all of them.
-            with autocast():
-                with torch.no_grad():
-                    teacher_logits, features = teacher(views.groups[:1], with_features=True)
-                student_logits = forward(views.groups, views.masks)
-            targets = teacher_targets(teacher_logits, networks.centre, at.teacher_temperature)
-            loss = dino_loss(student_logits, targets, views=views.count)
-            (scaler.scale(loss / n) if scaler else loss / n).backward()
-        batch_mean += teacher_logits.mean(dim=0, keepdim=True, dtype=torch.float32) / n
-        mean_loss += loss.detach() / n
+            passed = passes(
+                networks,
+                views,
+                at.teacher_temperature,
+                forward=forward,
+                autocast=autocast,
+                scale=lambda loss: scaler.scale(loss / n) if scaler else loss / n,
+            )
+        batch_mean += passed.teacher_mean / n
+        mean_loss += passed.loss / n
 
     # One collective: the mean of the teacher's logits for the centre, and the loss beside it.
     averaged = average(torch.cat([batch_mean, mean_loss], dim=1))
@@ -128,7 +172,9 @@ def train_step(
     # not decayed and its optimizer state does not age.
     if scaler:
         scaler.unscale_(optimizer)
-    norms = clip_per_tensor(student.parameters(), clip_grad)
+    norms = passed.norms
+    if norms is None:
+        norms = clip_per_tensor(student.parameters(), clip_grad)
     if at.freeze_last_layer:
         for p in student.head.last_layer.parameters():
             p.grad = None
@@ -155,7 +201,9 @@ def train_step(
         loss=mean_loss,
         gradient_norm=norms.norm(),
         skipped=bad.float(),
-        health=measure_health(targets, features, networks.centre) if measure else None,
+        health=measure_health(passed.targets, passed.features, networks.centre)
+        if measure
+        else None,
         update_ratio=update_ratio(before, [p.detach() for p in trained]) if measure else None,
     )
 

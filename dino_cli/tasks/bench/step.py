@@ -1,17 +1,18 @@
 """`dino bench step`: one training step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from dino_cli.config.bench import BenchStepConfig
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.droppath import draw_masks
+from dino_cli.core.graphed import GraphedPasses
 from dino_cli.core.loss import dino_loss, teacher_targets
-from dino_cli.core.step import StepValues, Views, train_step
+from dino_cli.core.step import StepValues, Views, run_pass, train_step
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Precision, autocast, choose_device, choose_precision
@@ -20,11 +21,13 @@ from dino_cli.tasks.bench.measure import describe, paired, row
 from dino_cli.tasks.bench.memory import peak_memory
 from dino_cli.tasks.bench.networks import architecture
 from dino_cli.tasks.bench.reference import Step, pair_loss
+from dino_cli.tasks.train.cost import gflop_per_image
 from dino_cli.tasks.train.setup import architecture_of, build_networks
 
 __all__ = ["bench_step"]
 
 SIZES = ((2, 224), (8, 96))
+CLIP = 3.0
 AT = StepValues(
     lr=1e-4, weight_decay=0.04, momentum=0.996, teacher_temperature=0.04, freeze_last_layer=False
 )
@@ -46,8 +49,6 @@ def bench_step(config: BenchStepConfig, reporter: Reporter) -> dict[str, Any]:
     torch.manual_seed(0)
     ours, reference = _ours(config, device, precision), _reference(config, device)
     try:
-        with FlopCounterMode(display=False) as counter:
-            ours()
         pair = paired(
             ours,
             reference,
@@ -61,19 +62,23 @@ def bench_step(config: BenchStepConfig, reporter: Reporter) -> dict[str, Any]:
             f"a batch of {config.batch_size} images does not fit into the memory of {device}",
             "use a smaller --batch-size",
         ) from None
-    limit = counter.get_total_flops() / config.batch_size / matrix_peak(device, precision)
+    asked = _settings(config)
+    flop = 1e9 * gflop_per_image(asked, architecture_of(asked))
     told = row(
         f"training step, {config.arch}/{config.patch_size}, batch {config.batch_size}",
         pair,
         config.batch_size,
         "image",
-        limit=limit,
+        limit=flop / matrix_peak(device, precision),
         limit_is=f"{precision} matrix peak",
     )
     memory = {"loss": _loss_memory(config, device, precision)}
     if device.type == "cuda":  # on a CPU, what was allocated before cannot be told apart
+        del ours
+        plain = _ours(replace(config, cuda_graph=False), device, precision)  # the same kernels
+        plain()
         memory["step"] = {
-            "ours": peak_memory(ours, device),
+            "ours": peak_memory(plain, device),
             "reference": peak_memory(reference, device),
         }
     return {**describe(device), "precision": precision, "rows": [told], "memory": memory}
@@ -105,13 +110,17 @@ def _loss_memory(
     }
 
 
-def _ours(config: BenchStepConfig, device: torch.device, precision: Any) -> Any:
-    train = TrainConfig(
+def _settings(config: BenchStepConfig) -> TrainConfig:
+    return TrainConfig(
         arch=config.arch,
         patch_size=config.patch_size,
         out_dim=config.out_dim,
         batch_size=config.batch_size,
     )
+
+
+def _ours(config: BenchStepConfig, device: torch.device, precision: Any) -> Any:
+    train = _settings(config)
     networks = build_networks(train, architecture_of(train), device, Reporter())
     if config.compile:
         networks.student.compile()
@@ -122,6 +131,8 @@ def _ours(config: BenchStepConfig, device: torch.device, precision: Any) -> Any:
         for count, size in SIZES
     ]
     rates = [layer.rate for layer in networks.student.drop_paths]
+    graphed = config.cuda_graph and device.type == "cuda" and scaler is None
+    passes = GraphedPasses(clip_grad=CLIP) if graphed else run_pass
     step = 0
 
     def work() -> None:
@@ -141,9 +152,10 @@ def _ours(config: BenchStepConfig, device: torch.device, precision: Any) -> Any:
             networks,
             [Views(groups=groups, masks=masks)],
             AT,
-            clip_grad=3.0,
+            clip_grad=CLIP,
             autocast=lambda: autocast(device, precision),
             scaler=scaler,
+            passes=passes,
         )
 
     return work

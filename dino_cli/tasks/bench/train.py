@@ -60,6 +60,7 @@ def bench_train(config: BenchTrainConfig, reporter: Reporter) -> dict[str, Any]:
             batch_size=config.batch_size,
             precision=config.precision,
             compile=config.compile,
+            cuda_graph=config.cuda_graph,
             views=config.views,
             workers=config.workers,
             device=str(device),
@@ -103,10 +104,9 @@ def _ours(config: TrainConfig, folder: Path, workers: int, seconds: float) -> fl
 def _seconds_of_steps(config: TrainConfig, run: Path, steps: int, ahead: int) -> float:
     """Mean seconds of a step after the first `ahead`, by the run's own log."""
     train(replace(config, output=run, max_steps=steps), Reporter())
-    rates = [
-        e["images_per_second"] for e in Log.read(run / "log.jsonl") if e.get("step", 0) > ahead
-    ]
-    return sum(config.batch_size / rate for rate in rates) / len(rates)
+    lines = [line for line in Log.read(run / "log.jsonl") if line.get("step", 0) > ahead]
+    took = [config.batch_size / float(line["images_per_second"]) for line in lines]
+    return sum(took) / len(took)
 
 
 def _theirs(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.backbone import Architecture
-from dino_cli.core.step import Networks, StepResult, Views, train_step
+from dino_cli.core.graphed import GraphedPasses
+from dino_cli.core.step import Networks, StepResult, Views, run_pass, train_step
 from dino_cli.data.crops import Plan
 from dino_cli.data.images import ImageFile
 from dino_cli.errors import Interrupted, TaskError
@@ -68,6 +69,13 @@ class Run:
         if config.compile:
             self.networks.student.compile()
             self.networks.teacher.compile()
+        graphed = (
+            config.cuda_graph
+            and device.type == "cuda"
+            and self.ranks.count == config.accumulate == 1
+            and not (self.scaler or config.checkpoint_activations)
+        )
+        self.passes = GraphedPasses(config.clip_grad) if graphed else run_pass
         self.wrapped: nn.parallel.DistributedDataParallel | None = None
         if self.ranks.count > 1:
             self.networks.teacher = self.ranks.synchronise_batch_norm(self.networks.teacher, device)
@@ -164,6 +172,7 @@ class Run:
                 no_sync=self.wrapped.no_sync if self.wrapped else nullcontext,
                 average=self.ranks.average,
                 scaler=self.scaler,
+                passes=self.passes,
                 measure=measure,
             )
         except torch.OutOfMemoryError:
