@@ -47,7 +47,7 @@ class BenchStepConfig(BenchOptions):
     batch_size: int = setting(4, "Images in a step, of 2 x 224 + 8 x 96 pixels.")
     precision: Precision = setting("auto", PRECISION_HELP)
     compile: bool = setting(False, "torch.compile our networks.")
-    cuda_graph: bool = setting(True, "On CUDA, record our step and replay it.", switch=True)
+    cuda_graph: bool = setting(False, "On CUDA, record our step and replay it.", switch=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class BenchTrainConfig(BenchOptions):
     views: Literal["auto", "cpu", "gpu"] = setting("auto", "Where ours makes its views.")
     precision: Precision = setting("auto", PRECISION_HELP)
     compile: bool = setting(False, "torch.compile our networks.")
-    cuda_graph: bool = setting(True, "On CUDA, record our step and replay it.", switch=True)
+    cuda_graph: bool = setting(False, "On CUDA, record our step and replay it.", switch=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -249,8 +249,9 @@ class TrainConfig(ImageOptions, ListOptions):
         False, "torch.compile the networks; for long runs.", panel=RUN, switch=True
     )
     cuda_graph: bool = setting(
-        True,
-        "On one GPU, record a step once and replay it, so that the GPU need not wait for Python.",
+        False,
+        "On one GPU: record a step once and replay it, so that the GPU need not wait for Python. New, "
+        "and not yet tried on every network.",
         panel=RUN,
         switch=True,
     )

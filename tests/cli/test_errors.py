@@ -240,3 +240,31 @@ def test_a_wrong_path_is_told_before_a_network_is_missed(command, tmp_path, monk
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
     assert "nowhere' does not exist" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_does_not_suffice_is_told_in_one_sentence(place, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
+    result = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("dino: error: the memory is used up")
+    assert result.stderr.count("\n") == 1
+
+
+def test_other_faults_of_ours_keep_their_traceback(place, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
+    result = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"])
+    assert isinstance(result.exception, RuntimeError)
