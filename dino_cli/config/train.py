@@ -250,8 +250,8 @@ class TrainConfig(ImageOptions, ListOptions):
     )
     cuda_graph: bool = setting(
         False,
-        "On one GPU: record a step once and replay it, so that the GPU need not wait for Python. New, "
-        "and not yet tried on every network.",
+        "On one GPU: record a step once and replay it, so that the GPU need not wait for Python. "
+        "New, and not yet tried on every network.",
         panel=RUN,
         switch=True,
     )
