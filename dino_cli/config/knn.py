@@ -18,7 +18,8 @@ class KnnConfig(ModelOptions, ComputeOptions, ImageOptions, ListOptions):
 
     queries: tuple[str, ...] = setting(
         (),
-        "Images, folders, lists, or one file of features. None: leave-one-out over the index.",
+        "Images, videos, folders, lists, or one file of features. None: leave-one-out over the "
+        "index.",
         argument=True,
         metavar="QUERY...",
     )
@@ -54,5 +55,8 @@ class KnnConfig(ModelOptions, ComputeOptions, ImageOptions, ListOptions):
         None,
         "Instead of classifying, list pictures of the index whose cosine is at least this.",
         panel=REPORT_PANEL,
+    )
+    fps: float | None = setting(
+        None, "Frames of each second of a video that are classified (default: all)."
     )
     overwrite: bool = setting(False, "Replace an existing output.")

@@ -13,6 +13,7 @@ from dino_cli.data.images import find_images
 from dino_cli.data.names import Names
 from dino_cli.data.video import open_video
 from dino_cli.data.video_frames import VIDEO_SUFFIXES, is_video_name, numbers_of_frames
+from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 
 __all__ = ["Found", "find_frames"]
@@ -36,8 +37,11 @@ def find_frames(
 
     fps: at most so many frames of each second. The label of a frame is its video's: the first
     folder below the argument. A video that cannot be opened is listed with its first frame, so that
-    it is reported when that is read. Raises as `find_images`.
+    it is reported when that is read. Raises as `find_images`, and `UsageError` for an impossible
+    number.
     """
+    if fps is not None and not 0 < fps <= 1000:
+        raise UsageError(f"{fps:g} frames per second is not in (0, 1000]", "use --fps 1")
     others: list[str] = []
     videos: list[tuple[str, str, str]] = []  # path, place below the argument, label
     for argument in arguments:

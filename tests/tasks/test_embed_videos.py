@@ -177,3 +177,23 @@ def test_pictures_in_shards_have_contents_too(run: Any, photos: Path) -> None:
         content_sha256(file) for file in sorted(photos.glob("*/0.png"))
     ]
     assert json.loads(run("s.tar", "-o", "f.npy", "--append").stdout)["embedded"] == 0
+
+
+def test_frames_as_queries_of_knn(run: Any, tiny_weights: Path, tmp_path: Path) -> None:
+    """Each is a picture: against an index of the same frames each finds itself."""
+    for i, name in enumerate(("left", "right")):
+        exact(tmp_path / "clips" / name / "clip.avi", seed=20 * i)
+    run("clips", "-o", "index.npy")
+    words = ["knn", "clips/right/clip.avi", "--index", "index.npy", "--weights", str(tiny_weights)]
+    words += ["-k", "1", "--neighbors", "1", "--device", "cpu", "--quiet", "--workers", "0"]
+    result = CliRunner().invoke(app, [*words, "--fps", "5", "-o", "found.csv"])
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "found.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    frames = [f"clips/right/clip.avi#frame={i}" for i in range(0, 10, 2)]
+    assert [row["path"] for row in rows] == frames
+    assert [row["predicted"] for row in rows] == ["right"] * 5
+    assert all(row["path"] == row["neighbor1"] for row in rows)
+    result = CliRunner().invoke(app, [*words, "--fps", "0", "-o", "other.csv"])
+    assert result.exit_code == 2
+    assert "0 frames per second" in result.stderr

@@ -34,8 +34,6 @@ def check_options(config: EmbedConfig) -> tuple[Kind, ...]:
                     f"--{name} is for tables, which {str(config.output)!r} is not",
                     "use --output feats.parquet",
                 )
-    if config.fps is not None and not 0 < config.fps <= 1000:
-        raise UsageError(f"{config.fps:g} frames per second is not in (0, 1000]", "use --fps 1")
     if config.image_size is not None:
         if config.resize is not None or config.crop is not None:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""What `dino knn` classifies: the index itself, another feature file, or pictures."""
+"""What `dino knn` classifies: the index itself, another feature file, or pictures and frames."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dino_cli.config.knn import KnnConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.neighbors import Rows
-from dino_cli.data.images import find_images
+from dino_cli.data.media import find_frames
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.reading import Embeddings, is_feature_file, read_embeddings
@@ -67,7 +67,7 @@ def of_features(source: Embeddings, *, own: bool = False) -> Queries:
 def _of_pictures(
     config: KnnConfig, index: Embeddings, reporter: Reporter, given: Set[str]
 ) -> Queries:
-    files = find_images(config.queries, reporter=reporter, null=config.null)
+    files, _ = find_frames(config.queries, config.fps, reporter, null=config.null)
     options = with_recorded_network(config, index.metadata, given, "the index")
     p = _preprocessing(index)
     if "exif" in given:
