@@ -4,56 +4,18 @@ import copy
 
 import pytest
 import torch
+from small_networks import networks, state, views
 from torch import nn
 
-from dino_cli.core.backbone import build
 from dino_cli.core.droppath import DropPath, draw_masks
-from dino_cli.core.head import DinoHead
 from dino_cli.core.loss import dino_loss, teacher_targets
-from dino_cli.core.multicrop import MultiCrop
-from dino_cli.core.optim import clip_per_tensor, make_optimizer, parameter_groups
+from dino_cli.core.optim import clip_per_tensor, parameter_groups
 from dino_cli.core.schedule import cosine_schedule, teacher_temperatures
-from dino_cli.core.step import Networks, StepValues, Views, train_step
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.step import StepValues, Views, train_step
 
-TINY = VitArchitecture(width=16, depth=2, heads=2, patch_size=8, grid=(4, 4))
 AT = StepValues(
     lr=0.1, weight_decay=0.1, momentum=0.9, teacher_temperature=0.05, freeze_last_layer=False
 )
-
-
-def networks(optimizer="adamw", *, drop_path=0.0, norm_last_layer=True):
-    torch.manual_seed(0)
-    student, teacher = (
-        MultiCrop(
-            build(TINY, drop_path=rate),
-            DinoHead(16, 24, hidden_dim=32, bottleneck_dim=8, norm_last_layer=norm_last_layer),
-        )
-        for rate in (drop_path, 0.0)
-    )
-    teacher.load_state_dict(student.state_dict())
-    teacher.requires_grad_(False)
-    return Networks(
-        student=student.train(),
-        teacher=teacher.train(),
-        optimizer=make_optimizer(optimizer, student),
-        centre=torch.zeros(1, 24),
-    )
-
-
-def views(images=4, *, local=3, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return Views(
-        groups=[
-            torch.randn(2 * images, 3, 32, 32, generator=generator),
-            torch.randn(local * images, 3, 16, 16, generator=generator),
-        ]
-    )
-
-
-def state(n):
-    both = {**n.student.state_dict(prefix="s."), **n.teacher.state_dict(prefix="t.")}
-    return {k: v.clone() for k, v in {**both, "centre": n.centre}.items()}
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])

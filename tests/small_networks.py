@@ -1,0 +1,46 @@
+"""Student and teacher so small that a step takes milliseconds, and views for them."""
+
+import torch
+
+from dino_cli.core.backbone import build
+from dino_cli.core.head import DinoHead
+from dino_cli.core.multicrop import MultiCrop
+from dino_cli.core.optim import make_optimizer
+from dino_cli.core.step import Networks, Views
+from dino_cli.core.vit import VitArchitecture
+
+TINY = VitArchitecture(width=16, depth=2, heads=2, patch_size=8, grid=(4, 4))
+
+
+def networks(optimizer="adamw", *, drop_path=0.0, norm_last_layer=True):
+    torch.manual_seed(0)
+    student, teacher = (
+        MultiCrop(
+            build(TINY, drop_path=rate),
+            DinoHead(16, 24, hidden_dim=32, bottleneck_dim=8, norm_last_layer=norm_last_layer),
+        )
+        for rate in (drop_path, 0.0)
+    )
+    teacher.load_state_dict(student.state_dict())
+    teacher.requires_grad_(False)
+    return Networks(
+        student=student.train(),
+        teacher=teacher.train(),
+        optimizer=make_optimizer(optimizer, student),
+        centre=torch.zeros(1, 24),
+    )
+
+
+def views(images=4, *, local=3, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return Views(
+        groups=[
+            torch.randn(2 * images, 3, 32, 32, generator=generator),
+            torch.randn(local * images, 3, 16, 16, generator=generator),
+        ]
+    )
+
+
+def state(n):
+    both = {**n.student.state_dict(prefix="s."), **n.teacher.state_dict(prefix="t.")}
+    return {k: v.clone() for k, v in {**both, "centre": n.centre}.items()}
