@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_run import dino, losses
 from typer.testing import CliRunner
 
@@ -172,6 +173,33 @@ def test_knn_during_training_is_in_the_log(images, small, tmp_path):
     epochs = [e for e in Log.read(run / "log.jsonl") if "epoch_loss" in e]
     assert ["knn_top1" in e for e in epochs] == [False, True, True]
     assert all(0 <= e["knn_top1"] <= 100 for e in epochs[1:])
+
+
+def test_the_best_teacher_by_knn_is_kept(images, small, tmp_path, monkeypatch):
+    """Also when the run goes on: a worse one does not replace it, the best does."""
+    found = iter([30.0, 50.0, 40.0, None, 45.0, 60.0])
+    monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", lambda *_: next(found))
+    run = tmp_path / "run"
+    fixed = ["--config", small, "-o", run, "--eval-data", images, "--keep-every", "1"]
+    dino("train", images, *fixed, "--epochs", "6", "--max-steps", "12")
+
+    def teacher_of(epoch):
+        state = torch.load(run / f"checkpoint-{epoch:04}.pt", weights_only=True)["teacher"]
+        prefix = "backbone."
+        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+    def is_best(epoch):
+        best, other = load_file(run / "teacher-best.safetensors"), teacher_of(epoch)
+        return set(best) == set(other) and all(torch.equal(best[k], other[k]) for k in best)
+
+    assert is_best(2)
+    assert not is_best(3)
+    dino("train", "--resume", run, "--max-steps", "20")
+    assert is_best(2)
+    dino("train", "--resume", run, "--max-steps", "24")
+    assert is_best(6)
+    best = run / "teacher-best.safetensors"
+    dino("embed", images / "fish", "--weights", best, "-o", tmp_path / "f.npy", "--device", "cpu")
 
 
 def test_starting_from_weights_resamples_positions(images, small, tmp_path):

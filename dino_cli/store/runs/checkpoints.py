@@ -51,16 +51,18 @@ class CheckpointWriter:
         about: Mapping[str, Any],
         *,
         keep_as: str | None = None,
+        best: bool = False,
     ) -> None:
         """Start writing this state; with `keep_as` also under that name, for good.
 
-        state: what `load_checkpoint` shall return. teacher: tensors of teacher.safetensors; about:
-        its header. Raises `TaskError` when the write before this one failed.
+        state: what `load_checkpoint` shall return. teacher: tensors of teacher.safetensors, and
+        when it is the best so far of teacher-best.safetensors; about: their header. Raises
+        `TaskError` when the write before this one failed.
         """
         self.flush()
         state, teacher = _on_host(dict(state)), _on_host(dict(teacher))
         self._thread = threading.Thread(
-            target=self._write, args=(state, teacher, about, keep_as), daemon=True
+            target=self._write, args=(state, teacher, about, keep_as, best), daemon=True
         )
         self._thread.start()
 
@@ -91,6 +93,7 @@ class CheckpointWriter:
         teacher: Mapping[str, Tensor],
         about: Mapping[str, Any],
         keep_as: str | None,
+        best: bool,
     ) -> None:
         try:
             for name in [keep_as] if keep_as else []:
@@ -99,7 +102,9 @@ class CheckpointWriter:
             with atomic_write(self.folder.checkpoint) as temporary:
                 save_state(temporary, state)
                 self._rotate()
-            save_teacher(self.folder, teacher, about)
+            save_teacher(self.folder.teacher, teacher, about)
+            if best:
+                save_teacher(self.folder.best, teacher, about)
         except Exception as error:  # told by the thread that trains
             self._error = error
 
@@ -123,11 +128,9 @@ class CheckpointWriter:
                 path.unlink(missing_ok=True)
 
 
-def save_teacher(
-    folder: RunFolder, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
-) -> None:
-    """teacher.safetensors: the backbone alone, with its architecture in the header."""
-    with atomic_write(folder.teacher) as temporary:
+def save_teacher(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """The backbone alone, as safetensors with its architecture in the header."""
+    with atomic_write(path) as temporary:
         header = {"format": "pt", "dino": json.dumps(about)}
         save_tensors(temporary, tensors, header)
 

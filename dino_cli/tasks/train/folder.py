@@ -90,10 +90,12 @@ def save_run(
     *,
     digest: str,
     keep_every: int,
+    best: bool,
 ) -> None:
     """Have everything written as it is after `done` steps; returns once it is copied.
 
-    Every `keep_every` epochs (0: never) the checkpoint also stays as checkpoint-<epoch>.pt.
+    Every `keep_every` epochs (0: never) the checkpoint also stays as checkpoint-<epoch>.pt. best:
+    the teacher is the best so far.
     """
     state = {
         "format": 1,
@@ -115,6 +117,7 @@ def save_run(
         networks.teacher.backbone.state_dict(),
         described,
         keep_as=f"checkpoint-{epoch:04}.pt" if kept else None,
+        best=best,
     )
 
 

@@ -58,6 +58,7 @@ class Run:
     labelled: list[ImageFile]
     watch: Watch | None
     drawn: float = field(default=float("-inf"), init=False)
+    best: float = field(default=float("-inf"), init=False)  # k-NN so far
 
     def __post_init__(self) -> None:
         config, device = self.config, self.device
@@ -92,7 +93,9 @@ class Run:
         window, waited, since = time.monotonic(), 0.0, start
         with stop_requests() as asked, self._open_log(start) as log, closing(self.events):
             if log and start:
-                self.diagnosis.recall(Log.read(self.folder.log))
+                before = Log.read(self.folder.log)
+                self.diagnosis.recall(before)
+                self.best = max((e.get("knn_top1") or self.best for e in before), default=self.best)
             if self.watch and start == 0:
                 self.watch.look(self.networks.teacher.backbone, self.device, self.autocast, epoch=0)
             for step in range(start, end):
@@ -130,13 +133,12 @@ class Run:
                     window, waited, since = time.monotonic(), 0.0, done
 
                 end_of_epoch = done % per_epoch == 0
-                if end_of_epoch:
-                    self._end_epoch(done, log)
+                best = self._end_epoch(done, log) if end_of_epoch else False
                 stop = step % min(config.log_every, 10) == 0 or self.ranks.count == 1
                 stop = stop and self.ranks.any(bool(asked), self.device)
                 due = config.save_every is not None and done % config.save_every == 0
                 if end_of_epoch or due or stop or done == end:
-                    self._save(done)
+                    self._save(done, best=best)
                 if stop and done < end:
                     self.writer.flush()
                     raise Interrupted(
@@ -247,11 +249,13 @@ class Run:
                 "--clip-grad"
             )
 
-    def _end_epoch(self, done: int, log: Log | None) -> None:
+    def _end_epoch(self, done: int, log: Log | None) -> bool:
+        """Whether the teacher is the best so far, by k-NN."""
         total, count = self.epoch_loss.tolist()
         self.epoch_loss.zero_()
         if log is None:
-            return
+            return False
+        best = False
         epoch = done // self.plan.steps_per_epoch - 1
         entry = {"epoch": epoch, "epoch_loss": total / count if count else None}
         due = (epoch + 1) % self.config.eval_every == 0 or done == self.plan.steps
@@ -260,6 +264,8 @@ class Run:
                 self.config, self.networks, self.labelled, self.device, self.precision
             )
             entry["knn_top1"] = top1
+            best = top1 is not None and top1 > self.best
+            self.best = max(self.best, top1 or self.best)
             shown = "no two readable images" if top1 is None else f"{top1:.1f} %"
             self.reporter.remark(f"epoch {epoch + 1}: k-NN {shown}")
         if self.watch:
@@ -269,6 +275,7 @@ class Run:
         log.write(entry)
         if time.monotonic() - self.drawn > SECONDS_BETWEEN_DRAWINGS:
             self._draw()
+        return best
 
     def _draw(self) -> None:
         try:
@@ -279,7 +286,7 @@ class Run:
 
     # What is kept
 
-    def _save(self, done: int) -> None:
+    def _save(self, done: int, *, best: bool) -> None:
         if self.ranks.rank == 0:
             save_run(
                 self.writer,
@@ -291,4 +298,5 @@ class Run:
                 about(self.config, self.architecture),
                 digest=self.digest,
                 keep_every=self.config.keep_every,
+                best=best,
             )
