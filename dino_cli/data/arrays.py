@@ -20,13 +20,14 @@ NO_TIFFFILE = (
 )
 
 
-def read_npy(path: Path) -> NDArray[Any]:
+def read_npy(source: Path | BytesIO) -> NDArray[Any]:
     """A NumPy file of shape (H, W) or (H, W, C), real numbers. Runs no pickle.
 
     Raises `ValueError` for anything else.
     """
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        mode: Any = "r" if isinstance(source, Path) else None
+        mapped = np.load(source, mmap_mode=mode, allow_pickle=False)
     except (EOFError, SyntaxError, ValueError) as error:
         raise ValueError("damaged, or no NumPy file of numbers") from error
     if not isinstance(mapped, np.ndarray) or mapped.dtype.kind not in "buif":

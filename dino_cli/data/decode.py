@@ -128,7 +128,7 @@ def reason_of(path: Path, error: Exception) -> str:
         if not in_shard(path) and os.path.getsize(path) == 0:
             return "empty file"
         if is_video_name(path.name):
-            return "a video, which embed, attention and pca take apart into frames"
+            return "a video, which embed, knn, attention and pca take apart into frames"
         if path.suffix.lower() in HEIF_SUFFIXES and not find_spec("pillow_heif"):
             return "HEIF pictures need the package pillow-heif (pip install 'dino-cli[heif]')"
         if path.suffix.lower() == ".npy":

@@ -32,8 +32,9 @@ def find_images(
     - A folder is searched recursively for the suffixes of pictures, and for `.npy` arrays when it
       holds none; hidden names are passed over, links to folders followed. The label is the first
       folder below it (ImageFolder's convention).
-    - A `.tar` shard is searched in the same way (`data.shards`); a companion `.cls` or short `.txt`
-      tells the label before a folder does. Its pictures lie below the shard's own name.
+    - A `.tar` shard is searched in the same way, arrays too (`data.shards`); a companion `.cls` or
+      short `.txt` tells the label before a folder does. Its pictures lie below the shard's own
+      name.
     - The URL of a shard is fetched first. A pattern with `*`, `?`, `[…]`, `{a,b}` or `{00..99}`
       stands for the files that it matches.
     - A `.txt` list has one path per line, relative to the list's folder, and optionally a tab and

@@ -99,9 +99,9 @@ def shown(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
 def _read(path: Path, channels: int | None, exif: bool) -> tuple[NDArray[Any], int]:
     """Values of the file's own type, and how many bits of them are used where the file tells."""
     inside = in_shard(path)
-    if path.suffix.lower() == ARRAY_SUFFIX and not inside:
-        return read_npy(path), 0
     content = read_member(*inside) if inside else None
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        return read_npy(path if content is None else BytesIO(content)), 0
     try:
         with Image.open(BytesIO(content) if content else path, formats=image_formats()) as image:
             if _is_whole(image, channels):

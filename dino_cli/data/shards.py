@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_cli.data.arrays import ARRAY_SUFFIX
 from dino_cli.data.formats import image_suffixes
 from dino_cli.data.index_cache import load_index, save_index
 from dino_cli.data.names import Names
@@ -20,7 +21,7 @@ from dino_cli.errors import TaskError
 
 __all__ = ["Shard", "in_shard", "is_shard", "open_shard", "read_member"]
 
-VERSION = 1
+VERSION = 2
 FEW = 100  # pictures; fewer are indexed again faster than one would notice
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
@@ -119,6 +120,10 @@ def _index(path: str, stamp: tuple[int, int]) -> Shard:
         if cut:
             raise _no_tar(path, "it ends before the first picture does")
         raise TaskError(f"no pictures in the shard {path!r}", "check that it is the right file")
+    # As in a folder, arrays count where there are no pictures.
+    arrays = {name for name in pictures if name.lower().endswith(ARRAY_SUFFIX)}
+    if len(arrays) < len(pictures):
+        pictures = {name: found for name, found in pictures.items() if name not in arrays}
     names = sorted(_samples(pictures), key=_parts)
     labels: dict[str, int] = {}
     ids = [labels.setdefault(_label(name, notes), len(labels)) for name in names]
@@ -155,7 +160,7 @@ def _walk(file: BinaryIO, length: int, pictures: dict[str, _Found], notes: dict[
             if member.offset_data + member.size > length:
                 return True
             suffix = os.path.splitext(name)[1].lower()
-            if suffix in suffixes:
+            if suffix in suffixes or suffix == ARRAY_SUFFIX:
                 pictures[name] = _Found(member.offset_data, member.size)
             elif suffix in (".cls", ".txt") and member.size <= 4 * LONGEST_LABEL:
                 file.seek(member.offset_data)  # tarfile finds its own way back

@@ -1,6 +1,7 @@
 """`dino train --in-chans`, and rectangular views: from files to a model that reads them again."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import cv2
@@ -252,3 +253,18 @@ def test_rectangles_reach_other_processes_as_they_were_typed():
     assert words == ["--global-size", "48x24", "--mean", "0.5", "-1.0", "--", "x"] or (
         words == ["--mean", "0.5", "-1.0", "--global-size", "48x24", "--", "x"]
     )
+
+
+def test_arrays_in_a_shard_are_those_of_the_folder(data, run, tmp_path):
+    folder, shard = run("npy"), tmp_path / "arrays.tar"
+    with tarfile.open(shard, "w") as tar:
+        tar.add(data / "npy", "npy")
+    for source, name in ((data / "npy", "folder"), (shard, "shard")):
+        dino(
+            "embed", source, "--weights", folder, "-o", tmp_path / f"{name}.npy", "--device", "cpu"
+        )
+    a, b = (np.load(tmp_path / f"{name}.npy") for name in ("folder", "shard"))
+    assert len(a) == 8
+    assert np.array_equal(a, b)
+    told = dino("embed", shard, "--model", "dino_demo", "-o", tmp_path / "no.npy", code=1)
+    assert "an array, which models of other --in-chans than 3 read" in told.stderr
