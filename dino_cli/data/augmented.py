@@ -3,8 +3,6 @@
 The draw of an image comes from (seed, epoch, image), as those of the self-supervised views.
 """
 
-import multiprocessing
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from dino_cli.data.decode import UnreadableImage, read_image
 from dino_cli.data.draws import ViewDraw, ViewSpec, draw_view, uniforms
 from dino_cli.data.images import ImageFile
-from dino_cli.runtime import available_cores, ignore_signals, starting_workers
+from dino_cli.runtime import available_cores, forking, ignore_signals, starting_workers
 
 __all__ = ["Augmented", "augmented_batches", "epoch_order", "render_crop"]
 
@@ -117,17 +115,14 @@ def augmented_batches(
     order = epoch_order(len(files), seed, epoch).tolist()
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     workers = min(workers, available_cores(), len(batches)) if len(batches) > FEW_BATCHES else 0
-    fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     loader = DataLoader(
         _Crops(files, size, seed, epoch, exif),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_start_worker if workers else None,
-        multiprocessing_context="fork" if fork else None,
+        multiprocessing_context=forking(workers),
     )
-    with warnings.catch_warnings(), starting_workers():
-        # Python warns of forking while torch's threads exist; workers touch neither.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with starting_workers():
         iterator = iter(loader)
     yield from iterator

@@ -21,7 +21,7 @@ from dino_cli.data.samples import read_samples
 from dino_cli.data.views import render_view
 from dino_cli.data.views_pack import Photo, PhotoBatch, pack_photos, take_photo
 from dino_cli.data.views_samples import render_samples
-from dino_cli.runtime import ignore_signals, starting_workers
+from dino_cli.runtime import forking, ignore_signals, starting_workers
 
 __all__ = ["CropBatch", "Plan", "ViewSchedule", "crop_batches", "normalize_views"]
 
@@ -274,6 +274,7 @@ def crop_batches(
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         persistent_workers=workers > 0,
+        multiprocessing_context=forking(workers),
     )
     # OpenCV's threads must be gone before a process forks: the child would wait for them for ever.
     threads = cv2.getNumThreads()

@@ -1,7 +1,5 @@
 """Batches of decoded pictures, in order, decoded by other processes while the caller computes."""
 
-import multiprocessing
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +20,7 @@ from dino_cli.data.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import build_transform
 from dino_cli.data.reduced import read_fitting
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.runtime import available_cores, ignore_signals, starting_workers
+from dino_cli.runtime import available_cores, forking, ignore_signals, starting_workers
 
 __all__ = ["Batch", "image_batches"]
 
@@ -70,20 +68,15 @@ def image_batches(
 def _batches(data: "_Files", batch_size: int, workers: int) -> Iterator[Batch]:
     count = -(-len(data) // batch_size)
     workers = min(workers, available_cores(), count) if count > FEW_BATCHES else 0
-    # Forked workers start in milliseconds where spawned ones import torch for seconds; they touch
-    # neither CUDA nor torch's threads.
-    fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     loader = DataLoader(
         data,
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_start_worker if workers else None,
-        multiprocessing_context="fork" if fork else None,
+        multiprocessing_context=forking(workers),
     )
-    with warnings.catch_warnings(), starting_workers():
-        # Python warns of forking while torch's threads exist; see above.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with starting_workers():
         iterator = iter(loader)
     while True:
         try:

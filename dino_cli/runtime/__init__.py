@@ -10,7 +10,7 @@ from dino_cli.runtime.devices import (
 )
 from dino_cli.runtime.launch import launch, processes_wanted
 from dino_cli.runtime.ranks import Ranks, distribute, rank_device, ranks_from_environment
-from dino_cli.runtime.signals import ignore_signals, starting_workers, stop_requests
+from dino_cli.runtime.signals import forking, ignore_signals, starting_workers, stop_requests
 
 __all__ = [
     "Precision",
@@ -20,6 +20,7 @@ __all__ = [
     "choose_device",
     "choose_precision",
     "distribute",
+    "forking",
     "ignore_signals",
     "launch",
     "one_thread",

@@ -1,13 +1,15 @@
 """Signals that ask to stop: noted, held back, or ignored; and those of children."""
 
+import multiprocessing
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["ignore_signals", "starting_workers", "stop_requests"]
+__all__ = ["forking", "ignore_signals", "starting_workers", "stop_requests"]
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -39,9 +41,17 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def forking(workers: int) -> str | None:
+    """How a loader with so many processes starts them; None: without any, or as the system can."""
+    return "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
+
+
 @contextmanager
 def starting_workers() -> Iterator[None]:
     """Around the start of processes that load: stop signals wait until the end of the block.
+
+    They are forked, which takes milliseconds where spawned ones import torch for seconds, and touch
+    neither CUDA nor torch's threads, of which Python warns.
 
     Python drops an exception that a handler raises while a process forks, so that Ctrl-C would be
     lost. And SIGCHLD stays as it was: torch's handler raises wherever the main thread happens to
@@ -50,7 +60,9 @@ def starting_workers() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     child = signal.getsignal(signal.SIGCHLD)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, child)

@@ -21,6 +21,7 @@ from torchvision import datasets, transforms
 from torchvision.transforms import InterpolationMode
 
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
+from dino_cli.runtime import forking, starting_workers
 
 __all__ = [
     "Step",
@@ -200,8 +201,11 @@ def extract(
         batch_size=batch_size,
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        multiprocessing_context=forking(workers),
     )
-    features = [net(images.to(device, non_blocking=True)) for images, _ in loader]
+    with starting_workers():
+        batches = iter(loader)
+    features = [net(images.to(device, non_blocking=True)) for images, _ in batches]
     return torch.cat(features).cpu()
 
 

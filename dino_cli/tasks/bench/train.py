@@ -17,7 +17,13 @@ from dino_cli.config.bench import BenchTrainConfig
 from dino_cli.config.train import TrainConfig
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores, choose_device, choose_precision
+from dino_cli.runtime import (
+    available_cores,
+    choose_device,
+    choose_precision,
+    forking,
+    starting_workers,
+)
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.bench.limits import matrix_peak
 from dino_cli.tasks.bench.measure import Pair, describe, finish, row
@@ -120,11 +126,14 @@ def _theirs(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         drop_last=True,
+        multiprocessing_context=forking(workers),
     )
+    with starting_workers():
+        batches = iter(loader)
 
     def steps() -> Iterator[None]:
         views: list[Tensor]
-        for views, _ in loader:
+        for views, _ in batches:
             step([view.to(device, non_blocking=True) for view in views])
             yield
 
