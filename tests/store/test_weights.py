@@ -201,7 +201,7 @@ def make_run(folder: Path, a: VitArchitecture) -> tuple[dict[str, Tensor], dict[
     folder.mkdir()
     run = RunFolder(folder)
     run.write_config({**about, "train": {"epochs": 1}})
-    save_teacher(run, teacher, about)
+    save_teacher(run.teacher, teacher, about)
     head = {"head.mlp.0.weight": torch.ones(3, 64)}
     state = {
         "format": 1,

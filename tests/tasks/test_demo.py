@@ -59,7 +59,7 @@ def weights(tmp_path_factory):
         "preprocessing": asdict(Preprocessing(resize=37, crop=32)),
         "attention_size": 50,
     }
-    save_teacher(RunFolder(folder), build_vit(architecture).state_dict(), about)
+    save_teacher(RunFolder(folder).teacher, build_vit(architecture).state_dict(), about)
     return folder / "teacher.safetensors"
 
 
