@@ -29,13 +29,15 @@ from dino_cli.tasks.bench.photos import draw_photos, write_photos
 from dino_cli.tasks.bench.views import bench_views
 
 CPU = torch.device("cpu")
+TRAINING = ["train", "--arch", "vit_tiny", "--batch-size", "2", "--out-dim", "64", "--photos", "64"]
+TRAINING += ["--workers", "1"]
 KEYS = {
     "work", "unit", "ours", "reference", "ratio", "cpu_ratio", "limit", "limit_is",
     "share_of_limit", "pairs",
 }  # fmt: skip
 
 
-def check(result: dict[str, Any], rows: int) -> None:
+def check(result: dict[str, Any], rows: int, pairs: int = 3) -> None:
     """Keys of a result, and that its numbers fit one another."""
     assert {"device", "threads", "versions", "rows"} <= set(result)
     assert set(result["versions"]) >= {"torch", "torchvision", "timm", "pillow", "numpy"}
@@ -47,7 +49,7 @@ def check(result: dict[str, Any], rows: int) -> None:
         assert line["share_of_limit"] == pytest.approx(
             line["limit"] / line["ours"], rel=0.1, abs=1e-4
         )
-        assert line["pairs"] >= 3
+        assert line["pairs"] >= pairs
     json.dumps(result)
 
 
@@ -93,6 +95,16 @@ def test_limits_count_operations_and_bytes(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(limits, "_best", lambda work, device: (work(), 0.5)[1])
     assert limits.matrix_peak(CPU, "fp32") == 4 * 1536**3
     assert limits.memory_bandwidth(CPU) == 4 * 2**27
+
+
+def test_more_photos_than_are_drawn_are_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dino_cli.tasks.bench.photos.DIFFERENT", 2)
+    write_photos(tmp_path, 5, 60, 80)
+    files = [file.path.read_bytes() for file in find_images([str(tmp_path)])]
+    assert len(files) == 5
+    assert files[0] == files[2] == files[4] != files[1] == files[3]
 
 
 def test_photos_are_the_same_in_every_call_and_a_jpeg_is_as_long_as_a_cameras(
@@ -228,6 +240,9 @@ def run(*arguments: str, code: int = 0) -> Any:
         (["knn", "--rows", "0"], "--rows"),
         (["knn", "--k", "9", "--rows", "8"], "--k 9 is more than --rows 8"),
         (["step", "--batch-size", "0"], "--batch-size 0"),
+        (["train", "--photos", "0"], "--photos must be at least 1"),
+        (["train", "--seconds", "nan"], "--seconds nan is not a time"),
+        (["train", "--batch-size", "9", "--photos", "8"], "--photos 8 is less than one batch of 9"),
         (["step", "--patch-size", "0"], "--patch-size"),
         (["attention", "--patch-size", "0"], "--patch-size"),
         (["embed", "--megapixels", "1000"], "--megapixels 1000"),
@@ -257,6 +272,7 @@ def test_what_a_person_reads() -> None:
     [
         (["views", "--photos", "1"], 1),
         (["step", "--batch-size", "1", "--out-dim", "4096"], 1),
+        (TRAINING, 1),
         (["embed", "--arch", "vit_tiny", "--photos", "4", "--batch-size", "2"], 1),
         (["embed", "--arch", "vit_tiny", "--photos", "2", "--megapixels", "3"], 1),
         (["knn", "--queries", "100", "--rows", "5000"], 1),
@@ -266,7 +282,7 @@ def test_what_a_person_reads() -> None:
 )
 def test_commands_in_json(arguments: list[str], rows: int) -> None:
     result = json.loads(run(*arguments, "--seconds", "0", "--json").stdout)
-    check(result, rows)
+    check(result, rows, pairs=1 if arguments[0] == "train" else 3)
     if arguments[0] == "step":
         assert result["memory"]["loss"]["ours"] < result["memory"]["loss"]["reference"] / 2
     if arguments[0] == "embed":

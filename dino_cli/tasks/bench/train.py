@@ -49,6 +49,8 @@ def bench_train(config: BenchTrainConfig, reporter: Reporter) -> dict[str, Any]:
     for name in ("photos", "batch_size", "out_dim"):
         if getattr(config, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+    if config.photos < config.batch_size:
+        raise UsageError(f"--photos {config.photos} is less than one batch of {config.batch_size}")
     if not config.seconds >= 0:
         raise UsageError(f"--seconds {config.seconds:g} is not a time", "use --seconds 20")
     architecture(config.arch, config.patch_size)  # refuses an impossible patch
