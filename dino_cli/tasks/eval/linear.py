@@ -33,6 +33,9 @@ from dino_cli.tasks.recorded import recorded_preprocessing, with_recorded_networ
 __all__ = ["figures", "linear", "tables"]
 
 
+MUCH_BETTER = 0.02  # top-1 by which the fast protocol shows that the rate is too small
+
+
 def linear(
     config: EvalLinearConfig, reporter: Reporter, *, given: Set[str] = frozenset()
 ) -> dict[str, Any]:
@@ -201,6 +204,14 @@ def _train(
             "sweep": fast.sweep,
             "agreement": agreement(trained, fast, judged),
         }
+        better = float(result["fast"]["top1"])
+        if better > trained.best + MUCH_BETTER and fast.lr > config.lr:
+            reporter.remark(
+                f"the fast protocol, whose sweep chose the rate {fast.lr:g}, named "
+                f"{100 * better:.1f} % right, the full one at {config.lr:g} "
+                f"{100 * trained.best:.1f} %: the paper's rate is for many more steps than "
+                f"{len(train)} images give; try --lr {fast.lr:g}"
+            )
     result["lr"] = trained.lr
     return trained
 

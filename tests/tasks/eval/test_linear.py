@@ -53,6 +53,16 @@ def val(photos: Path) -> Path:
 TRAIN = ["--epochs", 6, "--batch-size", 5, "--lr", 1.0]
 
 
+def test_a_rate_that_is_too_small_for_so_few_steps_is_told(
+    photos: Path, val: Path, tiny_weights: Path
+) -> None:
+    small = [photos, val, "--weights", tiny_weights, "--epochs", 1, "--batch-size", 5, "--compare"]
+    told = run(*small, "--lr", 1e-6, *COMMON).stderr
+    assert "the paper's rate is for many more steps than 12 images give; try --lr" in told
+    learned = run(photos, val, "--weights", tiny_weights, *TRAIN, "--compare", *COMMON).stderr
+    assert "try --lr" not in learned
+
+
 def test_the_full_protocol_learns_and_leaves_what_it_made(
     photos: Path, val: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
