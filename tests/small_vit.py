@@ -83,3 +83,12 @@ def invoke(command: str, *arguments, code: int = 0):
     result = CliRunner().invoke(app, line)
     assert result.exit_code == code, (result.output, result.exception)
     return result
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def pictures_of(*names: str) -> set[str]:
+    """The files of `dino attention` for the heads of these names."""
+    return {f"{kind}_{name}.png" for name in names for kind in ("heat", "overlay", "mask")}

@@ -51,21 +51,17 @@ class BenchStepConfig(BenchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchTrainConfig(BenchOptions):
-    """`dino bench train`."""
+class BenchTrainConfig(BenchStepConfig):
+    """`dino bench train`: the step of `dino bench step`, fed from files."""
 
     arch: Literal["vit_tiny", "vit_small", "vit_base"] = setting("vit_small", "The network.")
-    patch_size: int = setting(16, "Side of a patch in pixels.")
     out_dim: int = setting(65_536, "Prototypes K.")
-    batch_size: int = setting(64, "Images in a step.")
+    batch_size: int = setting(64, "Images in a step, of 2 x 224 + 8 x 96 pixels.")
     photos: int = setting(
         65_536, "JPEG files of 500 x 375 pixels; a checkpoint is written each time all were seen."
     )
     workers: int = setting(10, "Processes that load images, at most one per core; of both ways.")
     views: Literal["auto", "cpu", "gpu"] = setting("auto", "Where ours makes its views.")
-    precision: Precision = setting("auto", PRECISION_HELP)
-    compile: bool = setting(False, "torch.compile our networks.")
-    cuda_graph: bool = setting(False, "On CUDA, record our step and replay it.", switch=True)
 
 
 @dataclass(frozen=True, kw_only=True)

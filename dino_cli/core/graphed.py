@@ -1,7 +1,7 @@
-"""A pass recorded as a CUDA graph: one launch in place of some three thousand.
+"""A pass recorded as a CUDA graph: one launch in place of more than a thousand.
 
-A step of a ViT-S launches so many small kernels that a GPU of today waits for Python. Recorded once
-and replayed, the same kernels run in the same order, on whatever lies in the inputs' memory.
+Recorded once and replayed, the same kernels run in the same order, on whatever lies in the inputs'
+memory, and Python does not hold the GPU up between them.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class GraphedPasses:
 
     def __init__(self, clip_grad: float) -> None:
         self.clip_grad = clip_grad
-        self._recorded: dict[tuple[torch.Size, ...], _Recording] = {}
+        self._recording: _Recording | None = None
 
     def __call__(
         self,
@@ -45,11 +45,10 @@ class GraphedPasses:
         scale: object = None,
     ) -> Pass:
         """As `run_pass`. Raises `torch.OutOfMemoryError` when recording needs too much memory."""
-        shapes = tuple(tensor.shape for tensor in (*views.groups, *views.masks))
-        if shapes not in self._recorded:
-            self._recorded.clear()  # the views have grown: the smaller ones do not come back
-            self._recorded[shapes] = _record(networks, views, forward, autocast, self.clip_grad)
-        return self._recorded[shapes].replay(views, temperature)
+        if self._recording is None or not self._recording.fits(views):
+            self._recording = None  # views that have grown do not shrink again
+            self._recording = _record(networks, views, forward, autocast, self.clip_grad)
+        return self._recording.replay(views, temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +59,21 @@ class _Recording:
     result: Pass  # what it writes
     gradients: list[tuple[torch.nn.Parameter, Tensor | None]]
 
+    def fits(self, views: Views) -> bool:
+        """Whether views have the shapes of the recorded ones."""
+        return [t.shape for t in _inputs(views)] == [t.shape for t in _inputs(self.views)]
+
     def replay(self, views: Views, temperature: float) -> Pass:
-        mine = [*self.views.groups, *self.views.masks]
-        torch._foreach_copy_(mine, [*views.groups, *views.masks])
+        torch._foreach_copy_(_inputs(self.views), _inputs(views))
         self.temperature.fill_(temperature)
         self.graph.replay()
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
         return self.result
+
+
+def _inputs(views: Views) -> list[Tensor]:
+    return [*views.groups, *views.masks]
 
 
 def _record(

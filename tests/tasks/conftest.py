@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from small_run import small_config
+from small_vit import invoke, write_small_vit
+from typer.testing import Result
 
 from dino_cli.core.vit import VitArchitecture, build_vit
 from dino_cli.progress import Reporter
@@ -67,3 +69,22 @@ def photos(tmp_path: Path) -> Path:
             pixels = np.clip(noise + colour, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{j}.png")
     return tmp_path / "photos"
+
+
+@pytest.fixture(scope="session")
+def small_vit_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_vit(tmp_path_factory.mktemp("weights") / "teacher.safetensors")
+
+
+@pytest.fixture
+def attention(
+    small_vit_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """`dino attention` in an empty folder, by the small network unless another is named."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object, code: int = 0) -> Result:
+        given = [] if "--weights" in arguments else ["--weights", small_vit_weights]
+        return invoke("attention", *arguments, *given, code=code)
+
+    return command

@@ -7,27 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_vit import PATCH, SIDE, invoke, no_class_token, photo, small_vit, write_small_vit
+from small_vit import PATCH, SIDE, no_class_token, photo, small_vit
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.attention import threshold_mass
 from dino_cli.core.backbone import Backbone
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_small_vit(tmp_path_factory.mktemp("weights") / "teacher.safetensors")
-
-
-@pytest.fixture
-def run(weights, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments, code=0):
-        given = [] if "--weights" in arguments else ["--weights", weights]
-        return invoke("attention", *arguments, *given, code=code)
-
-    return command
 
 
 def _input(path):
@@ -46,40 +30,42 @@ def _picture(path):
 
 @pytest.mark.parametrize("point", ["40,30", "57.2%,60%"])
 @pytest.mark.parametrize("layer", [0, -1])
-def test_query_gives_the_attention_of_the_patch_at_the_point(run, tmp_path, point, layer):
+def test_query_gives_the_attention_of_the_patch_at_the_point(attention, tmp_path, point, layer):
     path = photo(tmp_path / "cat.png")
-    run(path, "--query", point, "--layer", layer)
+    attention(path, "--query", point, "--layer", layer)
     row, column = int(30.5 / 50 * SIDE / PATCH), int(40.5 / 70 * (SIDE * 70 // 50) / PATCH)
     expected, _ = Backbone(small_vit()).cls_attention_and_keys(
         _input(path), layer=layer, patch=torch.tensor([row * 8 + column])
     )
     saved = np.load("attention/cat/attention.npy")
     np.testing.assert_allclose(saved, expected[0], rtol=1e-4, atol=1e-7)
-    run(path, "--layer", layer, "-o", "of-cls")
+    attention(path, "--layer", layer, "-o", "of-cls")
     assert not np.allclose(saved, np.load("of-cls/cat/attention.npy"), rtol=1e-2)
     assert not np.array_equal(
         _picture("attention/cat/grid.png"), _picture("of-cls/cat/grid.png")
     )  # the point is marked
 
 
-def test_a_network_without_class_token_can_be_asked_at_a_point(run, tmp_path):
+def test_a_network_without_class_token_can_be_asked_at_a_point(attention, tmp_path):
     photo(tmp_path / "cat.png")
     options = ["cat.png", *no_class_token(tmp_path), "--image-size", 96]
-    assert "--query 50%,50%" in run(*options, code=2).stderr
-    run(*options, "--query", "50%,50%", "--masks", "tokens")
+    assert "--query 50%,50%" in attention(*options, code=2).stderr
+    attention(*options, "--query", "50%,50%", "--masks", "tokens")
     saved = np.load("attention/cat/attention.npy")
     assert saved.shape == (3, 6, 8)
     assert (saved.sum((1, 2)) < 1).all()  # the register has its share
 
 
-def test_a_point_outside_a_photo_skips_it(run, tmp_path):
+def test_a_point_outside_a_photo_skips_it(attention, tmp_path):
     photo(tmp_path / "in" / "large.png", (300, 200))
     photo(tmp_path / "in" / "small.png", (70, 50))
-    result = json.loads(run("in", "--query", "200,100", "--json").stdout)
+    result = json.loads(attention("in", "--query", "200,100", "--json").stdout)
     assert [row["input"] for row in result["images"]] == ["in/large.png"]
     listed = (tmp_path / "attention" / "skipped.csv").read_text()
     assert "the point 200,100 lies outside 70 x 50 pixels" in listed
-    assert "lies outside" in run("in/small.png", "--query", "200,100", "-o", "b", code=1).stderr
+    assert (
+        "lies outside" in attention("in/small.png", "--query", "200,100", "-o", "b", code=1).stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,17 +84,19 @@ def test_a_point_outside_a_photo_skips_it(run, tmp_path):
         (["--fps", "0"], "0 frames per second"),
     ],
 )
-def test_misuse(run, tmp_path, options, message):
-    assert message in run(photo(tmp_path / "cat.png"), *options, code=2).stderr
+def test_misuse(attention, tmp_path, options, message):
+    assert message in attention(photo(tmp_path / "cat.png"), *options, code=2).stderr
     assert not (tmp_path / "attention").exists()
 
 
 # Masks
 
 
-def test_masks_from_tokens_and_their_score(run, tmp_path):
+def test_masks_from_tokens_and_their_score(attention, tmp_path):
     photo(tmp_path / "cat.png")
-    result = json.loads(run("cat.png", "--masks", "tokens", "--head", "mean", "--json").stdout)
+    result = json.loads(
+        attention("cat.png", "--masks", "tokens", "--head", "mean", "--json").stdout
+    )
     row = result["images"][0]
     assert 0 <= row["score"] <= 1
     assert row["guess"] == (row["score"] < 0.88)
@@ -118,10 +106,10 @@ def test_masks_from_tokens_and_their_score(run, tmp_path):
     assert set(np.unique(_picture("attention/cat/mask_tokens.png"))) == {0, 255}
 
 
-def test_colours_of_heat_maps_and_outlines(run, tmp_path):
+def test_colours_of_heat_maps_and_outlines(attention, tmp_path):
     photo(tmp_path / "cat.png")
-    run("cat.png", "--head", "mean", "-o", "a")
-    run("cat.png", "--head", "mean", "-o", "b", "--palette", "grey", "--outline", "lime")
+    attention("cat.png", "--head", "mean", "-o", "a")
+    attention("cat.png", "--head", "mean", "-o", "b", "--palette", "grey", "--outline", "lime")
     inferno, grey = (Image.open(f"{o}/cat/heat_mean.png").convert("RGB") for o in "ab")
     assert (np.ptp(np.asarray(grey).astype(int), axis=-1) == 0).all()
     assert np.ptp(np.asarray(inferno).astype(int), axis=-1).max() > 100
@@ -141,11 +129,11 @@ def _masks_of(folder, name):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_coco_holds_the_masks_of_the_pictures(run, tmp_path, capsys):
+def test_coco_holds_the_masks_of_the_pictures(attention, tmp_path, capsys):
     coco = pytest.importorskip("pycocotools.coco")
     for i in range(5):
         photo(tmp_path / "in" / f"{i % 2}" / f"{i}.png", (70, 50) if i % 3 else (50, 70), seed=i)
-    run("in", "--head", "1,mean", "--format", "pictures,coco", "--batch-size", 2)
+    attention("in", "--head", "1,mean", "--format", "pictures,coco", "--batch-size", 2)
     read = coco.COCO("attention/coco.json")
     capsys.readouterr()
     files = [read.imgs[i]["file_name"] for i in sorted(read.imgs)]
@@ -164,7 +152,7 @@ def test_coco_holds_the_masks_of_the_pictures(run, tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(("kind", "name"), [("coco", "coco"), ("polygons", "coco-polygons")])
-def test_instances_are_the_parts_of_the_mask(run, tmp_path, capsys, kind, name):
+def test_instances_are_the_parts_of_the_mask(attention, tmp_path, capsys, kind, name):
     coco = pytest.importorskip("pycocotools.coco")
     photo(tmp_path / "cat.png", (140, 100))
     options = [
@@ -177,7 +165,7 @@ def test_instances_are_the_parts_of_the_mask(run, tmp_path, capsys, kind, name):
         f"pictures,{kind}",
         "--json",
     ]
-    row = json.loads(run("cat.png", "--head", "0", *options).stdout)["images"][0]
+    row = json.loads(attention("cat.png", "--head", "0", *options).stdout)["images"][0]
     labels = _picture("attention/cat/instances_head0.png")
     count = int(labels.max())
     assert count > 1
@@ -199,18 +187,18 @@ def test_instances_are_the_parts_of_the_mask(run, tmp_path, capsys, kind, name):
     assert [one["score"] for one in found] == sorted((o["score"] for o in found), reverse=True)
 
 
-def test_coco_alone_writes_one_file(run, tmp_path):
+def test_coco_alone_writes_one_file(attention, tmp_path):
     photo(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_bytes(b"-")
-    run("in", "--format", "coco", "--head", "mean")
+    attention("in", "--format", "coco", "--head", "mean")
     assert {p.name for p in (tmp_path / "attention").iterdir()} == {"coco.json", "skipped.csv"}
-    result = run("in", "--format", "coco", "--head", "mean", code=1)
+    result = attention("in", "--format", "coco", "--head", "mean", code=1)
     assert "'attention/coco.json' exists already" in result.stderr
-    run("in", "--format", "coco", "--head", "best", "--overwrite")
+    attention("in", "--format", "coco", "--head", "best", "--overwrite")
     assert '"best"' in (tmp_path / "attention/coco.json").read_text()
 
 
-def test_a_failure_leaves_no_shared_file(run, tmp_path, monkeypatch):
+def test_a_failure_leaves_no_shared_file(attention, tmp_path, monkeypatch):
     from dino_cli.tasks.attention import outputs
 
     def full(*_):
@@ -218,14 +206,14 @@ def test_a_failure_leaves_no_shared_file(run, tmp_path, monkeypatch):
 
     photo(tmp_path / "cat.png")
     monkeypatch.setattr(outputs, "write_page", full)
-    assert "No space left" in run("cat.png", "--format", "coco", "--html", code=1).stderr
+    assert "No space left" in attention("cat.png", "--format", "coco", "--html", code=1).stderr
     assert not (tmp_path / "attention").exists()
 
 
-def test_scores_of_heads_are_their_overlaps_with_the_seeded_mask(run, tmp_path):
+def test_scores_of_heads_are_their_overlaps_with_the_seeded_mask(attention, tmp_path):
     photo(tmp_path / "cat.png")
-    run("cat.png", "--format", "coco")
-    run("cat.png", "--masks", "seeded", "--head", "mean", "-o", "s", "--image-size", SIDE)
+    attention("cat.png", "--format", "coco")
+    attention("cat.png", "--masks", "seeded", "--head", "mean", "-o", "s", "--image-size", SIDE)
     attention, keys = Backbone(small_vit()).cls_attention_and_keys(_input(tmp_path / "cat.png"))
     from dino_cli.core.masks import overlap, seeded_masks
 
@@ -253,10 +241,10 @@ class _Page(html.parser.HTMLParser):
 
 
 @pytest.mark.parametrize("masks", ["attention", "seeded"])
-def test_page_shows_every_photo_and_asks_nobody(run, tmp_path, masks):
+def test_page_shows_every_photo_and_asks_nobody(attention, tmp_path, masks):
     for i in range(3):
         photo(tmp_path / "in" / f"{i}<b>.png", seed=i)
-    run("in", "--html", "--masks", masks, "--instances")
+    attention("in", "--html", "--masks", masks, "--instances")
     page = _Page((tmp_path / "attention/index.html").read_text())
     assert page.words.count("<b>.png") == 3
     pictures = [a for tag, a in page.tags if tag == "img"]
@@ -267,16 +255,16 @@ def test_page_shows_every_photo_and_asks_nobody(run, tmp_path, masks):
     assert not any("href" in a and not a["href"].startswith("data:") for _, a in page.tags)
 
 
-def test_guesses_are_named_on_the_page_and_can_be_chosen(run, tmp_path, monkeypatch):
+def test_guesses_are_named_on_the_page_and_can_be_chosen(attention, tmp_path, monkeypatch):
     from dino_cli.tasks.attention import look
 
     for i in range(4):
         photo(tmp_path / "in" / f"{i}.png", (70 + 20 * i, 60), seed=i)
     options = ["--masks", "seeded", "--image-size", 80]
-    rows = json.loads(run("in", *options, "--json").stdout)["images"]
+    rows = json.loads(attention("in", *options, "--json").stdout)["images"]
     scores = sorted(row["score"] for row in rows)
     monkeypatch.setitem(look.GUESS_BELOW, "seeded", (scores[0] + scores[-1]) / 2)
-    run("in", *options, "--html", "--format", "coco", "-o", "b")
+    attention("in", *options, "--html", "--format", "coco", "-o", "b")
     page = _Page((tmp_path / "b/index.html").read_text())
     classes = [a.get("class") for tag, a in page.tags if tag == "li"]
     said = sum(score < (scores[0] + scores[-1]) / 2 for score in scores)
