@@ -14,8 +14,13 @@ from typer.testing import CliRunner, Result
 from dino_cli.cli.app import app
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import Architecture, TimmArchitecture, architecture_to_json, build
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.network.architecture import (
+    Architecture,
+    TimmArchitecture,
+    VitArchitecture,
+    architecture_to_json,
+)
+from dino_cli.core.network.backbone import build
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import Model, open_model
 

@@ -30,6 +30,10 @@ class Golden:
 
 
 def eval_golden_folder() -> Path:
-    """DINO_GOLDEN_EVAL_DIR, else where the numbers of the evaluations lie beside a checkout."""
-    beside = SHIPPED_GOLDEN.parents[2] / "shared" / "golden" / "eval"
-    return Path(os.environ.get("DINO_GOLDEN_EVAL_DIR", beside))
+    """DINO_GOLDEN_EVAL_DIR, else the copy beside the tests."""
+    return Path(os.environ.get("DINO_GOLDEN_EVAL_DIR", SHIPPED_GOLDEN / "eval"))
+
+
+def hf_golden_folder() -> Path:
+    """DINO_GOLDEN_HF_DIR, else the copy beside the tests."""
+    return Path(os.environ.get("DINO_GOLDEN_HF_DIR", SHIPPED_GOLDEN / "hf"))

@@ -2,12 +2,12 @@
 
 import torch
 
-from dino_cli.core.backbone import build
-from dino_cli.core.head import DinoHead
-from dino_cli.core.multicrop import MultiCrop
-from dino_cli.core.optim import make_optimizer
-from dino_cli.core.step import Networks, Views
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.backbone import build
+from dino_cli.core.training.head import DinoHead
+from dino_cli.core.training.multicrop import MultiCrop
+from dino_cli.core.training.optim import make_optimizer
+from dino_cli.core.training.step import Networks, Views
 
 TINY = VitArchitecture(width=16, depth=2, heads=2, patch_size=8, grid=(4, 4))
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import architecture_to_json, build
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.network.architecture import VitArchitecture, architecture_to_json
+from dino_cli.core.network.backbone import build
 
 ARCHITECTURE = VitArchitecture(width=24, depth=2, heads=3, patch_size=8, grid=(4, 4))
 SIDE, PATCH = 48, 8

@@ -5,15 +5,15 @@ import torch
 import torch.nn.functional as F
 from golden_files import golden_folder
 
-from dino_cli.core.attention import threshold_mass
-from dino_cli.core.backbone import Backbone, build
-from dino_cli.core.head import DinoHead
-from dino_cli.core.loss import centre_update, dino_loss, teacher_targets
-from dino_cli.core.multicrop import MultiCrop
-from dino_cli.core.optim import make_optimizer
-from dino_cli.core.schedule import cosine_schedule, teacher_temperatures
-from dino_cli.core.step import Networks, StepValues, Views, train_step
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.network.backbone import Backbone, build
+from dino_cli.core.training.head import DinoHead
+from dino_cli.core.training.loss import centre_update, dino_loss, teacher_targets
+from dino_cli.core.training.multicrop import MultiCrop
+from dino_cli.core.training.optim import make_optimizer
+from dino_cli.core.training.schedule import cosine_schedule, teacher_temperatures
+from dino_cli.core.training.step import Networks, StepValues, Views, train_step
 from dino_cli.runtime import choose_precision
 
 pytestmark = pytest.mark.golden

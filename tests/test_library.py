@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import dino_cli
 from dino_cli.cli.app import app
-from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.vit import build_vit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.embeddings.reading import read_embeddings
 

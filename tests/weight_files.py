@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.vit import build_vit
 from dino_cli.store.weights.load import Weights, load
 
 SMALL = VitArchitecture(width=64, depth=2, heads=1, patch_size=16, grid=(14, 14))

@@ -39,7 +39,8 @@ class Preprocessing:
     multiple: trim bottom and right to whole multiples of this many pixels; 1: no trim.
     mean, std: per channel, of values in [0, 1].
     exif: turn the picture as its EXIF orientation says.
-    own_depth: not RGB but the file's own samples and channels, as many as means (`data.samples`).
+    own_depth: not RGB but the file's own samples and channels, as many as means
+    (`data.decoding.own_depth`).
     """
 
     resize: int | tuple[int, int] | None = 256

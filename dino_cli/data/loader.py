@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.data.decode import UnreadableImage, read_image
-from dino_cli.data.image_list import ImageFile, ImageList
+from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.decoding.jpeg_draft import read_fitting
+from dino_cli.data.listing.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import build_transform
-from dino_cli.data.reduced import read_fitting
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.runtime import available_cores, forking, ignore_signals, starting_workers
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.data.samples import LUMINANCE, fitted, scaled
+from dino_cli.data.decoding.own_depth import LUMINANCE, fitted, scaled
 from dino_cli.errors import UsageError
 
 __all__ = ["build_transform", "normalize", "resized_size", "thumbnail_transform"]

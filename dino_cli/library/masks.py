@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.config.shared import ModelOptions
-from dino_cli.core.refine import cut, guided_mask
-from dino_cli.data.decode import UnreadableImage, read_image
-from dino_cli.data.images import find_images
+from dino_cli.core.masks.refine import cut, guided_mask
+from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.library.model import load_model
 from dino_cli.library.pictures import Pictures, many_of, rgb_of

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_cli.store.atomic import atomic_write
+from dino_cli.store.writing.atomic import atomic_write
 
 __all__ = ["CocoFile", "Segmentation", "annotation", "coco_file", "polygons", "run_lengths"]
 

@@ -18,9 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from dino_cli.core.layout import PatchLayout
-from dino_cli.store.atomic import atomic_write
-from dino_cli.store.figures import heat_map
+from dino_cli.core.masks.layout import PatchLayout
+from dino_cli.store.pictures.figures import heat_map
+from dino_cli.store.writing.atomic import atomic_write
 
 __all__ = ["Chart", "Picture", "cut_out", "heat", "line_chart", "picture", "render", "write_page"]
 

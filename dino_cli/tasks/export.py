@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from dino_cli.config.export import ExportConfig
-from dino_cli.core.backbone import Backbone
+from dino_cli.core.network.backbone import Backbone
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.atomic import atomic_write
 from dino_cli.store.export.card import Card
 from dino_cli.store.export.files import halved, write_huggingface, write_reference, write_timm
 from dino_cli.store.export.huggingface import preprocessor_config
 from dino_cli.store.export.onnx_file import check_onnx, require_onnx, write_onnx
-from dino_cli.store.staging import check_free, staged
-from dino_cli.store.tables import check_targets, told
 from dino_cli.store.weights.digests import sha256_of
 from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load
 from dino_cli.store.weights.registry import entries
+from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.staging import check_free, staged
+from dino_cli.store.writing.tables import check_targets, told
 
 __all__ = ["export"]
 

@@ -9,7 +9,7 @@ import torch
 
 from dino_cli import runtime
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import Backbone, build
+from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load

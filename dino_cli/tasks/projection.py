@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dino_cli.core.neighbors import nearest
-from dino_cli.core.projection import principal_plane
+from dino_cli.core.evaluation.neighbors import nearest
+from dino_cli.core.pca.plane import principal_plane
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.parquet import Projected

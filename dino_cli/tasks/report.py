@@ -14,7 +14,7 @@ from dino_cli.config.report import ReportConfig
 from dino_cli.config.resolve import stored
 from dino_cli.config.setting import arguments, options
 from dino_cli.config.train import TrainConfig
-from dino_cli.data.crops import Plan
+from dino_cli.data.views.batches import Plan
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import Chart, heat, line_chart, picture, write_page

@@ -16,9 +16,9 @@ from dino_cli.config.weights import (
 )
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.atomic import atomic_write
 from dino_cli.store.weights.hub import locate, on_disk, reach
 from dino_cli.store.weights.registry import entries
+from dino_cli.store.writing.atomic import atomic_write
 
 __all__ = [
     "download_weights",

@@ -21,9 +21,8 @@ import torch
 from PIL import Image
 
 from dino_cli.config.attention import AttentionConfig
-from dino_cli.core.attention import threshold_mass
-from dino_cli.core.layout import PatchLayout
-from dino_cli.core.masks import (
+from dino_cli.core.masks.layout import PatchLayout
+from dino_cli.core.masks.objects import (
     GUESS_BELOW,
     best_heads,
     certainties,
@@ -31,8 +30,9 @@ from dino_cli.core.masks import (
     seeded_masks,
     token_masks,
 )
-from dino_cli.core.refine import cut, guided_mask
-from dino_cli.data.decode import image_suffixes, read_image
+from dino_cli.core.masks.refine import cut, guided_mask
+from dino_cli.core.network.attention import threshold_mass
+from dino_cli.data.decoding.decode import image_suffixes, read_image
 from dino_cli.data.preprocess import build_transform, normalize
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import open_model

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import Backbone
-from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.backbone import Backbone
+from dino_cli.core.network.vit import build_vit
 from dino_cli.store.export.files import write_huggingface
 from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
-from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.vit import build_vit
 
 CANARY = "canary-was-run"
 

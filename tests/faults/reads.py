@@ -16,7 +16,8 @@ from small_vit import photo, write_small_vit
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
-from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.vit import build_vit
 from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.weights.load import load
 

@@ -15,16 +15,16 @@ from hypothesis.extra import numpy as hnp
 
 from dino_cli.config.train import TrainConfig
 from dino_cli.config.values import as_type, read_toml
-from dino_cli.core.attention import threshold_mass
-from dino_cli.core.neighbors import nearest
-from dino_cli.core.schedule import cosine_schedule
-from dino_cli.data.images import find_images
+from dino_cli.core.evaluation.neighbors import nearest
+from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.training.schedule import cosine_schedule
+from dino_cli.data.listing.images import find_images
 from dino_cli.errors import DinoError, TaskError, UsageError
+from dino_cli.store.benchmarks.plain_pickle import read_plain_pickle
 from dino_cli.store.coco import polygons, run_lengths
 from dino_cli.store.embeddings.blocks import Row
 from dino_cli.store.embeddings.formats import read_sources, sources_path, write_export
-from dino_cli.store.folders import folder_names
-from dino_cli.store.plain_pickle import read_plain_pickle
+from dino_cli.store.writing.folders import folder_names
 from dino_cli.tasks.attention.plan import parse_heads
 
 quick = settings(
@@ -268,7 +268,7 @@ def test_any_pickle_is_plain_data_or_refused(content):
 
 
 def test_tables_of_csv_hold_names_of_any_bytes(tmp_path):
-    from dino_cli.store.tables import csv_table
+    from dino_cli.store.writing.tables import csv_table
 
     hostile = ["=1+1", "a\nb", 'a"b', "a,b", "\r", "🦕", os.fsdecode(b"\xff\xfe"), " x ", "\t"]
     with csv_table(tmp_path / "t.csv", ("name",)) as write:

@@ -12,7 +12,8 @@ from small_run import small_config
 from small_vit import invoke, write_small_vit
 from typer.testing import Result
 
-from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.vit import build_vit
 from dino_cli.progress import Reporter
 from dino_cli.tasks.demo.draw import draw_folder
 

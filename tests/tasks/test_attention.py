@@ -9,8 +9,8 @@ from PIL import Image
 from small_vit import PATCH, SIDE, files_in, photo, pictures_of, small_vit
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.attention import threshold_mass
-from dino_cli.core.backbone import Backbone
+from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.network.backbone import Backbone
 
 
 def _size(path):

@@ -83,7 +83,7 @@ def test_interruption_leaves_whole_results_only(attention, tmp_path, monkeypatch
 
 def test_failure_to_write_is_told_and_leaves_nothing(attention, tmp_path, monkeypatch):
     photos = [photo(tmp_path / f"{i}.png") for i in range(3)]
-    from dino_cli.store.folders import ResultFolders
+    from dino_cli.store.writing.folders import ResultFolders
 
     write = ResultFolders.write
 

@@ -10,8 +10,8 @@ from PIL import Image
 from small_vit import PATCH, SIDE, no_class_token, photo, small_vit
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.attention import threshold_mass
-from dino_cli.core.backbone import Backbone
+from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.network.backbone import Backbone
 
 
 def _input(path):
@@ -215,7 +215,7 @@ def test_scores_of_heads_are_their_overlaps_with_the_seeded_mask(attention, tmp_
     attention("cat.png", "--format", "coco")
     attention("cat.png", "--masks", "seeded", "--head", "mean", "-o", "s", "--image-size", SIDE)
     attention, keys = Backbone(small_vit()).cls_attention_and_keys(_input(tmp_path / "cat.png"))
-    from dino_cli.core.masks import overlap, seeded_masks
+    from dino_cli.core.masks.objects import overlap, seeded_masks
 
     expected = overlap(threshold_mass(attention, 0.6)[0], seeded_masks(attention, keys))
     read = json.loads((tmp_path / "attention/coco.json").read_text())

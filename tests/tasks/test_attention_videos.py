@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from small_vit import disc, invoke, photo, video, write_small_vit
 
-from dino_cli.data.video import open_video
-from dino_cli.store import videos
+from dino_cli.data.decoding.video import open_video
+from dino_cli.store.pictures import videos
 
 
 @pytest.fixture(scope="module")

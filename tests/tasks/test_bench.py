@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.config.bench import BenchKnnConfig, BenchViewsConfig
-from dino_cli.core.attention import last_cls_attention
-from dino_cli.core.loss import dino_loss, teacher_targets
-from dino_cli.core.neighbors import nearest, votes
-from dino_cli.core.step import train_step
-from dino_cli.core.vit import build_vit
-from dino_cli.data.images import find_images
+from dino_cli.core.evaluation.neighbors import nearest, votes
+from dino_cli.core.network.attention import last_cls_attention
+from dino_cli.core.network.vit import build_vit
+from dino_cli.core.training.loss import dino_loss, teacher_targets
+from dino_cli.core.training.step import train_step
+from dino_cli.data.listing.images import find_images
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.bench import limits, measure, reference
@@ -188,7 +188,7 @@ def test_features_of_both_ways(tmp_path: Path) -> None:
 def test_steps_of_both_ways() -> None:
     """From equal weights, without stochastic depth: the loss of three steps."""
     from dino_cli.config.bench import BenchStepConfig
-    from dino_cli.core.step import Views
+    from dino_cli.core.training.step import Views
     from dino_cli.tasks.bench import step as bench
 
     config = BenchStepConfig(batch_size=2, out_dim=64)

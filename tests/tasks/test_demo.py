@@ -14,8 +14,8 @@ import dino_cli.tasks.demo.run as demo_task
 import dino_cli.tasks.demo.training as training_task
 from dino_cli.cli.app import app
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import architecture_to_json
-from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.core.network.architecture import VitArchitecture, architecture_to_json
+from dino_cli.core.network.vit import build_vit
 from dino_cli.data.drawings.images import CLASSES, draw
 from dino_cli.data.drawings.sets import Series, draw_sets
 from dino_cli.errors import Interrupted

@@ -16,8 +16,9 @@ from torchvision.transforms import InterpolationMode
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.core.backbone import Backbone
-from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.backbone import Backbone
+from dino_cli.core.network.vit import build_vit
 
 
 def run(*arguments: object) -> Result:

@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
-from dino_cli.core.features import Extractor
+from dino_cli.core.network.features import Extractor
 from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.reading import read_embeddings
 

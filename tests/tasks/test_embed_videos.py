@@ -14,9 +14,9 @@ from small_vit import disc
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.data.contents import content_sha256, path_on_disk
-from dino_cli.data.decode import UnreadableImage, read_image
-from dino_cli.data.video import open_video
+from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.decoding.video import open_video
+from dino_cli.data.listing.contents import content_sha256, path_on_disk
 from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.reading import read_embeddings
 

@@ -26,8 +26,8 @@ from exported import (
 from PIL import Image
 from torch import Tensor, nn
 
-from dino_cli.core.backbone import TimmArchitecture, build
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.network.architecture import TimmArchitecture, VitArchitecture
+from dino_cli.core.network.backbone import build
 from dino_cli.store.weights.load import load
 
 # The original
@@ -170,7 +170,7 @@ def test_transformers_opens_the_folder_with_the_cards_lines(tmp_path: Path, name
 
 def test_transformers_prepares_images_as_the_file_says(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    from dino_cli.data.decode import read_image
+    from dino_cli.data.decoding.decode import read_image
     from dino_cli.data.preprocess import build_transform, normalize
 
     given, output = exported(tmp_path, VIT, "out")

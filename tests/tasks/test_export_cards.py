@@ -11,7 +11,8 @@ from exported import FEATURES, NETWORKS, VIT, close, exported, randomised, run, 
 from safetensors.torch import load_file, save_file
 
 from dino_cli.config.embed import EmbedConfig
-from dino_cli.core.backbone import TimmArchitecture, build
+from dino_cli.core.network.architecture import TimmArchitecture
+from dino_cli.core.network.backbone import build
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import open_model
 

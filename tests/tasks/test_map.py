@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.store.map_picture import COLOURS
+from dino_cli.store.pictures.map_picture import COLOURS
 
 ATLAS = """
 import json, pathlib, sys

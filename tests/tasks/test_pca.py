@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_vit import disc, invoke, no_class_token, photo, video, write_small_vit
 
-from dino_cli.data.video import open_video
+from dino_cli.data.decoding.video import open_video
 
 
 @pytest.fixture(scope="module")

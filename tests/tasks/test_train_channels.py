@@ -11,9 +11,9 @@ import torch
 from small_run import dino, small_config
 
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
-from dino_cli.core.backbone import Backbone, build
+from dino_cli.core.network.backbone import Backbone, build
+from dino_cli.data.decoding.own_depth import read_samples
 from dino_cli.data.preprocess import build_transform, normalize
-from dino_cli.data.samples import read_samples
 from dino_cli.store.weights.load import load
 
 tifffile = pytest.importorskip("tifffile")

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.config.train import TrainConfig
-from dino_cli.data.crops import Plan
+from dino_cli.data.views.batches import Plan
 from dino_cli.progress import Reporter
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.demo.draw import draw_folder

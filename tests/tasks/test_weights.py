@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 from dino_cli.cli.app import app
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.vit import VitArchitecture, build_vit
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.vit import build_vit
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights import registry
@@ -102,8 +103,7 @@ def test_list_has_the_published_figures() -> None:
 
 @pytest.mark.slow
 def test_parameters_of_the_registry_are_those_of_the_networks() -> None:
-    from dino_cli.core.backbone import TimmArchitecture
-    from dino_cli.core.vit import VIT_SIZES
+    from dino_cli.core.network.architecture import VIT_SIZES, TimmArchitecture
     from dino_cli.store.weights.empty import empty_network
 
     for entry in registry.entries().values():

@@ -18,8 +18,8 @@ def copies(config: EvalCopiesConfig, terminal: Terminal) -> dict[str, Any]:
 
     Example: dino eval copies copydays --distractors photos --whitening others
     """
-    from dino_cli.tasks.eval.copies import copies as run
-    from dino_cli.tasks.eval.copies import tables
+    from dino_cli.tasks.eval.copies.run import copies as run
+    from dino_cli.tasks.eval.copies.run import tables
 
     result = run(config, terminal)
     show(terminal, tables(result))

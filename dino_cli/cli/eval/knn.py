@@ -18,8 +18,8 @@ def knn(config: EvalKnnConfig, terminal: Terminal) -> dict[str, Any]:
 
     Example: dino eval knn imagenet/train imagenet/val --model dino_vits16 -o knn
     """
-    from dino_cli.tasks.eval.knn import knn as run
-    from dino_cli.tasks.eval.knn import tables
+    from dino_cli.tasks.eval.knn.run import knn as run
+    from dino_cli.tasks.eval.knn.run import tables
 
     result = run(config, terminal)
     show(terminal, tables(result))

@@ -20,8 +20,8 @@ def linear(config: EvalLinearConfig, terminal: Terminal) -> dict[str, Any]:
 
     Example: dino eval linear imagenet/train imagenet/val --fast -o linear
     """
-    from dino_cli.tasks.eval.linear import linear as run
-    from dino_cli.tasks.eval.linear import tables
+    from dino_cli.tasks.eval.linear.run import linear as run
+    from dino_cli.tasks.eval.linear.run import tables
 
     result = run(config, terminal, given=terminal.given)
     show(terminal, tables(result))

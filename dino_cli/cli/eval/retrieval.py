@@ -19,8 +19,8 @@ def retrieval(config: EvalRetrievalConfig, terminal: Terminal) -> dict[str, Any]
 
     Example: dino eval retrieval roxford5k --model dino_vits16
     """
-    from dino_cli.tasks.eval.retrieval import retrieval as run
-    from dino_cli.tasks.eval.retrieval import tables
+    from dino_cli.tasks.eval.retrieval.run import retrieval as run
+    from dino_cli.tasks.eval.retrieval.run import tables
 
     result = run(config, terminal)
     show(terminal, tables(result))

@@ -19,8 +19,8 @@ def segmentation(config: EvalSegmentationConfig, terminal: Terminal) -> dict[str
 
     Example: dino eval segmentation voc/JPEGImages voc/SegmentationObject --names voc/val.txt
     """
-    from dino_cli.tasks.eval.segmentation import segmentation as run
-    from dino_cli.tasks.eval.segmentation import tables
+    from dino_cli.tasks.eval.segmentation.run import segmentation as run
+    from dino_cli.tasks.eval.segmentation.run import tables
 
     result = run(config, terminal)
     show(terminal, tables(result))

@@ -19,8 +19,8 @@ def video(config: EvalVideoConfig, terminal: Terminal) -> dict[str, Any]:
 
     Example: dino eval video davis --model dino_vits16 -o masks
     """
-    from dino_cli.tasks.eval.video import tables
-    from dino_cli.tasks.eval.video import video as run
+    from dino_cli.tasks.eval.video.run import tables
+    from dino_cli.tasks.eval.video.run import video as run
 
     result = run(config, terminal)
     show(terminal, tables(result))

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.errors import TaskError
-from dino_cli.store.atomic import atomic_write, sync_to_disk
-from dino_cli.store.tables import told
+from dino_cli.store.writing.atomic import atomic_write, sync_to_disk
+from dino_cli.store.writing.tables import told
 
 __all__ = ["Block", "Blocks", "Row"]
 

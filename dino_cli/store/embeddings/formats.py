@@ -16,10 +16,10 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_cli.config.frames import split_frame
+from dino_cli.config.frame_names import split_frame
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.embeddings.blocks import Row
-from dino_cli.store.tables import row_writer, told
+from dino_cli.store.writing.tables import row_writer, told
 
 __all__ = [
     "FORMAT",

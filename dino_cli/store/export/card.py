@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import Architecture, TimmArchitecture
-from dino_cli.core.vit import VIT_SIZES, VitArchitecture
+from dino_cli.core.network.architecture import (
+    VIT_SIZES,
+    Architecture,
+    TimmArchitecture,
+    VitArchitecture,
+)
 
 __all__ = ["Card", "Layout", "describe", "loading_code"]
 

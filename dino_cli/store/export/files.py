@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_cli.core.backbone import architecture_to_json
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.network.architecture import VitArchitecture, architecture_to_json
 from dino_cli.errors import TaskError
-from dino_cli.store.atomic import atomic_write
 from dino_cli.store.export.huggingface import huggingface_config, preprocessor_config
 from dino_cli.store.export.names import huggingface_names, reference_names
-from dino_cli.store.saving import save_state, save_tensors
 from dino_cli.store.weights.load import Weights
+from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.tensor_files import save_state, save_tensors
 
 __all__ = ["halved", "write_huggingface", "write_reference", "write_timm"]
 

@@ -6,8 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import Architecture
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.errors import TaskError
 from dino_cli.store.export.names import huggingface_family
 from dino_cli.store.weights.empty import empty_network

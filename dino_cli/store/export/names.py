@@ -9,8 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dino_cli.core.backbone import Architecture, TimmArchitecture
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.network.architecture import Architecture, TimmArchitecture, VitArchitecture
 from dino_cli.errors import TaskError
 
 __all__ = ["huggingface_family", "huggingface_names", "reference_names"]

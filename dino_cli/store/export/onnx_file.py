@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from dino_cli.core.exportable import Exportable
+from dino_cli.core.network.tracing import Exportable
 from dino_cli.errors import TaskError
 
 __all__ = ["check_onnx", "require_onnx", "write_onnx"]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dino_cli.errors import TaskError
-from dino_cli.store.atomic import atomic_write
 from dino_cli.store.runs.folder import RunFolder
-from dino_cli.store.saving import save_state, save_tensors
+from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.tensor_files import save_state, save_tensors
 
 __all__ = ["CheckpointWriter", "find_checkpoint", "load_checkpoint", "save_teacher"]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dino_cli.store.atomic import atomic_write
+from dino_cli.store.writing.atomic import atomic_write
 
 __all__ = ["draw_loss"]
 

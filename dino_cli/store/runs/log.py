@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dino_cli.errors import TaskError
-from dino_cli.store.atomic import atomic_write
+from dino_cli.store.writing.atomic import atomic_write
 
 __all__ = ["Log"]
 

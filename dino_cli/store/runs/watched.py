@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dino_cli.errors import TaskError
-from dino_cli.store.atomic import atomic_write
+from dino_cli.store.writing.atomic import atomic_write
 
 __all__ = ["read_attention", "read_photos", "write_attention", "write_photos"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dino_cli.core.architecture import (
+from dino_cli.core.network.architecture import (
     VIT_SIZES,
     Architecture,
     Positions,

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dino_cli.errors import TaskError
-from dino_cli.store.atomic import atomic_write
+from dino_cli.store.writing.atomic import atomic_write
 
 __all__ = ["check", "expected", "record", "record_path", "sha256_of"]
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dino_cli.core.backbone import Architecture, build
+from dino_cli.core.network.architecture import Architecture
+from dino_cli.core.network.backbone import build
 from dino_cli.errors import TaskError
 
 __all__ = ["empty_network", "filled_network"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.architecture import Architecture, architecture_from_json
+from dino_cli.core.network.architecture import Architecture, architecture_from_json
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.digests import sha256_of
 from dino_cli.store.weights.preprocessing import default_for, from_huggingface, from_timm

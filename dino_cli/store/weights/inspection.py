@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_cli.core.architecture import Architecture, TimmArchitecture, VitArchitecture
+from dino_cli.core.network.architecture import Architecture, TimmArchitecture, VitArchitecture
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.architectures import Known, read_architecture
 from dino_cli.store.weights.folders import Source, open_source

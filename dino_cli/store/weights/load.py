@@ -12,8 +12,12 @@ import torch
 from torch import Tensor
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import Architecture, TimmArchitecture
-from dino_cli.core.vit import VIT_SIZES, VitArchitecture
+from dino_cli.core.network.architecture import (
+    VIT_SIZES,
+    Architecture,
+    TimmArchitecture,
+    VitArchitecture,
+)
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.architectures import Known, is_own_arch, read_architecture
@@ -33,10 +37,10 @@ SHOWN = 3  # tensors named in an error
 class Weights:
     """A backbone's weights and what is needed to use them.
 
-    tensors: float32 on the CPU, under the names of the network that `core.backbone.build` makes of
-    `architecture`, all of them. name: for people. source: the absolute path, or where the hub or
-    the registry has them. sha256: of the file, hexadecimal. attention_size: short side in pixels
-    for attention maps.
+    tensors: float32 on the CPU, under the names of the network that `core.network.backbone.build`
+    makes of `architecture`, all of them. name: for people. source: the absolute path, or where the
+    hub or the registry has them. sha256: of the file, hexadecimal. attention_size: short side in
+    pixels for attention maps.
     """
 
     architecture: Architecture

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from dino_cli.core.architecture import Architecture, VitArchitecture
+from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.errors import TaskError
 
 __all__ = ["default_for", "from_huggingface", "from_timm"]

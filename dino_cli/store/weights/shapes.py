@@ -2,7 +2,7 @@
 
 import math
 
-from dino_cli.core.architecture import VitArchitecture
+from dino_cli.core.network.architecture import VitArchitecture
 
 __all__ = ["vit_shapes"]
 
@@ -10,7 +10,7 @@ Shape = tuple[int, ...]
 
 
 def vit_shapes(a: VitArchitecture) -> dict[str, Shape]:
-    """As `core.vit.build_vit(a).state_dict()` has them."""
+    """As `core.network.vit.build_vit(a).state_dict()` has them."""
     d, hidden = a.width, int(a.width * a.mlp_ratio)
     prefix = 1 + a.registers if a.embed_class else 0
     shapes: dict[str, Shape] = {

@@ -10,8 +10,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from dino_cli.core.backbone import Architecture, TimmArchitecture
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.network.architecture import Architecture, TimmArchitecture, VitArchitecture
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.weights.architectures import Known, is_own_arch, read_architecture
 from dino_cli.store.weights.empty import empty_network

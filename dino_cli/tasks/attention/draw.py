@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dino_cli.store.attention_files import (
+from dino_cli.store.coco import Segmentation, annotation
+from dino_cli.store.pictures.attention import (
     Fitted,
     Shown,
     attention_pictures,
     fitted_masks,
 )
-from dino_cli.store.coco import Segmentation, annotation
 from dino_cli.tasks.attention.gallery import Tiles, tiles
 from dino_cli.tasks.attention.look import Seen, compared, shown
 from dino_cli.tasks.attention.photos import Photo

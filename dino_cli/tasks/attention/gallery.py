@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli import __version__
-from dino_cli.store.attention_files import Fitted, Shown, Style, laid_over
-from dino_cli.store.figures import point_marked
 from dino_cli.store.pages import Picture, heat, picture
+from dino_cli.store.pictures.attention import Fitted, Shown, Style, laid_over
+from dino_cli.store.pictures.figures import point_marked
 from dino_cli.tasks.attention.look import Seen
 
 __all__ = ["MOST_CARDS", "Tiles", "card", "gallery", "tiles"]

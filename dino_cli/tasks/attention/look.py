@@ -8,8 +8,7 @@ from torch import Tensor
 
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.attention import threshold_mass
-from dino_cli.core.masks import (
+from dino_cli.core.masks.objects import (
     GUESS_BELOW,
     certainties,
     cut_masks,
@@ -18,9 +17,10 @@ from dino_cli.core.masks import (
     seeded_masks,
     token_masks,
 )
+from dino_cli.core.network.attention import threshold_mass
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError
-from dino_cli.store.attention_files import Compared, Shown
+from dino_cli.store.pictures.attention import Compared, Shown
 from dino_cli.tasks.model import Model
 
 __all__ = ["Seen", "compared", "look", "shown"]

@@ -10,12 +10,12 @@ from typing import Any
 from dino_cli import __version__
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.attention_files import RESULT_NAMES
 from dino_cli.store.coco import CocoFile, Segmentation, coco_file
-from dino_cli.store.folders import ResultFolders
 from dino_cli.store.pages import write_page
-from dino_cli.store.staging import check_free
-from dino_cli.store.tables import csv_table
+from dino_cli.store.pictures.attention import RESULT_NAMES
+from dino_cli.store.writing.folders import ResultFolders
+from dino_cli.store.writing.staging import check_free
+from dino_cli.store.writing.tables import csv_table
 from dino_cli.tasks.attention.draw import Drawn
 from dino_cli.tasks.attention.gallery import MOST_CARDS, Tiles, card, gallery
 from dino_cli.tasks.attention.plan import COCO_NAMES, Asked, Plan

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.layout import PatchLayout
-from dino_cli.data.decode import UnreadableImage
-from dino_cli.data.images import ImageFile
+from dino_cli.core.masks.layout import PatchLayout
+from dino_cli.data.decoding.decode import UnreadableImage
+from dino_cli.data.decoding.own_depth import read_input, shown
+from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.preprocess import build_transform
-from dino_cli.data.samples import read_input, shown
-from dino_cli.store.figures import view_of
+from dino_cli.store.pictures.figures import view_of
 from dino_cli.tasks.attention.query import Query
 
 __all__ = ["Photo", "Unread", "photo_groups", "photo_of"]

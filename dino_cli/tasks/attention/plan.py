@@ -8,9 +8,9 @@ from dino_cli.config.setting import parse_size
 from dino_cli.config.shared import Preprocessing
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.attention_files import Style
 from dino_cli.store.coco import Segmentation
-from dino_cli.store.figures import rgb_of
+from dino_cli.store.pictures.attention import Style
+from dino_cli.store.pictures.figures import rgb_of
 from dino_cli.tasks.attention.query import Query, parse_query
 from dino_cli.tasks.model import Model, open_model
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from dino_cli.core.layout import PatchLayout
+from dino_cli.core.masks.layout import PatchLayout
 from dino_cli.errors import UsageError
 
 __all__ = ["Query", "parse_query"]

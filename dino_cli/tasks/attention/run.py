@@ -5,14 +5,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from dino_cli.config.attention import AttentionConfig
-from dino_cli.data.decode import UnreadableImage
-from dino_cli.data.images import ImageFile
-from dino_cli.data.video import find_media, open_pictures, open_video
+from dino_cli.data.decoding.decode import UnreadableImage
+from dino_cli.data.decoding.video import find_media, open_pictures, open_video
+from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.folders import folder_names
-from dino_cli.store.holding import held
-from dino_cli.store.videos import NO_H264, h264_program
+from dino_cli.store.pictures.videos import NO_H264, h264_program
+from dino_cli.store.writing.folders import folder_names
+from dino_cli.store.writing.locks import held
 from dino_cli.tasks.attention.outputs import SKIPPED, Outputs, outputs
 from dino_cli.tasks.attention.plan import Plan, parse_heads, plan, read_options
 from dino_cli.tasks.attention.stills import Stills

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dino_cli.data.images import ImageFile
+from dino_cli.data.listing.images import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
-from dino_cli.store.attention_files import encoded, npy
+from dino_cli.store.pictures.attention import encoded, npy
 from dino_cli.tasks.attention.draw import Drawn, draw
 from dino_cli.tasks.attention.look import Seen, look
 from dino_cli.tasks.attention.outputs import Outputs, wants_card

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dino_cli.core.masks import GUESS_BELOW
-from dino_cli.data.decode import UnreadableImage
-from dino_cli.data.video import PictureFrames, VideoFrames
+from dino_cli.core.masks.objects import GUESS_BELOW
+from dino_cli.data.decoding.decode import UnreadableImage
+from dino_cli.data.decoding.video import PictureFrames, VideoFrames
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
-from dino_cli.store.videos import VideoWriter, video_writer
+from dino_cli.store.pictures.videos import VideoWriter, video_writer
 from dino_cli.tasks.attention.draw import Drawn, draw
 from dino_cli.tasks.attention.gallery import Tiles
 from dino_cli.tasks.attention.look import Seen

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.config.bench import BenchAttentionConfig
-from dino_cli.core.attention import last_cls_attention
+from dino_cli.core.network.attention import last_cls_attention
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device

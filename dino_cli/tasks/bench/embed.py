@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dino_cli.config.bench import BenchEmbedConfig
 from dino_cli.config.embed import EmbedConfig
-from dino_cli.data.images import find_images
+from dino_cli.data.listing.images import find_images
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores, choose_device

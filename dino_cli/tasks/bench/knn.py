@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dino_cli.config.bench import BenchKnnConfig
-from dino_cli.core.neighbors import INDEX_BLOCK, QUERY_BLOCK, nearest, votes
+from dino_cli.core.evaluation.neighbors import INDEX_BLOCK, QUERY_BLOCK, nearest, votes
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device

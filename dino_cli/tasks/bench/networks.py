@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.backbone import Backbone
-from dino_cli.core.vit import VIT_SIZES, VitArchitecture, build_vit
+from dino_cli.core.network.architecture import VIT_SIZES, VitArchitecture
+from dino_cli.core.network.backbone import Backbone
+from dino_cli.core.network.vit import build_vit
 from dino_cli.errors import UsageError
 from dino_cli.runtime import choose_precision
 from dino_cli.store.weights.load import Weights

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dino_cli.config.bench import BenchStepConfig
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.droppath import draw_masks
-from dino_cli.core.graphed import GraphedPasses
-from dino_cli.core.loss import dino_loss, teacher_targets
-from dino_cli.core.step import StepValues, Views, run_pass, train_step
+from dino_cli.core.training.cuda_graph import GraphedPasses
+from dino_cli.core.training.droppath import draw_masks
+from dino_cli.core.training.loss import dino_loss, teacher_targets
+from dino_cli.core.training.step import StepValues, Views, run_pass, train_step
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Precision, autocast, choose_device, choose_precision

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dino_cli.config.bench import BenchViewsConfig
 from dino_cli.config.train import TrainConfig
-from dino_cli.data.crops import normalize_views
-from dino_cli.data.draws import ViewDraw, draw_view, uniforms
-from dino_cli.data.views import render_view
-from dino_cli.data.views_batch import render_views
-from dino_cli.data.views_pack import pack_photos, take_photo
+from dino_cli.data.views.batches import normalize_views
+from dino_cli.data.views.draws import ViewDraw, draw_view, uniforms
+from dino_cli.data.views.pack import pack_photos, take_photo
+from dino_cli.data.views.render import render_view
+from dino_cli.data.views.render_batch import render_views
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device, one_thread

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dino_cli.core.attention import threshold_mass
-from dino_cli.core.masks import overlap
-from dino_cli.core.neighbors import nearest, votes
+from dino_cli.core.evaluation.neighbors import nearest, votes
+from dino_cli.core.masks.objects import overlap
+from dino_cli.core.network.attention import threshold_mass
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import UsageError
 from dino_cli.tasks.model import Model, untrained_twin

@@ -13,17 +13,17 @@ from dino_cli import __version__
 from dino_cli.config.demo import DemoConfig
 from dino_cli.config.resolve import resolve
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.backbone import Backbone, build
+from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores, choose_device, choose_precision, one_thread
-from dino_cli.store.atomic import atomic_write
 from dino_cli.store.pages import write_page
 from dino_cli.store.runs.checkpoints import find_checkpoint, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.log import Log
-from dino_cli.store.staging import check_free
 from dino_cli.store.weights.load import Weights
+from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.staging import check_free
 from dino_cli.tasks.demo.draw import draw_folder
 from dino_cli.tasks.demo.live import (
     RECIPE_IMAGES,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dino_cli.config.embed import EmbedConfig
-from dino_cli.data.contents import content_sha256
-from dino_cli.data.images import ImageFile
+from dino_cli.data.listing.contents import content_sha256
+from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores

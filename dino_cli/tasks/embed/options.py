@@ -6,7 +6,7 @@ from typing import Any, cast
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.setting import parse_size
 from dino_cli.config.shared import ModelOptions, Preprocessing, TransformOptions
-from dino_cli.core.features import GRID_KINDS, KINDS, Kind
+from dino_cli.core.network.features import GRID_KINDS, KINDS, Kind
 from dino_cli.errors import UsageError
 from dino_cli.store.embeddings.formats import SUFFIXES, refuse_grids
 from dino_cli.tasks.model import Model

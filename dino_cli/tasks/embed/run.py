@@ -14,17 +14,17 @@ import numpy as np
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.features import GRID_KINDS, Kind
-from dino_cli.data.contents import path_on_disk
-from dino_cli.data.images import ImageFile
-from dino_cli.data.media import find_frames
+from dino_cli.core.network.features import GRID_KINDS, Kind
+from dino_cli.data.listing.contents import path_on_disk
+from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.media import find_frames
 from dino_cli.errors import DinoError, Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
 from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.formats import export_files, write_export
-from dino_cli.store.holding import held
-from dino_cli.store.tables import check_targets, skipped_path, told, write_skipped
+from dino_cli.store.writing.locks import held
+from dino_cli.store.writing.tables import check_targets, skipped_path, told, write_skipped
 from dino_cli.tasks.embed.append import find_new
 from dino_cli.tasks.embed.forward import nothing_read
 from dino_cli.tasks.embed.merge import Base, Merged

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.features import Kind
-from dino_cli.data.contents import content_sha256
-from dino_cli.data.image_list import ImageFile, ImageList, ImageListBuilder
-from dino_cli.data.thumbnails import thumbnail
+from dino_cli.core.network.features import Kind
+from dino_cli.data.decoding.thumbnails import thumbnail
+from dino_cli.data.listing.contents import content_sha256
+from dino_cli.data.listing.image_list import ImageFile, ImageList, ImageListBuilder
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, available_cores

@@ -20,9 +20,9 @@ from dino_cli.config.shared import ModelOptions
 from dino_cli.config.values import as_type, read_toml
 from dino_cli.errors import DinoError, Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.atomic import atomic_write
 from dino_cli.store.pages import write_page
-from dino_cli.store.tables import check_targets, told
+from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.tables import check_targets, told
 from dino_cli.tasks.eval.published import PUBLISHED
 from dino_cli.tasks.eval.report import Table, section
 
@@ -186,7 +186,7 @@ def _data(source: Path, where: str, path: Path) -> Path:
 
 
 def _measure(one: Planned, reporter: Reporter) -> Measured:
-    module = import_module(f"dino_cli.tasks.eval.{one.name}")
+    module = import_module(f"dino_cli.tasks.eval.{one.name}.run")
     try:
         result = getattr(module, one.name)(one.config, reporter)
     except Interrupted:

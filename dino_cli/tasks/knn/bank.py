@@ -13,7 +13,7 @@ from torch import Tensor
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.reading import Embeddings, Features, read_embeddings
-from dino_cli.tasks.recorded import NETWORK
+from dino_cli.tasks.provenance import NETWORK
 
 __all__ = ["Bank", "bank_of", "compare", "open_bank", "open_index", "unlabelled"]
 

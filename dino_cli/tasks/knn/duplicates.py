@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.config.knn import KnnConfig
-from dino_cli.core.neighbors import similar_pairs
+from dino_cli.core.evaluation.neighbors import similar_pairs
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device
-from dino_cli.store.tables import csv_table, told
+from dino_cli.store.writing.tables import csv_table, told
 from dino_cli.tasks.knn.bank import open_index
 
 __all__ = ["find_duplicates"]

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import dino_cli
-from dino_cli.data.thumbnails import small_picture
+from dino_cli.data.decoding.thumbnails import small_picture
 from dino_cli.store.embeddings.reading import Embeddings
 from dino_cli.store.pages import Picture, picture, write_page
-from dino_cli.store.tables import told
+from dino_cli.store.writing.tables import told
 from dino_cli.tasks.knn.search import Found, rounded
 
 __all__ = ["Hits"]

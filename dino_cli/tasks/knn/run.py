@@ -9,8 +9,14 @@ from typing import Any
 from dino_cli.config.knn import KnnConfig
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.confusion import draw_confusion
-from dino_cli.store.tables import check_targets, csv_table, skipped_path, told, write_skipped
+from dino_cli.store.pictures.confusion import draw_confusion
+from dino_cli.store.writing.tables import (
+    check_targets,
+    csv_table,
+    skipped_path,
+    told,
+    write_skipped,
+)
 from dino_cli.tasks.embed import nothing_read
 from dino_cli.tasks.knn.bank import Bank, bank_of, open_bank, open_index, unlabelled
 from dino_cli.tasks.knn.duplicates import find_duplicates

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dino_cli.config.knn import KnnConfig
-from dino_cli.core.approximate import ApproximateIndex
-from dino_cli.core.neighbors import nearest, votes
+from dino_cli.core.evaluation.faiss_index import ApproximateIndex
+from dino_cli.core.evaluation.neighbors import nearest, votes
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device

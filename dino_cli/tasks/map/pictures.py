@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from dino_cli.data.thumbnails import SIDE, small_picture
+from dino_cli.data.decoding.thumbnails import SIDE, small_picture
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.embeddings.parquet import parquet_thumbnails

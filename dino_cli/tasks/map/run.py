@@ -11,11 +11,11 @@ from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.parquet import Projected, parquet_projection
 from dino_cli.store.embeddings.reading import Embeddings, read_embeddings
-from dino_cli.store.holding import held
-from dino_cli.store.map_layout import entries_of, map_layout
-from dino_cli.store.map_picture import draw_map as draw
-from dino_cli.store.map_picture import legend_width
-from dino_cli.store.tables import check_targets, told
+from dino_cli.store.pictures.map_layout import entries_of, map_layout
+from dino_cli.store.pictures.map_picture import draw_map as draw
+from dino_cli.store.pictures.map_picture import legend_width
+from dino_cli.store.writing.locks import held
+from dino_cli.store.writing.tables import check_targets, told
 from dino_cli.tasks.map.pictures import missing_remark, read_pictures
 from dino_cli.tasks.map.site import check_site, make_site
 from dino_cli.tasks.projection import project

@@ -9,8 +9,8 @@ from dino_cli.progress import Reporter
 from dino_cli.store.atlas import SITE_FILES, export_site, require_atlas, write_table
 from dino_cli.store.embeddings.parquet import Projected
 from dino_cli.store.embeddings.reading import Embeddings
-from dino_cli.store.staging import check_free, staged
-from dino_cli.store.tables import told
+from dino_cli.store.writing.staging import check_free, staged
+from dino_cli.store.writing.tables import told
 from dino_cli.tasks.map.pictures import all_thumbnails, missing_remark
 from dino_cli.tasks.projection import neighbors_of
 

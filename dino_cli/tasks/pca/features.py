@@ -9,13 +9,13 @@ from torch import Tensor
 
 from dino_cli.config.pca import PcaConfig
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.components import (
+from dino_cli.core.masks.objects import token_masks
+from dino_cli.core.pca.colours import (
     BorderSplit,
     Components,
     fit_border_split,
     fit_components,
 )
-from dino_cli.core.masks import token_masks
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError
 from dino_cli.tasks.attention.photos import Photo

@@ -10,16 +10,16 @@ from dino_cli import __version__
 from dino_cli.config.pca import PcaConfig
 from dino_cli.config.setting import parse_size
 from dino_cli.config.shared import Preprocessing
-from dino_cli.data.video import find_media
+from dino_cli.data.decoding.video import find_media
 from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.figures import png
-from dino_cli.store.folders import ResultFolders, folder_names
-from dino_cli.store.holding import held
 from dino_cli.store.pages import write_page
-from dino_cli.store.pca_files import PCA_NAMES, contact_sheet, write_components
-from dino_cli.store.staging import check_free, staged
-from dino_cli.store.videos import NO_H264, h264_program
+from dino_cli.store.pictures.figures import png
+from dino_cli.store.pictures.pca import PCA_NAMES, contact_sheet, write_components
+from dino_cli.store.pictures.videos import NO_H264, h264_program
+from dino_cli.store.writing.folders import ResultFolders, folder_names
+from dino_cli.store.writing.locks import held
+from dino_cli.store.writing.staging import check_free, staged
 from dino_cli.tasks.attention.outputs import SKIPPED, list_skipped
 from dino_cli.tasks.embed import nothing_read
 from dino_cli.tasks.model import Model, open_model

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from dino_cli.config.pca import PcaConfig
 from dino_cli.config.shared import Preprocessing
-from dino_cli.data.decode import UnreadableImage
-from dino_cli.data.images import ImageFile
-from dino_cli.data.video import open_video
+from dino_cli.data.decoding.decode import UnreadableImage
+from dino_cli.data.decoding.video import open_video
+from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
-from dino_cli.store.attention_files import npy
-from dino_cli.store.figures import png
-from dino_cli.store.folders import ResultFolders
 from dino_cli.store.pages import picture
-from dino_cli.store.pca_files import beside, colour_picture
-from dino_cli.store.videos import VideoWriter, video_writer
+from dino_cli.store.pictures.attention import npy
+from dino_cli.store.pictures.figures import png
+from dino_cli.store.pictures.pca import beside, colour_picture
+from dino_cli.store.pictures.videos import VideoWriter, video_writer
+from dino_cli.store.writing.folders import ResultFolders
 from dino_cli.tasks.attention.photos import Photo, Unread, photo_groups, photo_of
 from dino_cli.tasks.model import Model
 from dino_cli.tasks.pca.features import Fit, PatchFeatures, fit, see

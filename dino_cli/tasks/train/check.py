@@ -5,8 +5,8 @@ import torch
 from dino_cli.config.setting import Size, height_and_width, size_text
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.backbone import Architecture, build
-from dino_cli.core.vit import VIT_SIZES, VitArchitecture
+from dino_cli.core.network.architecture import VIT_SIZES, Architecture, VitArchitecture
+from dino_cli.core.network.backbone import build
 from dino_cli.errors import UsageError
 
 __all__ = ["check", "check_views"]

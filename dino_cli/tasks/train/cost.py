@@ -10,11 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dino_cli.config.setting import Size, height_and_width
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.backbone import Architecture, build
-from dino_cli.core.head import DinoHead
-from dino_cli.core.step import Networks, StepValues, Views, train_step
-from dino_cli.data.crops import Plan
-from dino_cli.data.images import find_images
+from dino_cli.core.network.architecture import Architecture
+from dino_cli.core.network.backbone import build
+from dino_cli.core.training.head import DinoHead
+from dino_cli.core.training.step import Networks, StepValues, Views, train_step
+from dino_cli.data.listing.images import find_images
+from dino_cli.data.views.batches import Plan
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import autocast, choose_precision, processes_wanted, rank_device

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from dino_cli.config.train import TrainConfig
-from dino_cli.data.crops import Plan
+from dino_cli.data.views.batches import Plan
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.tasks.train.setup import warmup_epochs_of

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_cli.core.health import Health
-from dino_cli.core.step import StepResult, StepValues
+from dino_cli.core.training.health import Health
+from dino_cli.core.training.step import StepResult, StepValues
 
 __all__ = ["log_entry"]
 
@@ -28,7 +28,7 @@ def log_entry(
     """What log.jsonl keeps of a step; None for figures that are not finite. Waits for the device.
 
     rate: images per second since the last line; wait: the share of that time spent waiting for
-    data. Entropies are in nats; see `core.health` for what is measured.
+    data. Entropies are in nats; see `core.training.health` for what is measured.
     """
     health = result.health
     assert isinstance(health, Health)

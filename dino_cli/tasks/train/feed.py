@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.droppath import draw_masks
-from dino_cli.core.step import Views
-from dino_cli.data.crops import CropBatch, Plan, normalize_views
-from dino_cli.data.decode import UnreadableImage
-from dino_cli.data.images import ImageFile
-from dino_cli.data.samples import read_input
-from dino_cli.data.views_batch import render_views
-from dino_cli.data.views_pack import PhotoBatch
+from dino_cli.core.training.droppath import draw_masks
+from dino_cli.core.training.step import Views
+from dino_cli.data.decoding.decode import UnreadableImage
+from dino_cli.data.decoding.own_depth import read_input
+from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.views.batches import CropBatch, Plan, normalize_views
+from dino_cli.data.views.pack import PhotoBatch
+from dino_cli.data.views.render_batch import render_views
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks

@@ -10,14 +10,14 @@ import torch
 
 from dino_cli.config.setting import to_json
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.backbone import Architecture, architecture_to_json
-from dino_cli.core.step import Networks
-from dino_cli.data.crops import Plan
-from dino_cli.data.images import ImageList
+from dino_cli.core.network.architecture import Architecture, architecture_to_json
+from dino_cli.core.training.step import Networks
+from dino_cli.data.listing.images import ImageList
+from dino_cli.data.views.batches import Plan
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.store.atomic import sweep_beside
 from dino_cli.store.runs.checkpoints import CheckpointWriter, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
+from dino_cli.store.writing.atomic import sweep_beside
 from dino_cli.tasks.train.setup import attention_size_of, preprocessing_of
 
 __all__ = ["about", "create_run", "digest_of", "restore_run", "save_run", "update_run"]

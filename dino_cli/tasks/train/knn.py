@@ -3,10 +3,10 @@
 import torch
 
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.backbone import Backbone
-from dino_cli.core.neighbors import nearest, votes
-from dino_cli.core.step import Networks
-from dino_cli.data.images import ImageFile, find_images
+from dino_cli.core.evaluation.neighbors import nearest, votes
+from dino_cli.core.network.backbone import Backbone
+from dino_cli.core.training.step import Networks
+from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.data.loader import image_batches
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import UsageError

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.backbone import Architecture
-from dino_cli.core.graphed import GraphedPasses
-from dino_cli.core.step import Networks, StepResult, Views, run_pass, train_step
-from dino_cli.data.crops import Plan
-from dino_cli.data.images import ImageFile
+from dino_cli.core.network.architecture import Architecture
+from dino_cli.core.training.cuda_graph import GraphedPasses
+from dino_cli.core.training.step import Networks, StepResult, Views, run_pass, train_step
+from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.views.batches import Plan
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Precision, Ranks, autocast, distribute, stop_requests

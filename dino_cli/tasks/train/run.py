@@ -11,10 +11,9 @@ import torch
 from dino_cli.config.resolve import RESCUING
 from dino_cli.config.setting import to_json
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.backbone import Architecture
-from dino_cli.core.vit import VitArchitecture
-from dino_cli.data.crops import Plan, crop_batches
-from dino_cli.data.images import ImageList, find_images
+from dino_cli.core.network.architecture import Architecture, VitArchitecture
+from dino_cli.data.listing.images import ImageList, find_images
+from dino_cli.data.views.batches import Plan, crop_batches
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import (
@@ -25,9 +24,9 @@ from dino_cli.runtime import (
     rank_device,
     ranks_from_environment,
 )
-from dino_cli.store.holding import held
 from dino_cli.store.runs.checkpoints import CheckpointWriter, find_checkpoint, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
+from dino_cli.store.writing.locks import held
 from dino_cli.tasks.train.check import check, check_views
 from dino_cli.tasks.train.feed import Feed, check_readable
 from dino_cli.tasks.train.folder import about, create_run, digest_of, restore_run, update_run

@@ -10,15 +10,20 @@ from numpy.typing import NDArray
 from dino_cli.config.setting import Size, height_and_width
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.backbone import Architecture, TimmArchitecture, build
-from dino_cli.core.head import DinoHead
-from dino_cli.core.multicrop import MultiCrop
-from dino_cli.core.optim import make_optimizer
-from dino_cli.core.schedule import cosine_schedule, teacher_temperatures
-from dino_cli.core.step import Networks, StepValues
-from dino_cli.core.vit import VIT_SIZES, VitArchitecture
-from dino_cli.data.crops import Plan, ViewSchedule
-from dino_cli.data.draws import ViewSpec
+from dino_cli.core.network.architecture import (
+    VIT_SIZES,
+    Architecture,
+    TimmArchitecture,
+    VitArchitecture,
+)
+from dino_cli.core.network.backbone import build
+from dino_cli.core.training.head import DinoHead
+from dino_cli.core.training.multicrop import MultiCrop
+from dino_cli.core.training.optim import make_optimizer
+from dino_cli.core.training.schedule import cosine_schedule, teacher_temperatures
+from dino_cli.core.training.step import Networks, StepValues
+from dino_cli.data.views.batches import Plan, ViewSchedule
+from dino_cli.data.views.draws import ViewSpec
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.train.start import start_from

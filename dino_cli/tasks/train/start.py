@@ -7,8 +7,8 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.backbone import Architecture, build
-from dino_cli.core.vit import VitArchitecture
+from dino_cli.core.network.architecture import Architecture, VitArchitecture
+from dino_cli.core.network.backbone import build
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.load import load as load_weights

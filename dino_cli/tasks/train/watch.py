@@ -10,11 +10,11 @@ from torch import nn
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.backbone import Backbone
-from dino_cli.data.decode import UnreadableImage
-from dino_cli.data.images import ImageFile
+from dino_cli.core.network.backbone import Backbone
+from dino_cli.data.decoding.decode import UnreadableImage
+from dino_cli.data.decoding.own_depth import read_input, shown
+from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.preprocess import build_transform, normalize
-from dino_cli.data.samples import read_input, shown
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.watched import write_attention, write_photos
 from dino_cli.tasks.train.setup import attention_size_of, preprocessing_of

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.core.vit import VitArchitecture, build_vit
-from dino_cli.core.whitening import Moments
-from dino_cli.tasks.eval import copies as task
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.vit import build_vit
+from dino_cli.core.pca.whitening import Moments
+from dino_cli.tasks.eval.copies import run as task
 
-HAVE = eval_golden_folder().is_dir()
 CPU = ("--device", "cpu", "--precision", "fp32")
 SIDE = 32
 
@@ -205,7 +205,6 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.golden
-@pytest.mark.skipif(not HAVE, reason="no golden evaluations here")
 def test_whole_command_as_the_original(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = Golden(eval_golden_folder())
     facts, files = golden.json("cli"), golden.tensors("cli")

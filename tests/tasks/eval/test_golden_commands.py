@@ -13,11 +13,9 @@ from dino_cli.cli.app import app
 
 pytestmark = [
     pytest.mark.golden,
-    pytest.mark.skipif(not eval_golden_folder().is_dir(), reason="no golden evaluations here"),
 ]
 
 GOLDEN = Golden(eval_golden_folder())
-HAVE = eval_golden_folder().is_dir()
 MODEL = ["--weights", eval_golden_folder() / "cli_vit.safetensors", "--precision", "fp32"]
 
 
@@ -42,7 +40,7 @@ def evaluate(*arguments: object) -> dict:
 
 
 @pytest.mark.parametrize(
-    "case", [name for name in GOLDEN.json("cli")["linear"] if name != "classes"] if HAVE else []
+    "case", [name for name in GOLDEN.json("cli")["linear"] if name != "classes"]
 )
 def test_linear_weights_of_the_original(files: Path, tmp_path: Path, case: str) -> None:
     facts, tensors = GOLDEN.json("cli")["linear"], GOLDEN.tensors("cli")

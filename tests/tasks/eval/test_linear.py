@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.tasks.eval import linear_training
+from dino_cli.tasks.eval.linear import training as linear_training
 
 COMMON = ["--device", "cpu", "--precision", "fp32", "--workers", 0]
 

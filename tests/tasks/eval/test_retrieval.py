@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.core.backbone import Backbone
-from dino_cli.core.vit import VitArchitecture, build_vit
-from dino_cli.tasks.eval import retrieval as task
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.backbone import Backbone
+from dino_cli.core.network.vit import build_vit
+from dino_cli.tasks.eval.retrieval import run as task
 
-HAVE = eval_golden_folder().is_dir()
 CPU = ("--device", "cpu", "--precision", "fp32")
 SIZE = 48
 
@@ -220,7 +220,6 @@ def test_misuse_is_a_sentence(landmarks: Path, tiny_weights: Path, tmp_path: Pat
 
 
 @pytest.mark.golden
-@pytest.mark.skipif(not HAVE, reason="no golden evaluations here")
 @pytest.mark.parametrize("name", ["plain", "multiscale"])
 def test_whole_command_as_the_original(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

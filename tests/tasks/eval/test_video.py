@@ -12,10 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.core.propagation import Propagation
-from dino_cli.tasks.eval import video_labels
+from dino_cli.core.evaluation.propagation import Propagation
+from dino_cli.tasks.eval.video import labels as video_labels
 
-HAVE = eval_golden_folder().is_dir()
 FRAMES, SHORT, LONG = 6, 64, 100
 FAST = ("--image-size", SHORT, "--device", "cpu", "--precision", "fp32", "--workers", 2)
 
@@ -237,7 +236,6 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.golden
-@pytest.mark.skipif(not HAVE, reason="no golden evaluations here")
 def test_whole_command_as_the_original(
     unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

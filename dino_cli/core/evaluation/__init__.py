@@ -1,0 +1,1 @@
+"""What the paper measures: neighbours, linear classifiers, rankings, regions, labels carried on."""

@@ -1,0 +1,1 @@
+"""From attention and keys to masks of objects, at the size of the photo."""

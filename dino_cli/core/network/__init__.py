@@ -1,0 +1,1 @@
+"""Networks: what they are made of, and what can be asked of them."""

@@ -1,0 +1,188 @@
+"""One way to ask any timm network for features, keys and CLS attention.
+
+`Architecture` says what to build, `build` makes it empty, `Backbone` asks it.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from dino_cli.core.network import attention
+from dino_cli.core.network.architecture import (
+    Architecture,
+    VitArchitecture,
+)
+from dino_cli.core.network.vit import build_vit
+
+__all__ = ["Backbone", "FeatureKind", "build"]
+
+FeatureKind = Literal["cls", "mean", "cls+mean"]
+
+
+def build(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Module:
+    """A freshly initialised network whose `forward` gives one feature per image, (B, D)."""
+    if isinstance(architecture, VitArchitecture):
+        return build_vit(architecture, drop_path=drop_path)
+    arguments = dict(architecture.arguments)
+    if drop_path:
+        arguments["drop_path_rate"] = drop_path
+    net: nn.Module = timm.create_model(
+        architecture.name, num_classes=0, in_chans=architecture.in_chans, **arguments
+    )
+    return net
+
+
+class Backbone:
+    """A network in eval mode, asked for features, keys and CLS attention.
+
+    Wraps any timm model. Attention and keys need transformer blocks and a class token
+    (`has_attention`); features work for convnets too.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net.eval()
+        # What forwards run through: `compile` replaces it, the blocks stay reachable in `net`.
+        self._forward_features: Callable[[Tensor], Tensor] = net.forward_features  # type: ignore[assignment]
+
+    def compile(self) -> None:
+        """Compile the feature forward (first call takes tens of seconds)."""
+        self._forward_features = torch.compile(self._forward_features)
+
+    def compile_blocks(self, before: int = -1) -> None:
+        """Compile the blocks before one, the last, which attention and keys are read from."""
+        for block in list(self.net.blocks)[:before]:  # type: ignore[arg-type]
+            block.compile()
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels; for convnets 32, the whole stride."""
+        embed = getattr(self.net, "patch_embed", None)
+        size = getattr(embed, "patch_size", 32)
+        return int(size[0]) if isinstance(size, tuple | list) else int(size)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens in front of the patches: CLS and registers."""
+        return int(getattr(self.net, "num_prefix_tokens", 0))
+
+    @property
+    def dim(self) -> int:
+        """Width D of a CLS feature."""
+        return int(self.net.num_features)  # type: ignore[arg-type]
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads H in the last block; 0 without attention."""
+        return int(self.net.blocks[-1].attn.num_heads) if self.has_blocks else 0  # type: ignore[index,union-attr]
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks; 0 where there are none that we can read."""
+        return len(self.net.blocks) if self.has_blocks else 0  # type: ignore[arg-type]
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether there are transformer blocks of a known kind, so that patches attend."""
+        return attention.has_blocks(self.net)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether CLS attention exists: transformer blocks of a known kind and a class token."""
+        return attention.supports(self.net)
+
+    @torch.inference_mode()
+    def features(self, x: Tensor, kind: FeatureKind = "cls") -> Tensor:
+        """Features of normalised images (B, C, H, W) → float32 (B, D), or (B, 2D) for `cls+mean`.
+
+        `cls`: class token after the final norm (pooled features of a convnet); `mean`: mean of the
+        patch tokens after the final norm.
+        """
+        tokens = self._forward_features(x)
+        if tokens.ndim != 3:
+            if kind != "cls":
+                raise ValueError(f"a convnet has no patch tokens for features {kind!r}")
+            return self.net.forward_head(tokens, pre_logits=True).float()  # type: ignore[operator,no-any-return]
+        if self.prefix_tokens == 0 and kind == "cls":
+            return self.net.forward_head(tokens, pre_logits=True).float()  # type: ignore[operator,no-any-return]
+        parts = []
+        if kind in ("cls", "cls+mean"):
+            parts.append(tokens[:, 0].float())
+        if kind in ("mean", "cls+mean"):
+            parts.append(tokens[:, self.prefix_tokens :].float().mean(dim=1))
+        return torch.cat(parts, dim=1)
+
+    @torch.inference_mode()
+    def tokens(self, x: Tensor) -> Tensor:
+        """Tokens after the final norm, CLS and registers first: float32 (B, P + N, D).
+
+        Raises `ValueError` for a network without patch tokens.
+        """
+        tokens = self._forward_features(x)
+        if tokens.ndim != 3:
+            raise ValueError("a convnet has no patch tokens")
+        return tokens.float()
+
+    @torch.inference_mode()
+    def last_tokens(self, x: Tensor, n: int = 4) -> list[Tensor]:
+        """Tokens of the last n blocks, oldest first, each after the final norm: (B, P + N, D)."""
+        outputs = attention.block_outputs(self.net, x, n)
+        return [self.net.norm(tokens) for tokens in outputs]  # type: ignore[operator]
+
+    @torch.inference_mode()
+    def cls_attention(self, x: Tensor) -> Tensor:
+        """Last-block attention of CLS to the patches, float32 (B, H, h, w).
+
+        Softmax over all tokens, then the prefix columns are dropped, so a head's sum is below 1.
+        Costs one row of the last block's attention beyond the earlier blocks.
+        """
+        h, w = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+        rows = attention.last_cls_attention(self.net, x)
+        return rows[:, :, self.prefix_tokens :].reshape(*rows.shape[:2], h, w)
+
+    @torch.inference_mode()
+    def cls_attention_and_keys(
+        self, x: Tensor, *, layer: int = -1, patch: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `cls_attention`, and from the same pass the block's keys, float32 (B, N, D).
+
+        The heads' keys lie side by side, bias included; those of CLS and registers are dropped.
+        layer: another block than the last one. patch: (B,) int64, numbers in reading order of the
+        patches that ask instead of CLS.
+        """
+        rows, keys = attention.attention_and_keys(self.net, x, layer=layer, patch=patch)
+        return self._of_patches(rows, x), self._keys_of_patches(keys)
+
+    @torch.inference_mode()
+    def attention_keys_and_tokens(
+        self, x: Tensor, *, layer: int = -1, patch: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `cls_attention_and_keys`, and the patch tokens after the final norm (B, N, D).
+
+        One pass for all three, float32.
+        """
+        with attention.block_input(self.net, layer) as seen:
+            tokens = self.net.forward_features(x)  # type: ignore[operator]
+        rows, keys = attention.row_and_keys(self.net, *seen[0], layer=layer, patch=patch)
+        patches = tokens[:, self.prefix_tokens :].float()
+        return self._of_patches(rows, x), self._keys_of_patches(keys), patches
+
+    @torch.inference_mode()
+    def patch_tokens(self, x: Tensor) -> Tensor:
+        """Patch tokens after the final norm, float32 (B, N, D).
+
+        Raises `ValueError` for a network without them.
+        """
+        tokens = self._forward_features(x)
+        if tokens.ndim != 3:
+            raise ValueError("this network has no patch tokens")
+        return tokens[:, self.prefix_tokens :].float()
+
+    def _of_patches(self, rows: Tensor, x: Tensor) -> Tensor:
+        h, w = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+        return rows[:, :, self.prefix_tokens :].reshape(*rows.shape[:2], h, w)
+
+    def _keys_of_patches(self, keys: Tensor) -> Tensor:
+        return keys[:, :, self.prefix_tokens :].transpose(1, 2).flatten(2)

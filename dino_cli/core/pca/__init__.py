@@ -1,0 +1,1 @@
+"""Principal components: as colours, as a plane to look at, and for whitening."""

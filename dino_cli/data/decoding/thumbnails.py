@@ -1,0 +1,38 @@
+"""Small pictures to look at."""
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.decoding.own_depth import read_samples, shown
+
+__all__ = ["SIDE", "small_picture", "thumbnail"]
+
+SIDE = 160  # pixels of the long side: sharp in a list, some 5 KB
+QUALITY = 82
+
+
+def small_picture(path: Path, *, exif: bool = True, side: int = SIDE) -> Image.Image:
+    """The whole picture, RGB, its long side `side` pixels at most.
+
+    What is no photo (an array, a TIFF of many bands) is drawn as `data.decoding.own_depth.shown`
+    does. Raises `ValueError` for a file that gives no picture.
+    """
+    try:
+        picture = read_image(path, exif=exif)
+    except UnreadableImage as error:
+        try:
+            picture = Image.fromarray(shown(read_samples(path, None, exif=exif)))
+        except UnreadableImage:
+            raise ValueError(error.reason) from None
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return picture
+
+
+def thumbnail(path: Path, *, exif: bool = True, side: int = SIDE) -> bytes:
+    """As `small_picture`, as a JPEG file."""
+    buffer = io.BytesIO()
+    small_picture(path, exif=exif, side=side).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()

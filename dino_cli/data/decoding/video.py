@@ -1,0 +1,197 @@
+"""Videos as pictures: which files, and their frames one after the other, never all at once.
+
+OpenCV decodes, with the FFmpeg inside its wheel; pictures of a folder can stand for frames too.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dino_cli.data.decoding.decode import UnreadableImage, image_suffixes, read_image
+from dino_cli.data.decoding.video_frames import is_video_name
+from dino_cli.data.listing.images import ImageFile, find_images
+from dino_cli.progress import Reporter
+
+__all__ = [
+    "PictureFrames",
+    "VideoFrames",
+    "find_media",
+    "is_video",
+    "open_pictures",
+    "open_video",
+]
+
+DEFAULT_FPS = 25.0  # of a file that does not tell
+
+
+def is_video(path: Path | PurePath) -> bool:
+    """Whether a file is taken for a video, by its suffix."""
+    return is_video_name(path.name)
+
+
+def find_media(
+    arguments: Sequence[str], reporter: Reporter | None = None, *, null: bool = False
+) -> tuple[list[ImageFile], list[ImageFile]]:
+    """The pictures and the videos that the arguments name: `find_images`, and videos beside them.
+
+    A folder is searched for both, a list may name both; hidden names are passed over. Raises as
+    `find_images` does; a folder of videos alone is fine.
+    """
+    others, videos = [], []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = _videos_below(path)
+            videos += found
+            if not found or _has_pictures(path):
+                others.append(argument)
+        else:
+            others.append(argument)
+    files = find_images(others, reporter=reporter, null=null) if others else []
+    videos += [file for file in files if is_video(file.path)]
+    once = {os.path.abspath(file.path): file for file in reversed(videos)}
+    return [file for file in files if not is_video(file.path)], list(reversed(once.values()))
+
+
+def _videos_below(folder: Path) -> list[ImageFile]:
+    paths = sorted((p for p in _walk(folder) if is_video(p)), key=lambda path: path.parts)
+    return [
+        ImageFile(path, "", path.relative_to(folder)) for path in paths
+    ]  # a video is of no class: its frames may show anything
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(path.suffix.lower() in image_suffixes() for path in _walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                yield Path(here, name)
+
+
+@dataclass
+class VideoFrames:
+    """An open video. size: height and width of a frame in pixels; count: frames, as the file says,
+    which may be wrong by a few, 0 when it does not say.
+
+    fps: frames per second that are given; fewer than the file's own leave frames out evenly.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    fps: float
+    count: int
+    own_fps: float
+    capture: cv2.VideoCapture
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """Frames as RGB, uint8 (H, W, 3), turned as the file says; once only."""
+        due, number = 0.0, 0
+        step = self.own_fps / self.fps
+        while self.capture.grab():
+            if number >= due - 1e-9:
+                got, frame = self.capture.retrieve()
+                if not got:
+                    return
+                due += step
+                yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+            number += 1
+
+    def close(self) -> None:
+        self.capture.release()
+
+
+def open_video(path: Path, fps: float | None = None) -> VideoFrames:
+    """Open a video for reading; fps: at most so many frames of each second.
+
+    Raises `UnreadableImage` for what is no video, or holds no frame.
+    """
+    if not path.is_file():
+        raise UnreadableImage("no such file")
+    if path.stat().st_size == 0:
+        raise UnreadableImage("empty file")
+    with _quiet():
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        got, first = capture.read() if capture.isOpened() else (False, None)
+        if not got or first is None:
+            capture.release()
+            raise UnreadableImage("not a video that OpenCV's FFmpeg knows, or it has no frame")
+        own = float(capture.get(cv2.CAP_PROP_FPS))
+        own = own if 0 < own < 1000 else DEFAULT_FPS
+        count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        capture.release()  # seeking back to the first frame is not exact in every format
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    kept = min(own, fps) if fps else own
+    size = (int(first.shape[0]), int(first.shape[1]))
+    return VideoFrames(path, size, kept, round(count * kept / own), own, capture)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """OpenCV says nothing on stderr inside."""
+    before = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(before)
+
+
+@dataclass
+class PictureFrames:
+    """Pictures that stand for the frames of a video: all of the first one's size.
+
+    Others are resized to it (Pillow's bicubic). unread: paths and reasons of files that gave no
+    frame; they are left out.
+    """
+
+    path: Path
+    files: Sequence[ImageFile]
+    fps: float
+    exif: bool
+    size: tuple[int, int]
+    unread: list[tuple[Path, str]]
+
+    @property
+    def count(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """Frames as RGB, uint8 (H, W, 3)."""
+        for file in self.files:
+            try:
+                image = read_image(file.path, exif=self.exif)
+            except UnreadableImage as error:
+                self.unread.append((file.path, error.reason))
+                continue
+            if image.size != self.size[::-1]:
+                image = image.resize(self.size[::-1], Image.Resampling.BICUBIC)
+            yield np.asarray(image)
+
+    def close(self) -> None:
+        """Nothing is open between frames."""
+
+
+def open_pictures(
+    path: Path, files: Sequence[ImageFile], fps: float, *, exif: bool
+) -> PictureFrames:
+    """Pictures as frames; `path` is their folder. Raises `UnreadableImage` if none can be read."""
+    reason = "no picture in it"
+    for file in files:
+        try:
+            width, height = read_image(file.path, exif=exif).size
+        except UnreadableImage as error:
+            reason = error.reason
+            continue
+        return PictureFrames(path, files, fps, exif, (height, width), [])
+    raise UnreadableImage(reason)

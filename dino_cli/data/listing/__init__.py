@@ -1,0 +1,1 @@
+"""Which images: files, folders, lists, globs, shards, frames of videos."""

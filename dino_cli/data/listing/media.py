@@ -1,0 +1,103 @@
+"""Which pictures, where videos stand for all their frames."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dino_cli.config.frame_names import frame_name
+from dino_cli.data.decoding.decode import UnreadableImage
+from dino_cli.data.decoding.video import open_video
+from dino_cli.data.decoding.video_frames import VIDEO_SUFFIXES, is_video_name, numbers_of_frames
+from dino_cli.data.listing.folder_index import pictures_below
+from dino_cli.data.listing.image_list import ImageFile, ImageList, ImageListBuilder
+from dino_cli.data.listing.images import find_images
+from dino_cli.data.listing.names import Names
+from dino_cli.errors import UsageError
+from dino_cli.progress import Reporter
+
+__all__ = ["Found", "find_frames"]
+
+
+class Found(NamedTuple):
+    """Pictures and frames; rates: frames per second of each video that has some, by its path."""
+
+    files: ImageList
+    rates: dict[str, float]
+
+
+def find_frames(
+    arguments: Sequence[str],
+    fps: float | None,
+    reporter: Reporter,
+    *,
+    null: bool = False,
+) -> Found:
+    """As `find_images`, and every video, named or in a folder, as its frames after the pictures.
+
+    fps: at most so many frames of each second. The label of a frame is its video's: the first
+    folder below the argument. A video that cannot be opened is listed with its first frame, so that
+    it is reported when that is read. Raises as `find_images`, and `UsageError` for an impossible
+    number.
+    """
+    if fps is not None and not 0 < fps <= 1000:
+        raise UsageError(f"{fps:g} frames per second is not in (0, 1000]", "use --fps 1")
+    others: list[str] = []
+    videos: list[tuple[str, str, str]] = []  # path, place below the argument, label
+    for argument in arguments:
+        inside = _videos_below(argument) if os.path.isdir(argument) else []
+        videos += inside
+        if not inside or next(pictures_below(argument), None) is not None:
+            others.append(argument)
+    files = find_images(others, reporter=reporter, null=null) if others else ImageList.of([])
+    if any(not os.path.isdir(argument) for argument in others):
+        named = [i for i, name in enumerate(files.relatives()) if is_video_name(name)]
+        for file in map(files.__getitem__, named):
+            videos.append((str(file.path), str(file.relative), file.label))
+        if named:
+            gone = set(named)
+            builder = ImageListBuilder()
+            builder.add(file for i, file in enumerate(files) if i not in gone)
+            files = builder.build()
+    if not videos:
+        return Found(files, {})
+    return _with_frames(files, videos, fps, reporter)
+
+
+def _with_frames(
+    files: Sequence[ImageFile],
+    videos: Sequence[tuple[str, str, str]],
+    fps: float | None,
+    reporter: Reporter,
+) -> Found:
+    builder, rates = ImageListBuilder(), {}
+    builder.add(files)
+    seen: set[str] = set()
+    for path, relative, label in reporter.track(videos, "opening videos", len(videos), "videos"):
+        if os.path.abspath(path) in seen:
+            continue
+        seen.add(os.path.abspath(path))
+        numbers: Sequence[int] = [0]
+        try:
+            frames = open_video(Path(path))
+            numbers = numbers_of_frames(
+                frames.count, frames.own_fps, fps, frames.path, frames.capture
+            )
+            frames.close()
+            rates[path] = frames.own_fps
+        except UnreadableImage:
+            pass  # told when its frame is read
+        folder, name = os.path.split(path)
+        names = Names.pack(frame_name(name, number) for number in numbers)
+        builder.add_folder(folder or ".", os.path.dirname(relative), names, [label])
+    return Found(builder.build(), rates)
+
+
+def _videos_below(folder: str) -> list[tuple[str, str, str]]:
+    found = []
+    for block in pictures_below(folder, VIDEO_SUFFIXES):
+        label = block.folder.partition("/")[0]
+        for name in block.names:
+            relative = os.path.join(block.folder, name)
+            found.append((str(Path(folder, relative)), relative, label))
+    return found

@@ -1,0 +1,101 @@
+"""Shards behind URLs: fetched once into the cache folder, then local files like others.
+
+The `webdataset` library opens the streams (through curl, or gsutil for gs).
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from dino_cli.data.listing.index_cache import cache_folder
+from dino_cli.data.listing.shards import is_shard
+from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
+
+__all__ = ["fetch_shards", "is_url"]
+
+SCHEMES = ("http", "https", "ftps", "sftp", "scp", "gs", "hf", "ais")
+PIECE = 1 << 20
+
+
+def is_url(argument: str) -> bool:
+    return "://" in argument
+
+
+def fetch_shards(urls: Sequence[str], reporter: Reporter) -> list[str]:
+    """Local paths of the shards behind the URLs, in their order.
+
+    What was fetched before stays; processes that want the same one wait for it. Raises `TaskError`
+    for what cannot be fetched or is no `.tar`.
+    """
+    for url in urls:
+        _check(url)
+    folder = cache_folder()
+    if folder is None:
+        raise TaskError(
+            f"{urls[0]!r} needs the cache folder, which DINO_CACHE=off switches off",
+            "set DINO_CACHE to a folder, or fetch the shards yourself",
+        )
+    paths = [folder / "shards" / sha256(url.encode()).hexdigest()[:16] / _name(url) for url in urls]
+    missing = [(url, path) for url, path in zip(urls, paths, strict=True) if not path.is_file()]
+    if missing:
+        if not find_spec("webdataset"):
+            raise TaskError(
+                f"{missing[0][0]!r} needs the package webdataset",
+                "pip install 'dino-cli[shards]'",
+            )
+        for url, path in reporter.track(missing, "fetching", len(missing), "shards"):
+            _fetch(url, path)
+    return [str(path) for path in paths]
+
+
+def _check(url: str) -> None:
+    scheme = url.split("://", 1)[0]
+    if scheme not in SCHEMES:
+        raise TaskError(
+            f"{url!r} has a scheme that is not among {', '.join(SCHEMES)}", "use a local copy"
+        )
+    if not is_shard(_name(url)):
+        raise TaskError(f"{url!r} does not end in .tar", "only shards are fetched")
+
+
+def _name(url: str) -> str:
+    return Path(unquote(urlsplit(url).path)).name
+
+
+def _fetch(url: str, path: Path) -> None:
+    from filelock import FileLock  # torch brings it
+    from webdataset.gopen import gopen
+
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(".lock")):
+            if path.is_file():  # another process was faster
+                return
+            with gopen(url, "rb") as source, open(part, "wb") as target:
+                while piece := source.read(PIECE):
+                    target.write(piece)
+                target.flush()
+                os.fsync(target.fileno())
+            # A stream that broke off raises when it is closed, above.
+            if part.stat().st_size == 0:
+                raise OSError("nothing came")
+            os.replace(part, path)
+    except FileNotFoundError as error:  # the program that fetches
+        raise TaskError(
+            f"cannot fetch {url!r}: {error.filename} is missing", "install it"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = (
+            getattr(error, "strerror", None)
+            or "the server does not give it, or the connection broke"
+        )
+        raise TaskError(f"cannot fetch {url!r}: {reason}", "check the address") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()

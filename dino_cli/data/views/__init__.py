@@ -1,0 +1,1 @@
+"""Random views for training: drawn, rendered, batched."""

@@ -1,0 +1,128 @@
+"""Training images of the linear classifier: one random crop of each, flipped or not.
+
+The draw of an image comes from (seed, epoch, image), as those of the self-supervised views.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.views.draws import ViewDraw, ViewSpec, draw_view, uniforms
+from dino_cli.runtime import available_cores, forking, ignore_signals, starting_workers
+
+__all__ = ["Augmented", "augmented_batches", "epoch_order", "render_crop"]
+
+FEW_BATCHES = 2  # up to this many, starting processes costs more than it saves
+
+
+@dataclass(frozen=True, slots=True)
+class Augmented:
+    """images: uint8 (B, 3, s, s); indices: their B positions; failures: (position, reason)."""
+
+    images: Tensor
+    indices: list[int]
+    failures: list[tuple[int, str]]
+
+
+def epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of the images in an epoch, a permutation from (seed, epoch)."""
+    return np.random.default_rng((seed, epoch)).permutation(images)
+
+
+def crop_spec(size: int | tuple[int, int]) -> ViewSpec:
+    """torchvision's RandomResizedCrop with its defaults, and a flip: no change of colours."""
+    return ViewSpec(
+        size=size,
+        scale=(0.08, 1.0),
+        jitter=(0.0, 0.0, 0.0, 0.0),
+        jitter_prob=0.0,
+        grayscale_prob=0.0,
+        blur_prob=0.0,
+        solarize_prob=0.0,
+    )
+
+
+def render_crop(image: Image.Image, draw: ViewDraw) -> NDArray[np.uint8]:
+    """Crop, resize bilinearly (the self-supervised views are bicubic), flip: (s, s, 3)."""
+    box = (draw.left, draw.top, draw.left + draw.width, draw.top + draw.height)
+    view = image.crop(box).resize(draw.shape[::-1], Image.Resampling.BILINEAR)
+    if draw.flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(view)
+
+
+class _Crops(Dataset[tuple[int, "NDArray[np.uint8] | str"]]):
+    def __init__(
+        self,
+        files: Sequence[ImageFile],
+        size: int | tuple[int, int],
+        seed: int,
+        epoch: int,
+        exif: bool,
+    ) -> None:
+        self.files, self.spec = files, crop_spec(size)
+        self.seed, self.epoch, self.exif = seed, epoch, exif
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[int, NDArray[np.uint8] | str]:
+        try:
+            image = read_image(self.files[index].path, exif=self.exif)
+        except UnreadableImage as error:
+            return index, error.reason
+        u = uniforms(self.seed, self.epoch, index, 1)[0]
+        return index, render_crop(image, draw_view(self.spec, u, image.height, image.width))
+
+
+def _collate(samples: list[tuple[int, NDArray[np.uint8] | str]]) -> Augmented:
+    failures = [(i, sample) for i, sample in samples if isinstance(sample, str)]
+    read = [(i, sample) for i, sample in samples if not isinstance(sample, str)]
+    if not read:
+        return Augmented(torch.empty((0, 3, 0, 0), dtype=torch.uint8), [], failures)
+    indices, pixels = zip(*read, strict=True)
+    stacked = np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
+    return Augmented(torch.from_numpy(stacked), list(indices), failures)
+
+
+def _start_worker(_: int) -> None:
+    ignore_signals()
+    torch.set_num_threads(1)
+
+
+def augmented_batches(
+    files: Sequence[ImageFile],
+    *,
+    size: int | tuple[int, int],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    workers: int,
+    exif: bool = True,
+) -> Iterator[Augmented]:
+    """The batches of one epoch in its order; the last one may be smaller.
+
+    Unreadable files are missing from their batch and named in `failures`.
+    """
+    order = epoch_order(len(files), seed, epoch).tolist()
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    workers = min(workers, available_cores(), len(batches)) if len(batches) > FEW_BATCHES else 0
+    loader = DataLoader(
+        _Crops(files, size, seed, epoch, exif),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker if workers else None,
+        multiprocessing_context=forking(workers),
+    )
+    with starting_workers():
+        iterator = iter(loader)
+    yield from iterator

@@ -1,0 +1,1 @@
+"""The folders and ground truth of published benchmarks."""

@@ -1,0 +1,95 @@
+"""CSV files that appear whole or not at all, and the sentences for files that cannot be written."""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from dino_cli.errors import TaskError
+from dino_cli.store.writing.atomic import atomic_write
+
+__all__ = ["check_targets", "csv_table", "row_writer", "skipped_path", "told", "write_skipped"]
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what begins one, in some spreadsheet
+
+
+def check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
+    """Raises `TaskError` when files cannot be put there: no such folder, or they exist already."""
+    parent = targets[0].parent
+    if not parent.is_dir():
+        raise TaskError(f"the folder {str(parent)!r} does not exist", f"mkdir -p {parent}")
+    for target in targets:
+        if target.is_dir():
+            raise TaskError(f"{str(target)!r} is a folder", "name a file")
+        if target.exists() and not overwrite:
+            raise TaskError(
+                f"{str(target)!r} exists already", "use --overwrite or another --output"
+            )
+
+
+@contextmanager
+def csv_table(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[object]], None]]:
+    """Yield a function that writes one row; the file takes its name when the block succeeds.
+
+    Names on disk that are no UTF-8 keep their bytes.
+    """
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        yield row_writer(file, header)
+
+
+def row_writer(file: TextIO, header: Sequence[str]) -> Callable[[Sequence[object]], None]:
+    """Write the header, and give what writes one row.
+
+    A carriage return in a name is quoted, which Python's writer leaves bare. In the column `path` a
+    relative path that a spreadsheet would take for a formula (`=cmd…`) begins with `./`.
+    """
+    plain = csv.writer(file, lineterminator="\n")
+    quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    paths = [i for i, name in enumerate(header) if name == "path"]
+
+    def write(row: Sequence[object]) -> None:
+        cells = list(row)
+        for i in paths:
+            if str(cells[i]).startswith(FORMULAS):
+                cells[i] = f"./{cells[i]}"
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoting if returns else plain).writerow(cells)
+
+    plain.writerow(header)
+    return write
+
+
+def skipped_path(output: Path) -> Path:
+    """feats.npy → feats.skipped.csv."""
+    return output.with_suffix(".skipped.csv")
+
+
+def write_skipped(output: Path, skipped: Iterable[tuple[str, str]]) -> Path | None:
+    """The list (path, reason) of unreadable files beside an output; none when there are none.
+
+    A list that an earlier run left there is removed. Returns where it is.
+    """
+    path, rows = skipped_path(output), list(skipped)
+    if not rows:
+        path.unlink(missing_ok=True)
+        return None
+    with csv_table(path, ("path", "reason")) as write:
+        for row in rows:
+            write(row)
+    return path
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses while `path` is written into a `TaskError`."""
+    try:
+        yield
+    except OSError as error:
+        raise TaskError(
+            f"cannot write {str(path)!r}: {error.strerror or error}",
+            "free some space or choose another --output",
+        ) from None

@@ -1,0 +1,1 @@
+"""`dino eval copies`: the originals of altered copies, as on Copydays (paper, table 4)."""

@@ -1,0 +1,1 @@
+"""`dino eval knn`: the k-NN table (paper, tables 2 and 3)."""

@@ -1,0 +1,1 @@
+"""`dino eval linear`: a linear classifier on frozen features (paper, table 2)."""

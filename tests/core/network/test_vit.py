@@ -1,0 +1,137 @@
+"""The network against slow oracles, and against timm where they must agree."""
+
+import math
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from dino_cli.core.network.architecture import (
+    TimmArchitecture,
+    VitArchitecture,
+    architecture_from_json,
+    architecture_to_json,
+)
+from dino_cli.core.network.backbone import Backbone, build
+from dino_cli.core.network.vit import build_vit
+
+TINY = VitArchitecture(width=32, depth=2, heads=2, patch_size=8, grid=(4, 4))
+
+
+@pytest.mark.parametrize(("h", "w"), [(2, 2), (4, 4), (8, 2), (5, 9), (1, 7)])
+def test_positions_are_the_references_interpolation(h, w):
+    """The formula of the reference's `interpolate_pos_encoding`, written out."""
+    torch.manual_seed(0)
+    net = build_vit(TINY)
+    grid = net.pos_embed[:, 1:].reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
+    if (h, w) == (4, 4):
+        expected = net.pos_embed
+    else:
+        n = math.sqrt(16)
+        scaled = F.interpolate(grid, scale_factor=((h + 0.1) / n, (w + 0.1) / n), mode="bicubic")
+        assert scaled.shape[-2:] == (h, w)
+        expected = torch.cat([net.pos_embed[:, :1], scaled.flatten(2).transpose(1, 2)], dim=1)
+    assert torch.equal(net.position_embedding(h, w), expected)
+
+
+@pytest.mark.parametrize("registers", [0, 3])
+@pytest.mark.parametrize("embed_class", [True, False])
+def test_timm_positions_equal_timm(registers, embed_class):
+    """With `positions="timm"` ours is timm's own network, at any size."""
+    architecture = VitArchitecture(
+        width=32, depth=2, heads=2, patch_size=8, grid=(4, 4), positions="timm",
+        registers=registers, embed_class=embed_class,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    ours = build_vit(architecture).eval()
+    theirs = timm.models.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0,
+        dynamic_img_size=True, reg_tokens=registers, no_embed_class=not embed_class,
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(ours.state_dict())
+    for size in ((32, 32), (40, 56)):
+        image = torch.randn(2, 3, *size)
+        torch.testing.assert_close(ours(image), theirs(image), rtol=0, atol=1e-5)
+
+
+def test_initialisation_is_the_references():
+    torch.manual_seed(0)
+    net = build_vit(VitArchitecture(width=192, depth=3, heads=3, patch_size=16, grid=(14, 14)))
+    for name in ("pos_embed", "cls_token", "blocks.1.attn.qkv.weight", "blocks.2.mlp.fc2.weight"):
+        deviation = dict(net.named_parameters())[name].std().item()
+        assert deviation == pytest.approx(0.02, rel=0.15), name
+    assert net.blocks[0].attn.qkv.bias.abs().max() == 0
+    kernel = net.patch_embed.proj.weight  # PyTorch's own default for a convolution
+    assert kernel.abs().max().item() == pytest.approx(1 / math.sqrt(3 * 16 * 16), rel=0.01)
+
+
+def test_cls_attention_is_the_first_row_of_the_whole_matrix():
+    torch.manual_seed(0)
+    net = build_vit(TINY).eval()
+    image = torch.randn(2, 3, 24, 40)
+    tokens = net._pos_embed(net.patch_embed(image))
+    tokens = net.blocks[0](tokens)
+    attn = net.blocks[1].attn
+    qkv = attn.qkv(net.blocks[1].norm1(tokens)).reshape(2, 16, 3, 2, 16).permute(2, 0, 3, 1, 4)
+    whole = (qkv[0] @ qkv[1].transpose(-1, -2) / 4).softmax(-1)
+    ours = Backbone(net).cls_attention(image)
+    assert ours.shape == (2, 2, 3, 5)
+    torch.testing.assert_close(ours.flatten(2), whole[:, :, 0, 1:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        TINY,
+        VitArchitecture(
+            width=48, depth=1, heads=3, patch_size=4, grid=(5, 7), layer_scale=True, registers=4,
+            embed_class=False, positions="size", conv_stem=True, eps=1e-12, in_chans=1,
+        ),
+        TimmArchitecture(name="resnet18", in_chans=1, arguments={}),
+    ],
+)  # fmt: skip
+def test_an_architecture_survives_json(architecture):
+    import json
+
+    values = json.loads(json.dumps(architecture_to_json(architecture)))
+    assert architecture_from_json(values) == architecture
+    a, b = build(architecture), build(architecture_from_json(values))
+    assert [*a.state_dict()] == [*b.state_dict()]
+
+
+def test_convolutional_stem_needs_a_power_of_two():
+    with pytest.raises(ValueError, match="not 14"):
+        build_vit(
+            VitArchitecture(width=32, depth=1, heads=2, patch_size=14, grid=(2, 2), conv_stem=True)
+        )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
+def test_features_of_any_timm_model(name):
+    arguments = {"dynamic_img_size": True} if name.startswith("vit") else {}
+    backbone = Backbone(build(TimmArchitecture(name=name, arguments=arguments)))
+    image = torch.randn(2, 3, 64, 64)
+    assert backbone.features(image).shape == (2, backbone.dim)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone.features(image), backbone.net(image))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_patches_in_training_are_those_of_the_convolution(channels):
+    torch.manual_seed(0)
+    net = build_vit(
+        VitArchitecture(width=32, depth=1, heads=1, patch_size=8, grid=(4, 4), in_chans=channels)
+    )
+    x = torch.randn(2, channels, 24, 40)
+    found = {}
+    for training in (True, False):
+        net.train(training).zero_grad()
+        patches = net.patch_embed(x)
+        patches.square().sum().backward()
+        assert patches.shape == (2, 3, 5, 32)
+        found[training] = [patches, *(p.grad for p in net.patch_embed.parameters())]
+    for ours, convolution in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(ours, convolution, rtol=1e-4, atol=1e-4)
+    with pytest.raises(AssertionError, match="divisible"):
+        net.train().patch_embed(x[:, :, :23])

@@ -1,0 +1,180 @@
+"""The step against slow oracles, and what must not change a run."""
+
+import copy
+
+import pytest
+import torch
+from small_networks import networks, state, views
+from torch import nn
+
+from dino_cli.core.training.droppath import DropPath, draw_masks
+from dino_cli.core.training.loss import dino_loss, teacher_targets
+from dino_cli.core.training.optim import clip_per_tensor, parameter_groups
+from dino_cli.core.training.schedule import cosine_schedule, teacher_temperatures
+from dino_cli.core.training.step import StepValues, Views, train_step
+
+AT = StepValues(
+    lr=0.1, weight_decay=0.1, momentum=0.9, teacher_temperature=0.05, freeze_last_layer=False
+)
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_loss_is_the_mean_over_pairs_of_different_views(count):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(count * 4, 9), torch.randn(2 * 4, 9)
+    centre = torch.randn(1, 9)
+    pairs = []
+    for q in range(2):
+        target = ((teacher.chunk(2)[q] - centre) / 0.05).softmax(-1)
+        for v in range(count):
+            if v != q:
+                log = (student.chunk(count)[v] / 0.1).log_softmax(-1)
+                pairs.append(-(target * log).sum(-1).mean())
+    targets = teacher_targets(teacher, centre, 0.05)
+    ours = dino_loss(student, targets, views=count)
+    assert ours.item() == pytest.approx(torch.stack(pairs).mean().item(), rel=1e-5)
+
+
+def test_accumulated_micro_batches_equal_the_whole_batch():
+    """SGD shows the gradient itself; the centre and the teacher move once."""
+    whole, split = networks("sgd"), networks("sgd")
+    batch = views(8)
+    halves = [
+        Views(groups=[group.unflatten(0, (-1, 8))[:, part].flatten(0, 1) for group in batch.groups])
+        for part in (slice(0, 4), slice(4, 8))
+    ]
+    one = train_step(whole, [batch], AT, clip_grad=3.0)
+    two = train_step(split, halves, AT, clip_grad=3.0)
+    assert one.loss.item() == pytest.approx(two.loss.item(), rel=1e-5)
+    for name, tensor in state(whole).items():
+        torch.testing.assert_close(state(split)[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("fault", ["nan input", "infinite gradient"])
+def test_a_step_that_is_not_finite_changes_nothing(optimizer, fault):
+    n, clean = networks(optimizer), networks(optimizer)
+    before = state(n)
+    batch = views()
+    handle = None
+    if fault == "nan input":
+        batch.groups[1][0, 0, 0, 0] = float("nan")
+    else:
+        first = n.student.backbone.patch_embed.proj.bias
+        handle = first.register_hook(lambda gradient: gradient * float("inf"))
+    result = train_step(n, [batch], AT, clip_grad=0.0)
+    assert result.skipped.item() == 1
+    for name, tensor in state(n).items():
+        assert torch.equal(tensor, before[name]), name
+    if handle:
+        handle.remove()
+    # And the next good step is the one that a run without the accident would have made.
+    for each in (n, clean):
+        assert train_step(each, [views(seed=2)], AT, clip_grad=3.0).skipped.item() == 0
+    for name, tensor in state(clean).items():
+        torch.testing.assert_close(state(n)[name], tensor, msg=name)
+
+
+def test_a_frozen_last_layer_neither_moves_nor_decays_nor_ages():
+    n = networks()
+    frozen = StepValues(**{**vars(AT), "freeze_last_layer": True})
+    v = n.student.head.last_layer.weight_v
+    before = v.detach().clone()
+    train_step(n, [views()], frozen, clip_grad=3.0)
+    assert torch.equal(v, before)
+    assert v not in n.optimizer.state
+    train_step(n, [views()], AT, clip_grad=3.0)
+    assert not torch.equal(v, before)
+    assert n.optimizer.state[v]["step"].item() == 1
+
+
+def test_teacher_follows_all_parameters_but_no_buffers():
+    n = networks()
+    n.student.register_buffer("statistic", torch.ones(1))
+    n.teacher.register_buffer("statistic", torch.zeros(1))
+    old = copy.deepcopy(n.teacher)
+    train_step(n, [views()], AT, clip_grad=3.0)
+    for before, after, student in zip(
+        old.parameters(), n.teacher.parameters(), n.student.parameters(), strict=True
+    ):
+        torch.testing.assert_close(after, 0.9 * before + 0.1 * student)
+    assert n.teacher.statistic.item() == 0
+
+
+def test_groups_decay_matrices_positions_and_prototypes_only():
+    n = networks(norm_last_layer=False)
+    names = {id(p): name for name, p in n.student.named_parameters()}
+    decayed, plain = ({names[id(p)] for p in g["params"]} for g in parameter_groups(n.student))
+    assert {"backbone.pos_embed", "backbone.cls_token", "head.last_layer.weight_v"} <= decayed
+    assert "head.last_layer.weight_g" in decayed  # (K, 1), trained here
+    assert all(name.endswith("bias") or ".norm" in name for name in plain)
+    assert parameter_groups(n.student)[1]["weight_decay"] == 0
+
+
+def test_clipping_is_per_tensor():
+    a, b = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+    a.grad, b.grad = torch.full((4,), 10.0), torch.full((4,), 0.1)
+    norms = clip_per_tensor([a, b], 3.0)
+    assert norms.tolist() == pytest.approx([20.0, 0.2])
+    assert a.grad.norm().item() == pytest.approx(3.0, rel=1e-5)
+    assert b.grad.tolist() == pytest.approx([0.1] * 4)
+
+
+def test_drop_path_masks_depend_on_the_key_and_not_on_the_ranks():
+    rates = [0.0, 0.3, 0.6]
+    whole = draw_masks(rates, key=(1, 2, 0), views=2, images=8, share=slice(0, 8))
+    parts = [
+        draw_masks(rates, key=(1, 2, 0), views=2, images=8, share=slice(i, i + 4)) for i in (0, 4)
+    ]
+    joined = torch.cat([part.unflatten(1, (2, 4)) for part in parts], dim=2).flatten(1)
+    assert torch.equal(joined, whole)
+    other = draw_masks(rates, key=(1, 3, 0), views=2, images=8, share=slice(0, 8))
+    assert not torch.equal(other, whole)
+    many = draw_masks(rates, key=(0,), views=10, images=20000, share=slice(0, 20000))
+    assert (many == 0).float().mean(dim=1).tolist() == pytest.approx(rates, abs=0.004)
+    assert many.mean(dim=1).tolist() == pytest.approx([1.0] * 3, abs=0.01)
+
+
+def test_drop_path_scales_samples_of_the_residual_branches():
+    n = networks(drop_path=0.5)
+    layers = n.student.drop_paths
+    assert [layer.rate for layer in layers] == pytest.approx([0.5, 0.5])  # the first block has none
+    batch = views()
+    plain = n.student(batch.groups)
+    masks = [torch.zeros(len(layers), len(group)) for group in batch.groups]
+    dropped = n.student(batch.groups, masks)
+    assert not torch.allclose(plain, dropped)
+    layer = DropPath(0.5)
+    layer.use(torch.tensor([0.0, 2.0]))
+    assert layer(torch.ones(2, 3)).tolist() == [[0] * 3, [2] * 3]
+    assert layer.eval()(torch.ones(2, 3)).tolist() == [[1] * 3, [1] * 3]
+
+
+def test_checkpointed_activations_repeat_their_own_masks():
+    results = []
+    for checkpoint in (False, True):
+        n = networks("sgd", drop_path=0.5)
+        n.student.backbone.set_grad_checkpointing(checkpoint)
+        batch = views()
+        masks = [
+            draw_masks([0.5, 0.5], key=(i,), views=v, images=4, share=slice(0, 4))
+            for i, v in enumerate((2, 3))
+        ]
+        train_step(n, [Views(groups=batch.groups, masks=masks)], AT, clip_grad=3.0)
+        results.append(state(n))
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, msg=name)
+
+
+def test_schedules_have_their_ends():
+    lr = cosine_schedule(1.0, 0.1, 20, warmup_steps=5)
+    assert lr[:5].tolist() == [0, 0.25, 0.5, 0.75, 1.0]
+    assert lr[5] == 1.0
+    assert 0.1 < lr[-1] < 0.12
+    assert teacher_temperatures(0.04, 0.07, 5, warmup_epochs=3).tolist() == pytest.approx(
+        [0.04, 0.055, 0.07, 0.07, 0.07]
+    )
+    with pytest.raises(ValueError, match="do not fit"):
+        cosine_schedule(1.0, 0.1, 4, warmup_steps=5)
+    with pytest.raises(ValueError, match="do not fit"):
+        teacher_temperatures(0.04, 0.07, 2, warmup_epochs=3)

@@ -1,0 +1,176 @@
+"""Which files arguments stand for, in which order, with which labels."""
+
+import io
+import os
+from pathlib import Path, PurePath
+
+import pytest
+
+from dino_cli.data.listing.images import find_images
+from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
+
+
+class Remarks(Reporter):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def remark(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+
+
+def found(*arguments: object) -> list[tuple[str, str]]:
+    return [(str(i.relative), i.label) for i in find_images([str(a) for a in arguments])]
+
+
+def test_a_folder_is_searched_sorted_and_labelled(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.jpg", "b/10.PNG", "a/x/deep.webp", "a/1.jpeg", "top.tif", "a/notes.md")
+    touch(tmp_path, ".hidden.jpg", "b/.cache/3.jpg", "b/movie.mp4", "b/page.pdf", "c/list.txt")
+    assert found(tmp_path) == [
+        ("a/1.jpeg", "a"),
+        ("a/x/deep.webp", "a"),
+        ("b/10.PNG", "b"),
+        ("b/2.jpg", "b"),
+        ("top.tif", ""),
+    ]
+
+
+def test_paths_are_joined_to_the_argument_as_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "photos/cat/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert [i.path for i in find_images(["photos"])] == [Path("photos/cat/1.jpg")]
+    assert [i.path for i in find_images([str(tmp_path)])] == [tmp_path / "photos/cat/1.jpg"]
+
+
+def test_single_files_of_any_suffix_in_the_order_given(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a.weird")
+    assert found(tmp_path / "b.jpg", tmp_path / "a.weird") == [("b.jpg", ""), ("a.weird", "")]
+
+
+def test_links_are_followed_without_loops(tmp_path: Path) -> None:
+    touch(tmp_path, "data/cats/1.jpg", "elsewhere/2.jpg")
+    (tmp_path / "data/dogs").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/cats/loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert found(tmp_path / "data") == [
+        ("cats/1.jpg", "cats"),
+        ("dogs/2.jpg", "dogs"),
+        ("gone.jpg", ""),
+    ]
+
+
+def test_pipes_are_passed_over_and_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg")
+    os.mkfifo(tmp_path / "2.jpg")
+    assert found(tmp_path) == [("1.jpg", "")]
+    with pytest.raises(TaskError, match="neither a file nor a folder"):
+        found(tmp_path / "2.jpg")
+
+
+def test_the_same_file_twice_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a/1.jpg", "a/2.jpg")
+    monkeypatch.chdir(tmp_path)
+    remarks = Remarks()
+    arguments = ["a/2.jpg", ".", str(tmp_path / "a" / "1.jpg")]
+    images = find_images(arguments, reporter=remarks)
+    assert [str(i.path) for i in images] == ["a/2.jpg", "a/1.jpg"]
+    assert remarks.texts == ["2 pictures are named more than once; each is used once"]
+
+
+def test_lists_are_relative_to_themselves(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "a/2.jpg")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa/2.jpg\r\n\r\na/1.jpg\r\n")
+    images = find_images([str(tmp_path / "list.txt")])
+    assert [i.path for i in images] == [tmp_path / "a/2.jpg", tmp_path / "a/1.jpg"]
+    assert [i.label for i in images] == ["", ""]  # one parent folder says nothing
+    assert [i.relative for i in images] == [PurePath("a/2.jpg"), PurePath("a/1.jpg")]
+
+
+def test_labels_of_lists(tmp_path: Path) -> None:
+    (tmp_path / "folders.txt").write_text("a/1.jpg\nb/1.jpg\n")
+    (tmp_path / "columns.txt").write_text("a/1.jpg\ttabby cat\nb/2.jpg\nb/3.jpg\t\n")
+    assert found(tmp_path / "folders.txt") == [("a/1.jpg", "a"), ("b/1.jpg", "b")]
+    assert found(tmp_path / "columns.txt") == [
+        ("a/1.jpg", "tabby cat"),
+        ("b/2.jpg", ""),
+        ("b/3.jpg", ""),
+    ]
+
+
+def test_odd_names_in_lists(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b" # sp ace.jpg\n\xff\xe9.jpg\n")
+    paths = [i.path for i in find_images([str(tmp_path / "list.txt")])]
+    assert paths[0] == tmp_path / " # sp ace.jpg"
+    assert os.fsencode(paths[1].name) == b"\xff\xe9.jpg"
+
+
+def test_absolute_lists_mirror_below_their_common_folder(tmp_path: Path) -> None:
+    list_file = tmp_path / "lists" / "l.txt"
+    touch(tmp_path, "lists/l.txt")
+    list_file.write_text(f"{tmp_path}/x/a/1.jpg\n../x/b/1.jpg\n")
+    assert found(list_file) == [("a/1.jpg", "a"), ("b/1.jpg", "b")]
+
+
+def test_list_on_stdin(tmp_path: Path) -> None:
+    images = find_images(["-"], stdin=io.StringIO("x/1.jpg\ny/2.jpg\n"))
+    assert [(i.path, i.label) for i in images] == [(Path("x/1.jpg"), "x"), (Path("y/2.jpg"), "y")]
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "empty/readme.md", "none.txt")
+    with pytest.raises(TaskError, match=r"gone\.jpg' does not exist"):
+        found(tmp_path / "gone.jpg")
+    with pytest.raises(TaskError, match=r"no pictures in the folder .*empty.*\.jpg"):
+        found(tmp_path / "empty")
+    with pytest.raises(TaskError, match=r"the list .*none\.txt' is empty"):
+        found(tmp_path / "none.txt")
+    with pytest.raises(TaskError, match="File name too long"):
+        found("x" * 5000)
+
+
+def test_unreadable_folder_is_an_error_not_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a/1.jpg", "locked/2.jpg")
+    real = os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(TaskError, match="locked': Permission denied"):
+        found(tmp_path)
+
+
+AWKWARD = ["a\nb.jpg", "tab\there.jpg", " spaced .jpg", "cr\rlf.jpg", os.fsdecode(b"\xff.jpg")]
+
+
+def test_names_that_end_in_nul_bytes_may_hold_anything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = b"".join(os.fsencode(f"in/{name}") + b"\0" for name in AWKWARD)
+    (tmp_path / "list.txt").write_bytes(content)
+    images = find_images(["list.txt"], null=True)
+    assert [(i.path.name, i.label) for i in images] == [(name, "") for name in AWKWARD]
+    assert [i.path.parent for i in images] == [Path("in")] * 5
+    stdin = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
+    assert [i.path.name for i in find_images(["-"], stdin=stdin, null=True)] == AWKWARD
+    with pytest.raises(TaskError, match="--null"):
+        find_images(["list.txt"])
+    (tmp_path / "empty.txt").write_bytes(b"\0\0")
+    with pytest.raises(TaskError, match="is empty"):
+        find_images(["empty.txt"], null=True)
+
+
+def test_a_list_on_stdin_need_not_be_utf8():
+    stdin = io.TextIOWrapper(io.BytesIO(b"\xff.jpg\n"), encoding="utf-8")
+    assert [os.fsencode(i.path) for i in find_images(["-"], stdin=stdin)] == [b"\xff.jpg"]

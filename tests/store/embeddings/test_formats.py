@@ -1,0 +1,109 @@
+"""Feature files: what is written, what is left behind, what is refused."""
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feature_files import write_features
+
+from dino_cli.errors import TaskError
+from dino_cli.store.embeddings.reading import read_embeddings
+from dino_cli.store.writing.tables import check_targets, csv_table, write_skipped
+
+
+def write(path: Path) -> np.ndarray:
+    features = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    write_features(path, features, [(f"a/{i}.jpg", "ab"[i % 2]) for i in range(5)], count=5, dim=3)
+    return features
+
+
+def test_what_any_program_writes_is_read(tmp_path: Path) -> None:
+    features = write(tmp_path / "feats.npy")
+    found = read_embeddings(tmp_path / "feats.npy")
+    assert found.features.shape == (5, 3)
+    for rows in (slice(0, 2), slice(1, 99), slice(3, 5), slice(None)):
+        np.testing.assert_array_equal(found.features[rows], features[rows])
+    assert found.paths == [f"a/{i}.jpg" for i in range(5)]
+    assert found.labels == ["a", "b", "a", "b", "a"]
+    assert found.metadata == {"format": 1, "count": 5, "dim": 3}
+
+
+def test_odd_paths_survive(tmp_path: Path) -> None:
+    odd = ['a,b "c".jpg', "new\nline.jpg", os.fsdecode(b"\xff\xe9.jpg"), "ünï/😀.jpg", " space "]
+    write_features(tmp_path / "x.npy", np.zeros((5, 2)), [(name, name) for name in odd])
+    found = read_embeddings(tmp_path / "x.npy")
+    assert found.paths == found.labels == odd
+
+
+def damage_json(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "x.json").write_text(text) and None
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def shorten(folder: Path) -> None:
+    table = folder / "x.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove("x.npy"), r"x\.npy' does not exist"),
+        (remove("x.csv"), r"x\.csv', a part of .*x\.npy', does not exist"),
+        (remove("x.json"), r"x\.json', a part of .*x\.npy', does not exist"),
+        (damage_json("{"), "was not made by `dino`"),
+        (damage_json("[]"), "was not made by `dino`"),
+        (damage_json('{"format": 2}'), "was not made by `dino`"),
+        (lambda folder: (folder / "x.csv").write_text("a,b\n") and None, "was not made by `dino`"),
+        (shorten, "has 5 rows, but .* has 4"),
+        (lambda folder: (folder / "x.npy").write_bytes(b"no") and None, "not a .npy file"),
+        (lambda folder: np.save(folder / "x.npy", np.zeros(5)), r"holds float64 \(5,\)"),
+        (lambda folder: np.save(folder / "x.npy", np.zeros((5, 2), int)), "holds int64"),
+    ],
+)
+def test_damaged_files_are_refused(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    write(tmp_path / "x.npy")
+    damage(tmp_path)
+    with pytest.raises(TaskError, match=message):
+        read_embeddings(tmp_path / "x.npy")
+
+
+def test_targets(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("mine")
+    targets = [tmp_path / "x.npy", tmp_path / "x.csv"]
+    with pytest.raises(TaskError, match=r"x\.csv' exists already; use --overwrite"):
+        check_targets(targets, overwrite=False)
+    check_targets(targets, overwrite=True)
+    with pytest.raises(TaskError, match="none' does not exist"):
+        check_targets([tmp_path / "none" / "x.npy"], overwrite=True)
+    (tmp_path / "d.npy").mkdir()
+    with pytest.raises(TaskError, match="is a folder"):
+        check_targets([tmp_path / "d.npy"], overwrite=True)
+
+
+def test_list_of_skipped_files(tmp_path: Path) -> None:
+    path = write_skipped(tmp_path / "x.npy", [("a,b.jpg", "empty file")])
+    assert path == tmp_path / "x.skipped.csv"
+    with path.open(newline="") as file:
+        assert list(csv.reader(file)) == [["path", "reason"], ["a,b.jpg", "empty file"]]
+    assert write_skipped(tmp_path / "x.npy", []) is None
+    assert os.listdir(tmp_path) == []  # a list of an earlier run would mislead
+
+
+def test_a_failed_table_leaves_nothing(tmp_path: Path) -> None:
+    def fails() -> None:
+        with csv_table(tmp_path / "t.csv", ["a"]) as row:
+            row([1])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
+    assert os.listdir(tmp_path) == []

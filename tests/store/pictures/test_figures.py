@@ -1,0 +1,140 @@
+"""Pictures say what the numbers say; looked at by eye for the rest."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from dino_cli.core.masks.layout import PatchLayout
+from dino_cli.store.pictures.figures import (
+    LONGEST_VIEW,
+    OUTSIDE,
+    Tile,
+    heat_map,
+    heat_tile,
+    overlay,
+    png,
+    side_by_side,
+    tile_size,
+    view_of,
+)
+
+LAYOUT = PatchLayout((35, 50), (35, 50), 8)  # 4 × 6 patches; 3 rows and 2 columns trimmed
+
+
+def _brightness(picture):
+    return np.asarray(picture.convert("RGB")).astype(int).sum(-1)
+
+
+def test_heat_map_is_flat_per_patch_and_ordered_as_the_attention():
+    attention = np.random.default_rng(0).random((4, 6)).astype(np.float32)
+    seen = _brightness(heat_map(attention, LAYOUT))
+    assert seen.shape == (35, 50)
+    blocks = seen[:32, :48].reshape(4, 8, 6, 8)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+    levels = blocks[:, 0, :, 0].ravel()[attention.ravel().argsort()]
+    assert (np.diff(levels) >= 0).all()
+    assert levels[0] < 20
+    assert levels[-1] > 550
+    assert (seen[32:] == levels[0]).all()
+    assert (seen[:, 48:] == levels[0]).all()
+
+
+def test_one_outlier_does_not_darken_a_heat_map():
+    attention = np.full((30, 40), 0.5, np.float32)
+    attention[:, :20] = 0.0
+    attention[3, 3] = 1000.0
+    layout = PatchLayout((30, 40), (30, 40), 1)
+    seen = _brightness(heat_map(attention, layout))
+    assert seen[10, 30] > 550
+    assert seen[10, 10] < 20
+
+
+@pytest.mark.parametrize("values", [np.full((4, 6), 0.25), np.eye(4, 6)])
+def test_heat_map_of_even_and_of_sparse_attention(values):
+    seen = _brightness(heat_map(values.astype(np.float32), LAYOUT))
+    bright = seen[:32:8, :48:8] > 550
+    assert np.array_equal(bright, values == 1)
+
+
+def test_overlay_keeps_the_object_and_dims_the_rest():
+    photo = np.random.default_rng(0).integers(0, 256, (80, 100, 3)).astype(np.uint8)
+    mask = np.zeros((80, 100), bool)
+    mask[20:60, 30:70] = True
+    before = photo.copy()
+    seen = overlay(photo, mask)
+    assert np.array_equal(photo, before)  # the photo is not drawn upon
+    assert np.array_equal(seen[25:55, 35:65], photo[25:55, 35:65])
+    assert seen[:15].mean() == pytest.approx(OUTSIDE * photo[:15].mean(), rel=0.05)
+    assert (seen[40, 28:33] != photo[40, 28:33]).any(-1).sum() >= 2  # the outline
+    assert not np.array_equal(overlay(photo, ~mask), seen)
+
+
+def test_overlay_of_nothing_has_no_outline():
+    photo = np.full((20, 30, 3), 200, np.uint8)
+    seen = overlay(photo, np.zeros((20, 30), bool))
+    assert len(np.unique(seen.reshape(-1, 3), axis=0)) == 1
+
+
+def test_view_reduces_only_large_photos():
+    small = np.zeros((900, LONGEST_VIEW, 3), np.uint8)
+    assert view_of(small) is small
+    assert view_of(np.zeros((3200, 800, 3), np.uint8)).shape == (LONGEST_VIEW, 400, 3)
+    assert view_of(np.zeros((1, 5000, 3), np.uint8)).shape == (1, LONGEST_VIEW, 3)
+
+
+def _tiles(count, size, caption="head {}"):
+    colours = np.random.default_rng(0).integers(60, 200, (count, 3)).astype(np.uint8)
+    return [
+        Tile(np.full((*size, 3), colour, np.uint8), caption.format(i), "max 0.01", i == 2)
+        for i, colour in enumerate(colours)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 14])
+@pytest.mark.parametrize("photo", [(300, 400), (400, 300), (20, 400), (900, 10)])
+def test_grid_shows_every_tile_whole(count, photo):
+    tiles = _tiles(count, tile_size(photo))
+    sheet = side_by_side(tiles)
+    for tile in tiles:
+        shown = (sheet == tile.picture[0, 0]).all(-1).sum()
+        assert shown == tile.picture[..., 0].size
+    assert sheet.shape[0] * sheet.shape[1] < 2.5 * count * (tile_size(photo)[0] + 60) * max(
+        tile_size(photo)[1] + 30, 140
+    )
+
+
+def test_grid_marks_and_names_its_tiles():
+    tiles = _tiles(4, (100, 120))
+    plain = [Tile(t.picture, t.caption, t.remark) for t in tiles]
+    unnamed = [Tile(t.picture, "") for t in tiles]
+    assert not np.array_equal(side_by_side(tiles), side_by_side(plain))
+    dark = (side_by_side(plain).max(-1) < 40).sum() - (side_by_side(unnamed).max(-1) < 40).sum()
+    assert dark > 100  # pixels of text
+
+
+def test_heat_tile_outlines_the_mask():
+    attention = np.zeros((4, 6), np.float32)
+    mask = np.zeros((4, 6), bool)
+    mask[1:3, 2:4] = True
+    tile = heat_tile(attention, LAYOUT.enlarge(mask), LAYOUT, "head 0", False)
+    white = (tile.picture == 255).all(-1)
+    assert white.any()
+    assert not white[:8].any()
+    assert white[8, 16:32].all()
+
+
+def test_png_is_lossless():
+    picture = np.random.default_rng(0).integers(0, 256, (33, 47, 3)).astype(np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(picture)))), picture)
+    mask = picture[..., 0] > 128
+    read = Image.open(io.BytesIO(png(mask)))
+    assert read.mode == "L"
+    assert np.array_equal(np.asarray(read), np.where(mask, 255, 0))
+    heat = heat_map(np.random.default_rng(1).random((4, 6)).astype(np.float32), LAYOUT)
+    read = Image.open(io.BytesIO(png(heat))).convert("RGB")
+    assert np.array_equal(np.asarray(read), np.asarray(heat.convert("RGB")))
+    decoded = cv2.imdecode(np.frombuffer(png(heat), np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(decoded[..., ::-1], np.asarray(heat.convert("RGB")))

@@ -1,0 +1,115 @@
+"""One command at a time for one output; temporary files of the dead are swept."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dino_cli.errors import TaskError
+from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.folders import ResultFolders
+from dino_cli.store.writing.locks import held
+from dino_cli.store.writing.staging import staged
+
+WAIT = "    print('ready', flush=True)\n    time.sleep(60)\n"
+
+
+def elsewhere(code: str) -> subprocess.Popen:
+    """Another process that has got as far as `ready`."""
+    lines = (
+        "import time\nfrom pathlib import Path\n"
+        "from dino_cli.store.writing.atomic import atomic_write\n"
+        "from dino_cli.store.writing.locks import held\n"
+        "from dino_cli.store.writing.staging import staged\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", lines + code], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_an_output_is_held_until_its_process_ends(tmp_path):
+    output = tmp_path / "f.npy"
+    process = elsewhere(f"with held(Path({str(output)!r})):\n{WAIT}")
+    with pytest.raises(TaskError, match=r"another dino is writing .*f\.npy"), held(output):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".f.npy.lock"]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with held(output):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_lock_can_be_made_the_command_goes_on(tmp_path):
+    with held(tmp_path / "no" / "f.npy"):
+        pass
+
+
+def test_files_of_a_killed_process_are_swept_and_those_of_a_living_one_stay(tmp_path):
+    path = tmp_path / "a.txt"
+    process = elsewhere(
+        f"with atomic_write(Path({str(path)!r})) as part:\n    part.write_text('half')\n{WAIT}"
+    )
+    with atomic_write(path) as part:
+        part.write_text("one")
+    assert len(list(tmp_path.iterdir())) == 2
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (tmp_path / ".a.txt.mine.part").write_text("not ours")
+    with atomic_write(path) as part:
+        part.write_text("two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.txt.mine.part", "a.txt"]
+    assert path.read_text() == "two"
+
+
+def test_what_a_killed_process_moved_away_comes_back(tmp_path):
+    """Killed between moving the old folder away and the new one in."""
+    output = tmp_path / "out"
+    (output / "folder").mkdir(parents=True)
+    (output / "folder" / "old").write_text("old")
+    code = (
+        f"with staged(Path({str(output)!r}), ['folder']) as stage:\n"
+        f"    Path({str(output / 'folder')!r}).rename(stage / 'old-folder')\n{WAIT}"
+    )
+    process = elsewhere(code)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with staged(output, ["page"]) as stage:
+        (stage / "page").write_text("new")
+    assert (output / "folder" / "old").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_result_folder_comes_back_when_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):
+    import re
+
+    results = ResultFolders(tmp_path / "out", re.compile("x"))
+    results.write(Path("cat"), {"x": b"old"})
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name.endswith(".partial"):
+            raise OSError(5, "refused")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="refused"):
+        results.write(Path("cat"), {"x": b"new"})
+    assert (tmp_path / "out" / "cat" / "x").read_bytes() == b"old"
+    assert os.listdir(tmp_path / "out") == ["cat"]
+
+
+def test_the_longest_names_have_room_for_the_temporary_one(tmp_path):
+    for name in ("x" * 255, "é" * 127, "🦕" * 63):
+        with atomic_write(tmp_path / name) as part:
+            part.write_text("whole")
+        assert (tmp_path / name).read_text() == "whole"
+        with held(tmp_path / name):
+            time.sleep(0)

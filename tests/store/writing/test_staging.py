@@ -1,0 +1,92 @@
+"""Several results appear together, or not at all."""
+
+import pytest
+
+from dino_cli.errors import TaskError
+from dino_cli.store.writing import staging
+from dino_cli.store.writing.staging import check_free, staged
+
+NAMES = ("folder", "page.html")
+
+
+def fill(stage, text):
+    (stage / "folder").mkdir()
+    (stage / "folder" / "file").write_text(text)
+    (stage / "scratch").write_text("not for anybody")
+    (stage / "page.html").write_text(text)
+
+
+def everything(root):
+    return {
+        p.relative_to(root).as_posix(): p.read_text()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_results_take_their_names_and_the_rest_stays(tmp_path):
+    output = tmp_path / "out"
+    with staged(output, NAMES) as stage:
+        fill(stage, "one")
+        assert not output.exists()
+    assert everything(tmp_path) == {"out/folder/file": "one", "out/page.html": "one"}
+
+    (output / "mine").write_text("kept")
+    with staged(output, NAMES) as stage:
+        fill(stage, "two")
+    assert everything(tmp_path) == {
+        "out/folder/file": "two",
+        "out/mine": "kept",
+        "out/page.html": "two",
+    }
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_after_an_error_all_is_as_it_was(tmp_path, error):
+    output = tmp_path / "out"
+
+    def half():
+        with staged(output, NAMES) as stage:
+            fill(stage, "half")
+            raise error
+
+    with pytest.raises(error):
+        half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_while_moving_puts_everything_back(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    with staged(output, NAMES) as stage:
+        fill(stage, "one")
+    before = everything(tmp_path)
+    real = staging._replace
+
+    def failing(stage, output, name, moved):
+        if name == "page.html":
+            raise OSError(28, "No space left on device")
+        real(stage, output, name, moved)
+
+    monkeypatch.setattr(staging, "_replace", failing)
+    with pytest.raises(TaskError, match="No space left"), staged(output, NAMES) as stage:
+        fill(stage, "two")
+    assert everything(tmp_path) == before
+    with pytest.raises(TaskError, match="No space left"), staged(tmp_path / "new", NAMES) as stage:
+        fill(stage, "two")
+    assert everything(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_stands_in_the_way_is_named(tmp_path):
+    with pytest.raises(TaskError, match=r"no-such.* does not exist"):
+        check_free(tmp_path / "no-such" / "out", NAMES, overwrite=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TaskError, match="is a file"):
+        check_free(tmp_path / "file", NAMES, overwrite=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "other").write_text("")
+    check_free(tmp_path / "out", NAMES, overwrite=False)
+    (tmp_path / "out" / "page.html").write_text("")
+    with pytest.raises(TaskError, match=r"page\.html.*exists already.*--overwrite"):
+        check_free(tmp_path / "out", NAMES, overwrite=False)
+    check_free(tmp_path / "out", NAMES, overwrite=True)

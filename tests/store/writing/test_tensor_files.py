@@ -1,0 +1,51 @@
+"""Tensors go to files in the same bytes each time, and a full disk is an `OSError`."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from dino_cli.store.writing.tensor_files import save_state, save_tensors
+
+TEXTS = {"format": "pt", "dino": '{"a": "ü\\n"}', "z": "", "model": "x", "b": "🦕"}
+
+
+def test_the_same_content_makes_the_same_bytes(tmp_path):
+    tensors = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1, dtype=torch.float16)}
+    seen = set()
+    for i in range(6):
+        path = tmp_path / f"{i}.safetensors"
+        save_tensors(path, tensors, dict(reversed(TEXTS.items())) if i % 2 else TEXTS)
+        seen.add(path.read_bytes())
+    assert len(seen) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == TEXTS
+        assert torch.equal(file.get_tensor("w"), tensors["w"])
+        assert torch.equal(file.get_tensor("b"), tensors["b"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["save_tensors(path, state)", "save_state(path, state)"])
+@pytest.mark.parametrize("limit", [0, 100, 5000])
+def test_a_full_disk_is_an_os_error(tmp_path, call, limit):
+    code = (
+        "import resource, torch\n"
+        "from pathlib import Path\n"
+        "from dino_cli.store.writing.tensor_files import save_state, save_tensors\n"
+        f"path, state = Path({str(tmp_path / 'x')!r}), {{'w': torch.ones(9000)}}\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        f"try:\n    {call}\nexcept OSError as error:\n    print(error.errno)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() in (str(errno.EFBIG), str(errno.EIO)), done.stderr
+
+
+def test_what_is_wrong_with_the_tensors_is_not_called_a_disk(tmp_path):
+    shared = torch.ones(4)
+    with pytest.raises(RuntimeError, match="shar"):
+        save_tensors(tmp_path / "x", {"a": shared, "b": shared[1:]})
+    with (tmp_path / "x").open("wb") as file, pytest.raises(AttributeError):
+        save_state(file, {"a": lambda: 0})
