@@ -19,3 +19,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def golden() -> Golden:
     return Golden(golden_folder())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m` on the command line replaces the one that leaves tests of GPUs out."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -14,6 +14,7 @@ from torch import Tensor
 from dino_cli.core.evaluation.descriptors import SCALES
 from dino_cli.core.network import attention
 from dino_cli.core.network.backbone import Backbone
+from dino_cli.core.network.vit import VisionTransformer
 
 __all__ = ["GRID_KINDS", "KINDS", "Extractor", "Kind"]
 
@@ -71,7 +72,7 @@ class Extractor:
         no grids then. Raises `ValueError` for kinds that cannot be had.
         """
         if not multi_scale:
-            return self._one(x)
+            return self._one(self._scaled(x, 1))
         grids = GRID_KINDS & set(self.kinds)
         if grids:
             raise ValueError(f"features {min(grids)!r} have no single grid at several scales")
@@ -84,14 +85,15 @@ class Extractor:
     def _scaled(self, x: Tensor, scale: float) -> Tensor:
         if scale != 1:
             x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-        if not attention.has_blocks(self.backbone.net):
+        net = self.backbone.net
+        if not attention.has_blocks(net):
             return x
-        # What is beyond the last whole patch is dropped, as by the original's convolution.
         patch = self.backbone.patch_size
         h, w = (side // patch * patch for side in x.shape[-2:])
         if not h or not w:
             raise ValueError(f"an image at scale {scale:.2g} is smaller than one patch of {patch}")
-        return x[..., :h, :w]
+        # Beyond the last whole patch nothing counts; ours drop it themselves, and need to know it.
+        return x if isinstance(net, VisionTransformer) else x[..., :h, :w]
 
     def _one(self, x: Tensor) -> dict[str, Tensor]:
         backbone, kinds = self.backbone, self.kinds

@@ -55,8 +55,11 @@ class Exportable(nn.Module):
         cls = tokens[:, 0]
         return torch.cat([cls, tokens[:, prefix:].mean(dim=1)], dim=1) if self.mean else cls
 
-    def _positions(self, h: int, w: int) -> Tensor:
-        """As `VisionTransformer.position_embedding`, without a branch on the size."""
+    def _positions(self, h: int, w: int, pixels: Any = None) -> Tensor:
+        """As `VisionTransformer.position_embedding`, without a branch on the size.
+
+        An image that is trimmed to the trained grid is taken to have its proportions.
+        """
         net = self.net
         rows, columns = net.patch_embed.grid_size
         prefix = 0 if net.no_embed_class else net.num_prefix_tokens

@@ -43,31 +43,39 @@ class ConvStem(nn.Sequential):
 
 
 class PatchEmbedding(PatchEmbed):  # type: ignore[misc]
-    """timm's patch embedding; in training as one matrix product.
+    """timm's patch embedding of any image; in training as one matrix product.
 
-    The product is the same, and its weights' gradient in bfloat16 takes, on a CPU, a fifth of the
-    time of the convolution's.
+    What is beyond the last whole patch is dropped, as by the reference's convolution. The product
+    is the same, and its weights' gradient in bfloat16 takes, on a CPU, a fifth of the time of the
+    convolution's. `pixels`: height and width of the last images, before anything was dropped.
     """
 
+    pixels: tuple[int, int] = (0, 0)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) → patches (B, H/p, W/p, D)."""
+        """Images (B, C, H, W) → patches (B, ⌊H/p⌋, ⌊W/p⌋, D)."""
         proj, (p, q) = self.proj, self.patch_size
-        learns = self.training and isinstance(proj, nn.Conv2d) and proj.weight.requires_grad
         b, c, height, width = x.shape
-        if not learns or self.flatten or height % p or width % q:
-            return super().forward(x)  # type: ignore[no-any-return]
-        grid = x.reshape(b, c, height // p, p, width // q, q)
-        patches = grid.permute(0, 2, 4, 1, 3, 5).flatten(3)
-        embedded: Tensor = self.norm(F.linear(patches, proj.weight.flatten(1), proj.bias))
-        return embedded
+        self.pixels = height, width
+        rows, columns = height // p, width // q
+        if isinstance(proj, nn.Conv2d) and not (self.training and proj.weight.requires_grad):
+            embedded: Tensor = proj(x).permute(0, 2, 3, 1)
+        elif isinstance(proj, nn.Conv2d):
+            grid = x[..., : rows * p, : columns * q].reshape(b, c, rows, p, columns, q)
+            patches = grid.permute(0, 2, 4, 1, 3, 5).flatten(3)
+            embedded = F.linear(patches, proj.weight.flatten(1), proj.bias)
+        else:
+            embedded = proj(x[..., : rows * p, : columns * q]).permute(0, 2, 3, 1)
+        normed: Tensor = self.norm(embedded)
+        return normed
 
 
 class VisionTransformer(TimmVisionTransformer):  # type: ignore[misc]
     """timm's vision transformer that resamples positions as the weights' family does.
 
-    Parameter names are timm's, which are the reference's. Input (B, C, H, W) with H and W whole
-    multiples of the patch size; any size. `forward` gives the CLS feature after the final norm,
-    (B, D); `forward_features` all tokens after it, (B, P + h·w, D).
+    Parameter names are timm's, which are the reference's. Input (B, C, H, W) of any size from one
+    patch on; pixels beyond the last whole patch are dropped. `forward` gives the CLS feature after
+    the final norm, (B, D); `forward_features` all tokens after it, (B, P + h·w, D).
     """
 
     def __init__(self, *, positions: Positions = "dino", **kwargs: Any) -> None:
@@ -82,15 +90,19 @@ class VisionTransformer(TimmVisionTransformer):  # type: ignore[misc]
         if self.cls_token is not None:  # timm starts it near zero, the reference does not
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
-    def position_embedding(self, h: int, w: int) -> Tensor:
+    def position_embedding(self, h: int, w: int, pixels: tuple[int, int] | None = None) -> Tensor:
         """The learned position embedding at h × w patches, (1, P or 0 + h·w, D).
 
         `dino` is the reference's `interpolate_pos_encoding`: its 0.1 makes the sampling grid differ
-        slightly from the exact size, which the released weights expect.
+        slightly from the exact size, which the released weights expect. pixels: height and width
+        of the image; where they are not in proportion to the trained grid, the reference resamples
+        even to the trained size.
         """
         rows, columns = self.patch_embed.grid_size
         if (h, w) == (rows, columns):
-            return self.pos_embed  # type: ignore[no-any-return]
+            height, width = pixels or (h, w)
+            if height * columns == width * rows or self.positions != "dino":
+                return self.pos_embed  # type: ignore[no-any-return]
         prefix = 0 if self.no_embed_class else self.num_prefix_tokens
         patches = self.pos_embed[:, prefix:].reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
         if self.positions == "dino":
@@ -105,7 +117,7 @@ class VisionTransformer(TimmVisionTransformer):  # type: ignore[misc]
     def _pos_embed(self, x: Tensor) -> Tensor:
         """Class token, registers and positions in front of patches (B, h, w, D)."""
         b, h, w, d = x.shape
-        positions = self.position_embedding(h, w)
+        positions = self.position_embedding(h, w, self.patch_embed.pixels)
         tokens = x.reshape(b, h * w, d)
         prefix = [self.cls_token.expand(b, -1, -1)]
         if self.reg_token is not None:

@@ -4,13 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from golden_files import hf_golden_folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
+from dino_cli.cli.app import app
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -75,6 +78,20 @@ def test_outputs_equal_those_of_transformers(layout: str) -> None:
     found = differences(opened(GOLDEN / layout), expected)
     assert len(found) >= 4
     assert max(found.values()) < 1, found
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "vit"])
+def test_a_photo_through_the_command_as_through_transformers(layout: str, tmp_path: Path) -> None:
+    """The reference's preprocessing included; not ViT, whose positions transformers resamples in
+    another way than DINO."""
+    expected = load_file(GOLDEN / layout / "expected.safetensors")
+    out = tmp_path / "feats.npy"
+    command = ["embed", GOLDEN / "photo.png", "--weights", GOLDEN / layout, "-o", out]
+    command += ["--resize", 256, "--crop", 224, "--device", "cpu", "--precision", "fp32"]
+    result = CliRunner().invoke(app, [*map(str, command), "--no-exif"])
+    assert result.exit_code == 0, result.output
+    key = "photo224.pooled" if layout == "resnet" else "photo224.cls"
+    assert np.abs(np.load(out) - expected[key].numpy()).max() < FEATURES
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -154,7 +154,7 @@ def _described(
         )
     return described(
         files,
-        partial(_encode, Extractor(backbone, ("cls",)), patch, config.multi_scale),
+        partial(_encode, Extractor(backbone, ("cls",)), config.multi_scale),
         model,
         replace(model.preprocessing, exif=config.exif),
         config,
@@ -164,11 +164,7 @@ def _described(
     )
 
 
-def _encode(extract: Extractor, patch: int, multi_scale: bool, images: Tensor) -> Tensor:
-    """CLS of whole patches. Of several scales each is trimmed, not the image they are made of."""
-    if not multi_scale:
-        h, w = (side // patch * patch for side in images.shape[-2:])
-        images = images[..., :h, :w]
+def _encode(extract: Extractor, multi_scale: bool, images: Tensor) -> Tensor:
     return extract(images, multi_scale=multi_scale)["cls"]
 
 
