@@ -2,9 +2,11 @@
 
 import io
 import os
+import re
 import sys
 import time
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -21,9 +23,17 @@ class Commands(TyperGroup):
     """The error policy, here so that tests which run the app in process see it too.
 
     Our errors print one sentence on stderr and set the exit code; Ctrl-C exits with 130; a closed
-    pipe (`dino … | head`) is silent; what the system refuses is told. Anything else is a bug and
-    keeps its traceback.
+    pipe (`dino … | head`) is silent; what the system refuses is told. Options that cannot be parsed
+    get one sentence too, where Typer would draw a box. Anything else is a bug and keeps its
+    traceback.
     """
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **options)
+        except Exception as error:
+            _refuse_misuse(error)
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         # Names on disk need not be UTF-8: a table passes their bytes on, as `ls` does.
@@ -55,6 +65,35 @@ class Commands(TyperGroup):
                 raise
             _say("error: the memory is used up; ask for smaller images or a smaller --batch-size")
             raise typer.Exit(1) from None
+        except Exception as error:
+            _refuse_misuse(error)
+            raise
+
+
+def _refuse_misuse(error: Exception) -> None:
+    """Say in one sentence what could not be parsed, and exit with 2; returns for other errors.
+
+    Typer has click inside, under private names: its errors are known by what they offer.
+    """
+    if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
+        return
+    context = getattr(error, "ctx", None)
+    told = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    told = re.sub("Input should be a valid integer.*", "not a whole number", told)
+    told = re.sub("Input should be a valid number.*", "not a number", told)
+    told, _, advice = told.partition(" Did you mean ")
+    advice = f"did you mean {advice}" if advice else ""
+    if possible := re.fullmatch(r"No such option: (\S+) \(Possible options?: (.*)\)", told):
+        close = get_close_matches(possible[1], possible[2].split(", "), n=1)
+        told = f"No such option '{possible[1]}'"
+        advice = f"did you mean '{close[0]}'?" if close else advice
+    elif choices := re.search(r"'([^']*)' is not one of (.*)", told):
+        close = get_close_matches(choices[1], re.findall(r"'([^']*)'", choices[2]), n=1)
+        advice = f"did you mean '{close[0]}'?" if close else advice
+    path = context.command_path.split()[1:] if context else []
+    advice = advice or f"see {' '.join(['dino', *path])} --help"
+    _say(f"error: {told[:1].lower()}{told[1:].rstrip('.')}; {advice}")
+    raise typer.Exit(2) from None
 
 
 def _is_of_memory(error: MemoryError | RuntimeError) -> bool:

@@ -36,6 +36,7 @@ def demo(config: DemoConfig, terminal: Terminal) -> dict[str, Any] | None:
         result = train_demo(config, terminal)
         _show_training(result, terminal)
     else:
+        terminal.remark("drawing, embedding, classifying, looking, training: a minute or a few")
         from dino_cli.tasks.demo.run import demo as run
 
         result = run(config, terminal)

@@ -14,7 +14,7 @@ from dino_cli.progress import Reporter
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, Task, TaskID
 
 __all__ = ["Terminal", "json_text", "printable"]
 
@@ -82,36 +82,39 @@ class Terminal(Reporter):
         self._metrics = {}
         if not self.live:
             return
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+        from rich.table import Column
+        from rich.text import Text
+
+        class Metrics(ProgressColumn):
+            """What gives way where the terminal is narrow."""
+
+            def render(self, task: "Task") -> Text:
+                return Text(task.fields["metrics"], no_wrap=True, overflow="ellipsis")
+
+        def fixed(text: str, **style: str) -> TextColumn:
+            return TextColumn(text, table_column=Column(no_wrap=True), **style)  # type: ignore[arg-type]
 
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", style="cyan"),
-            TextColumn("{task.fields[metrics]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            fixed("[bold]{task.description}"),
+            BarColumn(bar_width=None, table_column=Column(min_width=6, ratio=1)),
+            fixed("{task.fields[count]}"),
+            fixed("{task.fields[rate]}", style="cyan"),
+            fixed("{task.fields[left]}"),
+            Metrics(table_column=Column(no_wrap=False)),
             console=self._console(),
             transient=True,
         )
         self._progress.start()
-        self._task = self._progress.add_task(name, total=total, completed=done, rate="", metrics="")
+        self._task = self._progress.add_task(
+            name, total=total, completed=done, **self._fields(), metrics=""
+        )
 
     def advance(self, count: int = 1) -> None:
         self._done += count
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=count, rate=self._rate())
+            self._progress.update(self._task, advance=count, **self._fields())
         elif not self.quiet and time.monotonic() - self._said > self._every:
             self._plain()
 
@@ -174,6 +177,15 @@ class Terminal(Reporter):
         done = self._done - self._before
         return f"{done / seconds:.3g} {self._unit}/s" if seconds > 0.5 and done else ""
 
+    def _fields(self) -> dict[str, Any]:
+        """How far, how fast, and how long still, by the speed since the stage began."""
+        count = f"{self._done:,}" + (f"/{self._total:,}" if self._total else "")
+        seconds, done = time.monotonic() - self._started, self._done - self._before
+        left = ""
+        if self._total and done and seconds > 0.5:
+            left = f"{_clock(seconds / done * max(0, self._total - self._done))} left"
+        return {"count": count, "rate": self._rate(), "left": left}
+
     def _plain(self) -> None:
         self._said, self._told = time.monotonic(), self._done
         of = f"/{self._total}" if self._total else ""
@@ -186,6 +198,13 @@ class Terminal(Reporter):
             self._progress.stop()
             self._progress = None
             self._task = None
+
+
+def _clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _versions() -> str:

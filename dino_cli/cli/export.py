@@ -32,4 +32,6 @@ def export(config: ExportConfig, terminal: Terminal) -> dict[str, Any] | None:
         f"{result['output']}: {result['layout']}, {result['bytes'] / 1e6:.1f} MB;"
         f" how to open it: {result['card']}"
     )
+    if result["options"]:  # this layout has no place for what they say
+        terminal.line(f"for dino: --weights {result['output']} {' '.join(result['options'])}")
     return result

@@ -6,6 +6,7 @@ from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
 from dino_cli.config.knn import KnnConfig
+from dino_cli.errors import UsageError
 
 
 @command(app, "knn", KnnConfig)
@@ -22,6 +23,11 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
 
     Near-duplicates: dino knn --index feats.npy --duplicates 0.95 -o duplicates.csv
     """
+    if "index" not in terminal.given and not config.index[0].exists():
+        raise UsageError(
+            f"no index is named, and there is no {config.index[0]} here",
+            "name the features to search, as in --index feats.npy",
+        )
     from dino_cli.tasks.knn.run import knn as run
 
     result = run(config, terminal, given=terminal.given)

@@ -21,7 +21,7 @@ VERBOSE_HELP = "Also versions, progress every second, and time and memory at the
 
 
 def command(
-    app: typer.Typer, name: str, config_type: type, *, hidden: bool = False
+    app: typer.Typer, name: str, config_type: type
 ) -> Callable[[Callable[[Any, Terminal], Any]], Callable[..., None]]:
     """Register `run(config, terminal) -> result` as the command `name`.
 
@@ -57,7 +57,7 @@ def command(
             if _is_several(hints[f.name]) and hints[f.name].__args__[0] is float
         ]
         kind = type("Command", (_Command,), {"several": frozenset(several)})
-        app.command(name, cls=kind, help=inspect.getdoc(run), hidden=hidden)(callback)
+        app.command(name, cls=kind, help=_literal(inspect.getdoc(run) or ""))(callback)
         return callback
 
     return register
@@ -79,6 +79,11 @@ class _Command(TyperCommand):
                 flag = word if word in self.several else ""
             spread.append(word)
         return super().parse_args(ctx, spread)
+
+
+def _literal(text: str) -> str:
+    """Help in which `[atlas]` stays what it is: Typer gives it to rich, which reads markup."""
+    return text.replace("[", "\\[")
 
 
 def _is_number(word: str) -> bool:
@@ -137,7 +142,9 @@ def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
         hint = list[hint.__args__[0]]
         default = list(default) if isinstance(default, tuple) else default
     if meta["argument"]:
-        info: Any = typer.Argument(help=meta["help"], metavar=meta["metavar"], show_default=False)
+        info: Any = typer.Argument(
+            help=_literal(meta["help"]), metavar=meta["metavar"], show_default=False
+        )
     else:
         dashed = "--" + f.name.replace("_", "-")
         flags = meta["flag"].split(",") if meta["flag"] else [dashed]
@@ -148,7 +155,7 @@ def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
         shown = default is not None and default is not False
         info = typer.Option(
             *flags,
-            help=meta["help"],
+            help=_literal(meta["help"]),
             metavar=meta["metavar"],
             parser=parser,
             rich_help_panel=meta["panel"],

@@ -147,7 +147,7 @@ def _told(told: dict[str, Any]) -> dict[str, str]:
         rows, columns = a["grid"]
         lines |= {
             "architecture": f"vision transformer, width {a['width']}, depth {a['depth']},"
-            f" {a['heads']} heads",
+            f" {a['heads']} heads{'' if told['heads_known'] else ' (as if 64 wide: --heads)'}",
             "patch": f"{a['patch_size']} px, {a['in_chans']} channels",
             "positions": f"{rows}x{columns}, for {rows * a['patch_size']}x"
             f"{columns * a['patch_size']} px; resampled by {a['positions']!r}",

@@ -31,7 +31,8 @@ TOLD = ("epochs", "batch_size", "lr", "out_dim", "local_crops_number", "global_s
 
 
 def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
-    """Write the weights and their card. Returns layout, output, card, bytes, sha256.
+    """Write the weights and their card. Returns layout, output, card, bytes,
+    sha256, and the options that `dino` needs to read the file as it was.
 
     Raises `UsageError` for an unknown suffix or an option that the layout has no use for, and
     `TaskError` when the output is in the way or the layout has no place for the network.
@@ -80,6 +81,7 @@ def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
         "model": weights.name,
         "bytes": size,
         "sha256": digest,
+        "options": card.reading_options(),
     }
 
 

@@ -269,3 +269,24 @@ def test_other_faults_of_ours_keep_their_traceback(place, monkeypatch):
     monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
     result = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"])
     assert isinstance(result.exception, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("embd", "no such command 'embd'; did you mean 'embed'?"),
+        ("bench view", "no such command 'view'; did you mean 'views'?"),
+        ("embed --modle x", "no such option '--modle'; did you mean '--model'?"),
+        ("attention x.jpg --masks token", "did you mean 'tokens'?"),
+        ("eval knn a", "missing argument 'VAL'; see dino eval knn --help"),
+        ("train --epochs many x", "invalid value for '--epochs': not a whole number;"),
+        ("--verion", "no such option '--verion'; did you mean '--version'?"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_sentence_too(line: str, sentence: str) -> None:
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("dino: error: ")
+    assert result.stderr.count("\n") == 1
+    assert sentence in result.stderr

@@ -5,12 +5,14 @@ import resource
 import subprocess
 import sys
 import time
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from dino_cli import config as configs
+from dino_cli import config
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.config.setting import options
@@ -45,12 +47,24 @@ def test_train_has_the_originals_options_and_defaults():
     assert {name: resolved[name] for name in ORIGINAL} == ORIGINAL
 
 
+def configs():
+    modules = [import_module(f"dino_cli.config.{m.name}") for m in iter_modules(config.__path__)]
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if name.endswith("Config")
+    }
+
+
 def test_every_option_says_what_it_is_for():
-    types = [TrainConfig, *(v for k, v in vars(configs).items() if k.endswith("Config"))]
-    for config in types:
-        for field in options(config):
-            assert "help" in field.metadata, f"{config.__name__}.{field.name} is no option"
-            assert len(field.metadata["help"]) > 10, f"{config.__name__}.{field.name}"
+    assert len(configs()) > 20
+    for name, kind in configs().items():
+        told = [field for field in options(kind) if "help" in field.metadata]
+        assert told, name
+        for field in told:
+            assert len(field.metadata["help"]) > 10, f"{name}.{field.name}"
+    assert all("help" in field.metadata for field in options(TrainConfig))
 
 
 @pytest.mark.parametrize("name", subcommands())

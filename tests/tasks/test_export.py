@@ -25,10 +25,17 @@ from exported import (
 )
 from PIL import Image
 from torch import Tensor, nn
+from typer.testing import CliRunner, Result
 
+from dino_cli.cli.app import app
 from dino_cli.core.network.architecture import TimmArchitecture, VitArchitecture
 from dino_cli.core.network.backbone import build
 from dino_cli.store.weights.load import load
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
 
 # The original
 
@@ -87,6 +94,25 @@ def test_the_originals_names_load_strictly(tmp_path: Path, half: bool) -> None:
     close(opened(given).backbone.features(x), reader(x), 5e-3 if half else FEATURES)
     if half:
         assert output.stat().st_size < 0.6 * given.stat().st_size
+
+
+def test_what_the_originals_layout_cannot_say_is_told(tmp_path: Path) -> None:
+    """Heads that are not 64 wide, and other sizes of images."""
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (90, 70), (200, 60, 30)).save(photo)
+    output = tmp_path / "demo.pth"
+    result = run("export", "dino_demo", "-o", output)
+    assert result.exit_code == 0, result.output
+    told = result.stdout.splitlines()[-1]
+    assert told.startswith(f"for dino: --weights {output} --heads 4")
+    options = told.split(str(output))[1].split()
+    assert " ".join(options) in (tmp_path / "demo.pth.md").read_text()
+    for name, model in (("a", ["--model", "dino_demo"]), ("b", ["--weights", output, *options])):
+        done = run("embed", photo, *model, "--precision", "fp32", "-o", tmp_path / f"{name}.npy")
+        assert done.exit_code == 0, done.output
+    ours, theirs = np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert "(as if 64 wide: --heads)" in run("weights", "inspect", output).stdout
 
 
 @torch.no_grad()

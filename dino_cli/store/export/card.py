@@ -74,6 +74,22 @@ class Card:
         """Python that opens the file with its own reader."""
         return loading_code(self)
 
+    def reading_options(self) -> list[str]:
+        """What `dino` must be told to read the file as it was: names and shapes do not say it.
+
+        Only the original's layout has no place for the number of heads and the preprocessing.
+        """
+        a, p = self.architecture, self.preprocessing
+        if self.layout != "reference":
+            return []
+        told = []
+        if isinstance(a, VitArchitecture) and a.heads * 64 != a.width:
+            told += ["--heads", str(a.heads)]
+        for flag, value, usual in (("--resize", p.resize, 256), ("--crop", p.crop, 224)):
+            if isinstance(value, int) and value != usual:
+                told += [flag, str(value)]
+        return told
+
     def _facts(self) -> list[str]:
         p = self.preprocessing
         stretched = isinstance(p.resize, tuple)
@@ -104,6 +120,8 @@ class Card:
 
     def _limits(self) -> list[str]:
         a, lines = self.architecture, []
+        if options := " ".join(self.reading_options()):
+            lines.append(f"`dino` reads it with `--weights {self.file.name} {options}`.")
         if isinstance(a, VitArchitecture) and self.layout != "onnx":
             size = "x".join(str(side * a.patch_size) for side in a.grid)
             exact = {

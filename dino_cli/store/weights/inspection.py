@@ -29,7 +29,8 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
     """Everything about a file, run folder or Hugging Face folder, JSON-ready.
 
     Keys: path, files, bytes, sha256, layout, networks, beside (what is no network), tensors,
-    parameters, dtypes, not_finite, architecture (None when it cannot be told), fits, and for what
+    parameters, dtypes, not_finite, architecture (None when it cannot be told), heads_known (its
+    heads are written somewhere, not inferred from a width of 64 each), fits, and for what
     does not fit missing, unexpected, misshapen, reason, looks_like. Raises `TaskError` when the
     file cannot be read at all.
     """
@@ -48,6 +49,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
         "dtypes": dict(Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())),
         "not_finite": [name for name, t in tensors.items() if not _finite(t)],
         "architecture": None,
+        "heads_known": source.own is not None or "num_attention_heads" in source.config,
         "fits": False,
         "missing": [],
         "unexpected": [],
