@@ -62,7 +62,7 @@ class AttentionConfig(ModelOptions, ComputeOptions, ImageOptions, ListOptions):
     format: str = setting(
         "pictures",
         "pictures; coco: one coco.json with run-length masks, boxes and scores; polygons: one"
-        " coco-polygons.json. Several by comma.",
+        " coco-polygons.json. Comma-separated.",
         panel=OUTPUT_PANEL,
     )
     instances: bool = setting(

@@ -85,7 +85,7 @@ class BenchKnnConfig(BenchOptions):
     rows: int = setting(50_000, "Vectors of the index.")
     dim: int = setting(384, "Features of a vector.")
     k: int = setting(20, "Neighbours that vote.")
-    classes: int = setting(1000, "Classes.")
+    classes: int = setting(1000, "How many classes the drawn labels have.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class EmbedConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions, 
         "cls",
         "cls: the class token, as the paper; mean: of the patch tokens; cls+mean: both; last4:"
         " class tokens of the last four blocks; patch, keys: a grid for each picture, in half"
-        " precision. Several by comma come from one pass.",
+        " precision. Comma-separated, all from one pass.",
         metavar="KIND[,KIND...]",
     )
     normalize: bool = setting(False, "Scale every vector to length 1.")

@@ -1,4 +1,4 @@
-"""The options of `dino train`: the reference's `main_dino.py` under the names of SPEC, and ours."""
+"""The options of `dino train`: those of the reference's `main_dino.py`, and ours."""
 
 from dataclasses import dataclass
 from pathlib import Path

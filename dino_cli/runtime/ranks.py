@@ -99,7 +99,7 @@ class Ranks:
             ) from None
 
     def synchronise_batch_norm(self, network: N, device: torch.device) -> N:
-        """The network with batch norm over the batches of all ranks (SPEC §3.2)."""
+        """The network with batch norm over the batches of all ranks, as the reference does."""
         if device.type == "cuda":
             convert = nn.SyncBatchNorm.convert_sync_batchnorm
             return convert(network)  # type: ignore[no-untyped-call,no-any-return]

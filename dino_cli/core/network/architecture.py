@@ -41,7 +41,7 @@ class VitArchitecture:
 
     grid: rows and columns of the learned position embedding (training size / patch size).
     positions: how that grid is resampled for other sizes. `dino`: bicubic by scale factor with 0.1
-        added, no antialias (SPEC of DINO v1 under any naming); `size`: bicubic to the size, no
+        added, no antialias (DINO v1 under any naming); `size`: bicubic to the size, no
         antialias (DINOv2 without registers); `timm`: bicubic, antialiased.
     eps: of every LayerNorm. layer_scale: blocks end in a learned per-channel scale (DINOv2).
     registers: extra prefix tokens. embed_class: the position embedding has an entry for CLS.

@@ -1,6 +1,6 @@
 """Weights for a command: found, read without running anything, checked tensor by tensor.
 
-`load` is the only loader. A path is read as it is; a name goes through `store.hub`.
+`load` is the only loader. A path is read as it is; a name goes through `store.weights.hub`.
 """
 
 import re

@@ -29,7 +29,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         _chmod_as_new(temporary)
         sync_to_disk(temporary)
         temporary.replace(path)
-        # From here on the file is there: a folder that cannot be sync_to_disk does not undo it.
+        # From here on the file is there: a folder that cannot be synced does not undo it.
         with suppress(OSError):
             sync_to_disk(path.parent)
 

@@ -230,7 +230,7 @@ def build_networks(
     teacher.load_state_dict(student.state_dict())
     teacher.requires_grad_(False)
     for network in (student, teacher):
-        network.to(device).train()  # the teacher too: batch norm (SPEC §3.2)
+        network.to(device).train()  # the teacher too, as the reference's: batch norm
         if device.type == "cuda" and (
             config.conv_stem or isinstance(architecture, TimmArchitecture)
         ):
