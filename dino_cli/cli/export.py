@@ -8,6 +8,7 @@ from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
 from dino_cli.config.export import ExportConfig
+from dino_cli.errors import UsageError
 
 
 @command(app, "export", ExportConfig)
@@ -21,6 +22,8 @@ def export(config: ExportConfig, terminal: Terminal) -> dict[str, Any] | None:
     """
     from dino_cli.tasks.weights import reach_model
 
+    if config.source is None and config.weights is None and "model" not in terminal.given:
+        raise UsageError("nothing named to export", "as in: dino export runs/first -o vit.onnx")
     if config.source is None:
         reach_model(config)
     elif not Path(config.source).expanduser().exists():

@@ -70,8 +70,9 @@ def stored(values: Mapping[str, Any], source: Path) -> TrainConfig:
 def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
     path = run / "config.json"
     if not path.is_file():
+        why = "is not a run folder: it has no config.json" if run.exists() else "does not exist"
         raise TaskError(
-            f"{run} is not a run folder: it has no config.json",
+            f"{run} {why}",
             "give the folder that dino train -o made",
         )
     try:

@@ -61,7 +61,7 @@ def test_every_option_says_what_it_is_for():
     assert len(configs()) > 20
     for name, kind in configs().items():
         told = [field for field in options(kind) if "help" in field.metadata]
-        assert told, name
+        assert told or not options(kind), name
         for field in told:
             assert len(field.metadata["help"]) > 10, f"{name}.{field.name}"
     assert all("help" in field.metadata for field in options(TrainConfig))

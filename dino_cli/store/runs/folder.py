@@ -41,8 +41,10 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """Raises `TaskError` when there is no run, or a damaged one."""
         if not self.config.is_file():
+            here = self.path.exists()
+            why = "is not a run folder: it has no config.json" if here else "does not exist"
             raise TaskError(
-                f"{self.path} is not a run folder: it has no config.json",
+                f"{self.path} {why}",
                 "give the folder that `dino train -o` made",
             )
         try:

@@ -71,7 +71,7 @@ def open_source(path: Path, checkpoint_key: str) -> Source:
     if path.is_dir():
         return _open_folder(path, checkpoint_key)
     if not path.exists():
-        raise TaskError(f"there are no weights at {str(path)!r}", "check --weights")
+        raise TaskError(f"there are no weights at {str(path)!r}", "check the path")
     file = read_tensor_file(path)
     own = _own_of_header(file)
     beside = read_json(path.parent / "config.json") or {}

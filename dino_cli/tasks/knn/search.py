@@ -33,12 +33,11 @@ class Found:
 def clamp(ks: Sequence[int], available: int, own: bool, reporter: Reporter) -> list[int]:
     """Each k at most the images there are, without repetitions."""
     images = "image" if available == 1 else "images"
-    for k in ks:
-        if k > available:
-            reporter.remark(
-                f"k={k} but the index has {available}{' other' if own else ''} {images};"
-                f" using {available}"
-            )
+    if over := [f"k={k}" for k in ks if k > available]:
+        reporter.remark(
+            f"{' and '.join(over)} but the index has {available}{' other' if own else ''}"
+            f" {images}; using {available}"
+        )
     return list(dict.fromkeys(min(k, available) for k in ks))
 
 

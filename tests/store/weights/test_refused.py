@@ -176,7 +176,7 @@ def test_tensors_of_something_else(tmp_path: Path) -> None:
 
 
 def test_folders_and_missing_paths(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"no weights at .*nothing\.pth'; check --weights"):
+    with pytest.raises(TaskError, match=r"no weights at .*nothing\.pth'; check the path"):
         read(tmp_path / "nothing.pth")
     (tmp_path / "photo.jpg").write_bytes(b"x")
     with pytest.raises(TaskError, match="no weights in the folder"):
