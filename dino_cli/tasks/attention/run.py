@@ -6,8 +6,9 @@ from typing import Any
 
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.video import find_media, open_pictures, open_video
+from dino_cli.data.decoding.video import open_pictures, open_video
 from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.media import find_media
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.videos import NO_H264, h264_program

@@ -10,7 +10,7 @@ from dino_cli import __version__
 from dino_cli.config.pca import PcaConfig
 from dino_cli.config.setting import parse_size
 from dino_cli.config.shared import Preprocessing
-from dino_cli.data.decoding.video import find_media
+from dino_cli.data.listing.media import find_media
 from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page
