@@ -1,11 +1,13 @@
 """Processes that load pictures while the caller computes."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dino_cli.data.decoding.pixel_limit import given_limit, set_limit
 from dino_cli.runtime import available_cores, forking, ignore_signals, starting_workers
 
 __all__ = ["load", "workers_for"]
@@ -23,7 +25,7 @@ def load(data: Dataset[Any], *, workers: int, **options: Any) -> Iterator[Any]:
     loader: DataLoader[Any] = DataLoader(
         data,
         num_workers=workers,
-        worker_init_fn=_start,
+        worker_init_fn=partial(_start, given_limit()),
         multiprocessing_context=forking(workers),
         **options,
     )
@@ -31,6 +33,7 @@ def load(data: Dataset[Any], *, workers: int, **options: Any) -> Iterator[Any]:
         return iter(loader)
 
 
-def _start(_: int) -> None:
+def _start(most_pixels: int | None, _: int) -> None:
+    set_limit(most_pixels)
     ignore_signals()
     torch.set_num_threads(1)

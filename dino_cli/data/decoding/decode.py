@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from dino_cli.data.decoding.pixel_limit import refuse_too_large, too_large
 from dino_cli.data.decoding.video_frames import in_video, is_video_name, read_video_frame
 from dino_cli.data.listing.formats import HEIF_SUFFIXES, image_formats, image_suffixes
 from dino_cli.data.listing.shards import in_shard, read_member
@@ -57,6 +58,7 @@ def read_image(
             inside = in_shard(path)
             source = BytesIO(read_member(*inside)) if inside else path
             with Image.open(source, formats=image_formats()) as image:
+                refuse_too_large(image)
                 loaded = load(image) if load else image
                 loaded.load()
                 return _rgb(turned(loaded) if exif else loaded, grey_bits(image))
@@ -123,7 +125,7 @@ def reason_of(path: Path, error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return "a folder, not a file"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
-        return f"more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit against malicious files"
+        return too_large()
     if isinstance(error, UnidentifiedImageError):
         if not in_shard(path) and os.path.getsize(path) == 0:
             return "empty file"

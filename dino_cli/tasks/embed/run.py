@@ -15,6 +15,7 @@ import numpy as np
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.features import GRID_KINDS, Kind
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.contents import path_on_disk
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.listing.media import find_frames
@@ -50,6 +51,7 @@ class _Plan:
     result: dict[str, Any] | None = None
 
 
+@within_pixel_limit
 def embed(config: EmbedConfig, reporter: Reporter) -> dict[str, Any]:
     """Write the features of all pictures, with their paths and what made them.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_cli.config.knn import KnnConfig
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.confusion import draw_confusion
@@ -30,6 +31,7 @@ __all__ = ["Bank", "Found", "Score", "check", "clamp", "knn", "open_bank", "sear
 PREDICTING_K = 20  # "20 usually works best" (the original's help)
 
 
+@within_pixel_limit
 def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset()) -> dict[str, Any]:
     """Predict a class for every query; compare with the queries' own labels where these are known.
 

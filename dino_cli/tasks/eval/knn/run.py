@@ -10,6 +10,7 @@ from typing import Any
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.eval_knn import EvalKnnConfig
 from dino_cli.config.knn import KnnConfig
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -29,6 +30,7 @@ SETS = ("train", "val")
 CLASSES = "put the pictures of each class into a folder of its name"
 
 
+@within_pixel_limit
 def knn(config: EvalKnnConfig, reporter: Reporter) -> dict[str, Any]:
     """Classify the validation images by the training images, for every k and temperature.
 
