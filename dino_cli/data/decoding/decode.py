@@ -1,5 +1,6 @@
 """From a file to pixels: any picture that Pillow reads, as 8-bit RGB."""
 
+import errno
 import os
 import warnings
 from collections.abc import Callable
@@ -124,6 +125,8 @@ def reason_of(path: Path, error: Exception) -> str:
         return "no permission to read it"
     if isinstance(error, IsADirectoryError):
         return "a folder, not a file"
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "a link that leads to itself"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return too_large()
     if isinstance(error, UnidentifiedImageError):
