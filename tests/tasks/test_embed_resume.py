@@ -238,6 +238,15 @@ def test_append_embeds_what_is_new(
     assert "was made with normalize False, not True" in run(*out, "--normalize", code=1).stderr
 
 
+@pytest.mark.parametrize("other", ["--append", "--resume"])
+def test_going_on_and_starting_anew_exclude_each_other(
+    photos: Path, tmp_path: Path, fixed: list[object], other: str
+) -> None:
+    run(photos, "-o", tmp_path / "f.npy", *fixed)
+    text = run(photos, "-o", tmp_path / "f.npy", *fixed, other, "--overwrite", code=2).stderr
+    assert f"{other} and --overwrite exclude each other" in text
+
+
 KILLS = 4
 
 
