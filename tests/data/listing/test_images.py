@@ -192,6 +192,7 @@ def test_the_mark_that_begins_a_file_on_windows_is_no_part_of_a_name(
     assert [i.path for i in piped] == [Path("x/1.jpg"), Path("x/2.jpg")]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # formats that Pillow will drop
 def test_whatever_pillow_writes_and_opens_is_found(tmp_path: Path) -> None:
     picture, opened = PillowImage.new("RGB", (20, 10), (200, 0, 0)), set()
     for suffix, name in PillowImage.registered_extensions().items():
