@@ -37,7 +37,8 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
 
     given: names of the options that the person typed; the model is the index's unless they name
     one. Returns `{"k": {"20": {"top1": percent, "top5": percent}}, "queries": N, "index": M}`.
-    Without known labels `k` is empty, and without an output `predictions` lists what was found.
+    Without known labels `k` is empty. `predictions` lists what was found, without an output, where
+    no labels are known or only by the folder that was given.
     With `per_class` also `classes`, with `min_similarity` also `rejection`, with faiss `recall`.
     With `duplicates` see `find_duplicates`. An index without labels can be searched for a page.
     """
@@ -63,6 +64,7 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
 
     queries = open_queries(config, bank.index, reporter, given)
     scored = labelled and any(label in bank.numbers for label in queries.labels)
+    listed = config.output is None and not (scored and queries.named)
     score = Score(bank, ks, config.temperature)
     by_class = None
     if labelled and (config.per_class or config.confusion or config.min_similarity is not None):
@@ -84,7 +86,7 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
             )
             if hits is not None:
                 hits.add(found, rows if labelled else None)
-            elif write or not scored:
+            elif write or listed:
                 for row in rows:
                     (write or predictions.append)(row)
         if not count:
@@ -124,7 +126,7 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
             reporter.remark(f"skipped {path!r}: {reason}{others}")
     if config.output is not None:
         result["output"] = str(config.output)
-    elif not scored:
+    elif listed:
         keys = ("path", "predicted", "probability")
         result["predictions"] = [
             {key: None if value == "" else value for key, value in zip(keys, row[:3], strict=True)}
