@@ -14,8 +14,9 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
     """Classify by the nearest neighbours in exported features.
 
     Without queries every image of the index is classified by the others. The model and
-    preprocessing are those of the index. Where the queries' folders name classes of the index, the
-    share of right answers (top-1, top-5) is printed for every k.
+    preprocessing are those of the index. Where the queries' folders name classes of the index (also
+    the folder that a given picture lies in), the share of right answers (top-1, top-5) is printed
+    for every k.
 
     Example: dino knn new_photos/ --index feats.npy -k 20 -o predictions.csv
 
@@ -40,7 +41,7 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
             ["k", "top-1 %", "top-5 %"],
             [[k, f"{a['top1']:.2f}", f"{a['top5']:.2f}"] for k, a in result["k"].items()],
         )
-    elif "predictions" in result:
+    if "predictions" in result:
         terminal.table(
             "",
             ["path", "predicted", "probability"],

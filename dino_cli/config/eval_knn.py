@@ -14,7 +14,8 @@ class EvalKnnConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions
     """`dino eval knn`: weighted nearest neighbours, over a sweep of k and temperature."""
 
     train: Path = setting(
-        help="Training images: one folder per class, a .txt list with labels, or a feats.npy.",
+        help="Training images: one folder per class, a .txt list with labels, or a file of"
+        " features.",
         argument=True,
         metavar="TRAIN",
     )

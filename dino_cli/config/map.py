@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from dino_cli.config.setting import setting
+from dino_cli.config.shared import PixelOptions
 
 __all__ = ["MapConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapConfig:
+class MapConfig(PixelOptions):
     """`dino map`: embedded pictures as a map, like beside like."""
 
     features: Path = setting(

@@ -19,7 +19,8 @@ __all__ = ["RESCUING", "resolve", "stored"]
 RESUMABLE = frozenset(
     {"accumulate", "batch_size", "checkpoint_activations", "compile", "compress_gradients"}
     | {"cuda_graph", "data", "device", "dry_run", "eval_data", "eval_every", "gpus", "keep"}
-    | {"keep_every", "log_every", "max_steps", "max_unreadable", "null", "print_sbatch", "resume"}
+    | {"keep_every", "log_every", "max_pixels", "max_steps", "max_unreadable", "null"}
+    | {"print_sbatch", "resume"}
     | {"save_every", "strict", "timeout", "views", "watch", "workers"}
 )
 # What a person changes to save a run that went wrong: allowed, and said.

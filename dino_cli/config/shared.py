@@ -16,6 +16,7 @@ __all__ = [
     "ImageOptions",
     "ListOptions",
     "ModelOptions",
+    "PixelOptions",
     "Preprocessing",
     "TransformOptions",
 ]
@@ -127,7 +128,19 @@ class ComputeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
+class PixelOptions:
+    """How large a picture may be."""
+
+    max_pixels: int | None = setting(
+        None,
+        "A picture of more pixels is not read: a small file can unpack to fill the memory"
+        " (default: Pillow's limit, 89478485).",
+        panel=IMAGE_PANEL,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(PixelOptions):
     """How pictures are read."""
 
     exif: bool = setting(

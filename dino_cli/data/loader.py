@@ -12,19 +12,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
 from dino_cli.data.decoding.jpeg_draft import read_fitting
 from dino_cli.data.listing.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import build_transform
+from dino_cli.data.workers import load, workers_for
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.runtime import available_cores, forking, ignore_signals, starting_workers
 
 __all__ = ["Batch", "image_batches"]
-
-FEW_BATCHES = 2  # up to this many, starting processes costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +64,8 @@ def image_batches(
 
 
 def _batches(data: "_Files", batch_size: int, workers: int) -> Iterator[Batch]:
-    count = -(-len(data) // batch_size)
-    workers = min(workers, available_cores(), count) if count > FEW_BATCHES else 0
-    loader = DataLoader(
-        data,
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_start_worker if workers else None,
-        multiprocessing_context=forking(workers),
-    )
-    with starting_workers():
-        iterator = iter(loader)
+    workers = workers_for(-(-len(data) // batch_size), workers)
+    iterator = load(data, workers=workers, batch_size=batch_size, collate_fn=_collate)
     while True:
         try:
             batches = next(iterator)
@@ -129,8 +117,3 @@ def _collate(samples: list[tuple[int, NDArray[np.uint8] | str]]) -> list[Batch]:
     if failures:
         batches.append(Batch(torch.empty((0, 3, 0, 0), dtype=torch.uint8), [], failures))
     return batches
-
-
-def _start_worker(_: int) -> None:
-    ignore_signals()
-    torch.set_num_threads(1)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.data import loader
+from dino_cli.data import loader, workers
 from dino_cli.data.decoding.decode import read_image
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.loader import image_batches
@@ -70,14 +70,14 @@ def test_preprocessing_failures_are_reported(tmp_path: Path) -> None:
 
 def test_a_handful_needs_no_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = loader.DataLoader
+    real = workers.DataLoader
 
     def spy(*args: object, **kwargs: object) -> object:
         seen.append(kwargs["num_workers"])
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loader, "DataLoader", spy)
-    monkeypatch.setattr(loader, "available_cores", lambda: 2)
+    monkeypatch.setattr(workers, "DataLoader", spy)
+    monkeypatch.setattr(workers, "available_cores", lambda: 2)
     files = pictures(tmp_path, 5)
     for size in (5, 3, 2):
         list(image_batches(files, SMALL, batch_size=size, workers=8))

@@ -182,7 +182,9 @@ def test_names_come_back_from_every_format(suffix, pairs):
         assert all(path[0] not in "=+-@\t\r" for path in found.paths) or suffix == ".npz"
         assert found.labels == [label for _, label in pairs]
         assert found.features.shape == (len(pairs), 2)
-        assert read_sources(output, len(pairs)) == [row.sha256 for row in rows]
+        digests, paths = read_sources(output, len(pairs))
+        assert digests == [row.sha256 for row in rows]
+        assert paths == [row.path for row in rows]
         lines = sources_path(output).read_bytes().count(b"\n")
         assert lines == len(pairs)
 

@@ -233,3 +233,14 @@ def test_features_that_are_not_finite_are_refused(
     out = ["-o", tmp_path / "feats.npy", "--weights", tiny_weights, "--device", "cpu"]
     assert "are not finite; use --precision fp32" in fails(1, photos, *out)
     assert sorted(os.listdir(tmp_path)) == ["photos"]
+
+
+def test_a_link_to_itself_is_one_unreadable_file(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    (photos / "red/self.png").symlink_to("self.png")
+    (photos / "red/other.txt").symlink_to("other.txt")
+    result = embed(photos, tiny_weights, tmp_path / "feats.npy", "--workers", 0)
+    assert (result["count"], result["skipped"]) == (12, 1)
+    listed = (tmp_path / "feats.skipped.csv").read_text().splitlines()
+    assert listed[1:] == [f"{photos}/red/self.png,a link that leads to itself"]

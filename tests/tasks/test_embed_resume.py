@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.core.network.features import Extractor
 from dino_cli.store.embeddings.blocks import Blocks
+from dino_cli.store.embeddings.parquet import parquet_projection
 from dino_cli.store.embeddings.reading import read_embeddings
 
 
@@ -236,6 +238,84 @@ def test_append_embeds_what_is_new(
     sources = (tmp_path / f"f.{suffix}.sources").read_text().splitlines()
     assert [line[66:] for line in sources] == grown.paths
     assert "was made with normalize False, not True" in run(*out, "--normalize", code=1).stderr
+
+
+@pytest.mark.parametrize("other", ["--append", "--resume"])
+def test_going_on_and_starting_anew_exclude_each_other(
+    photos: Path, tmp_path: Path, fixed: list[object], other: str
+) -> None:
+    run(photos, "-o", tmp_path / "f.npy", *fixed)
+    text = run(photos, "-o", tmp_path / "f.npy", *fixed, other, "--overwrite", code=2).stderr
+    assert f"{other} and --overwrite exclude each other" in text
+
+
+def test_resume_of_what_is_finished_compares_contents(
+    photos: Path, tmp_path: Path, fixed: list[object], seen: list[int]
+) -> None:
+    out = [photos, "-o", tmp_path / "f.npy", *fixed]
+    run(*out)
+    before = files(tmp_path, "f.")
+    os.utime(photos / "red/3.png", ns=(1, 1))  # the same content
+    assert json.loads(run(*out, "--resume", "--json").stdout)["embedded"] == 0
+    shutil.copy(photos / "green/0.png", photos / "blue/1.png")
+    text = run(*out, "--resume", code=1).stderr
+    assert f"is finished already, and '{photos}/blue/1.png' has changed since" in text
+    assert "embed it again with --append" in text
+    assert files(tmp_path, "f.") == before
+    seen.clear()
+    assert json.loads(run(*out, "--append", "--json").stdout)["embedded"] == 1
+
+
+def test_append_keeps_places_and_makes_them(
+    photos: Path, tmp_path: Path, fixed: list[object], seen: list[int]
+) -> None:
+    pytest.importorskip("pyarrow")
+    moved = tmp_path / "later"
+    shutil.move(photos / "red", moved)
+    out = [photos, "-o", tmp_path / "f.parquet", *fixed]
+    run(*out)
+    assert parquet_projection(tmp_path / "f.parquet") is None
+    seen.clear()
+    assert (
+        "finished already, without --project" in run(*out, "--resume", "--project", code=1).stderr
+    )
+    result = json.loads(run(*out, "--append", "--project", "--json").stdout)
+    assert (result["count"], result["embedded"], seen) == (8, 0, [])
+    first = parquet_projection(tmp_path / "f.parquet")
+    assert first is not None
+    assert first.places.shape == (8, 2)
+    unchanged = files(tmp_path, "f.")
+    assert json.loads(run(*out, "--append", "--project", "--json").stdout)["embedded"] == 0
+    assert files(tmp_path, "f.") == unchanged
+    shutil.move(moved, photos / "red")
+    assert json.loads(run(*out, "--append", "--json").stdout)["embedded"] == 4
+    grown = parquet_projection(tmp_path / "f.parquet")
+    assert grown is not None
+    assert (grown.places.shape, grown.neighbors.shape) == ((12, 2), (12, 11))
+    run(photos / "blue", photos / "green", photos / "red", "-o", tmp_path / "w.parquet", *fixed,
+        "--project")  # fmt: skip
+    whole = parquet_projection(tmp_path / "w.parquet")
+    assert whole is not None
+    np.testing.assert_array_equal(grown.neighbors, whole.neighbors)
+
+
+def test_names_that_are_no_utf8_are_told_of_in_a_parquet(
+    photos: Path, tmp_path: Path, fixed: list[object]
+) -> None:
+    pytest.importorskip("pyarrow")
+    for old, new in (("2.png", b"a\xfe.png"), ("3.png", b"a\xff.png")):
+        (photos / "red" / old).rename(photos / "red" / os.fsdecode(new))
+    noisy = [word for word in fixed if word != "--quiet"]
+    out = [photos, "-o", tmp_path / "f.parquet", *noisy]
+    told = " ".join(run(*out).stderr.split())
+    assert f"2 paths, the first '{photos}/red/a\\xfe.png', are not valid UTF-8" in told
+    sources = (tmp_path / "f.parquet.sources").read_bytes()
+    assert b"/red/a\xfe.png\n" in sources
+    again = run(*out, "--resume", "--json")
+    assert json.loads(again.stdout)["embedded"] == 0
+    Image.new("RGB", (50, 40)).save(photos / "red/x.png")
+    assert json.loads(run(*out, "--append", "--json").stdout)["embedded"] == 1
+    assert (tmp_path / "f.parquet.sources").read_bytes().startswith(sources)
 
 
 KILLS = 4

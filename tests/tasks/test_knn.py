@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -276,7 +277,39 @@ def test_a_single_picture(photos: Path, index: Path) -> None:
     assert prediction["path"] == str(picture)
     assert prediction["predicted"] == "green"
     assert 0 < prediction["probability"] <= 1
+    assert result["k"] == {"3": {"top1": 100.0, "top5": 100.0}}  # the folder names the class
+
+
+@pytest.mark.parametrize("how", ["folder", "here", "file", "list", "tar"])
+def test_the_folder_of_a_picture_is_its_label_where_it_is_a_class(
+    photos: Path, index: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query: list[object] = [photos / "red"]
+    if how == "here":
+        monkeypatch.chdir(photos / "red")
+        query = ["."]
+    elif how == "file":
+        query = sorted((photos / "red").iterdir())
+    elif how == "list":
+        (tmp_path / "list.txt").write_text("".join(f"photos/red/{i}.png\n" for i in range(4)))
+        query = [tmp_path / "list.txt"]
+    elif how == "tar":
+        with tarfile.open(tmp_path / "red.tar", "w") as tar:
+            tar.add(photos / "red", "red")
+        query = [tmp_path / "red.tar/red" / f"{i}.png" for i in range(4)]
+    result = knn(*query, "--index", index, "-k", 1)
+    assert result["k"] == {"1": {"top1": 100.0, "top5": 100.0}}
+    assert [row["predicted"] for row in result["predictions"]] == ["red"] * 4  # as without a label
+    dino("knn", *query, "--index", index, "-k", 1, "-o", tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as rows:
+        assert [row["label"] for row in csv.DictReader(rows)] == ["red"] * 4
+
+
+def test_a_folder_that_is_no_class_is_no_label(photos: Path, index: Path) -> None:
+    (photos / "red").rename(photos / "other")
+    result = knn(photos / "other", "--index", index, "-k", 1)
     assert result["k"] == {}
+    assert len(result["predictions"]) == 4
 
 
 def test_unreadable_pictures(photos: Path, index: Path) -> None:

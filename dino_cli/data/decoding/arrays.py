@@ -9,7 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from dino_cli.data.decoding.pixel_limit import most_pixels, too_large
 
 __all__ = ["ARRAY_SUFFIX", "read_npy", "read_png", "read_tiff", "upright"]
 
@@ -51,7 +52,7 @@ def read_tiff(source: Path | BytesIO) -> NDArray[Any]:
         kept = [i for i, length in enumerate(series.shape) if length > 1 or series.axes[i] in "YX"]
         axes = "".join(series.axes[i] for i in kept)
         if np.prod(series.shape, dtype=object) > _most_samples(axes, series.shape, kept):
-            raise ValueError(_too_large())
+            raise ValueError(too_large())
         values = np.asarray(series.asarray()).reshape([series.shape[i] for i in kept])
         tag = file.pages.first.tags.get("Orientation")
         orientation = int(tag.value) if tag is not None else 1
@@ -86,15 +87,11 @@ def _picture(values: NDArray[Any]) -> NDArray[Any]:
     if values.ndim not in (2, 3) or not values.size:
         shape = " x ".join(map(str, values.shape))
         raise ValueError(f"an array of {shape or 'one number'}, not rows x columns (x channels)")
-    if values.shape[0] * values.shape[1] > (Image.MAX_IMAGE_PIXELS or np.inf):
-        raise ValueError(_too_large())
+    if values.shape[0] * values.shape[1] > most_pixels():
+        raise ValueError(too_large())
     return values
 
 
 def _most_samples(axes: str, shape: tuple[int, ...], kept: list[int]) -> float:
     channels = [shape[i] for i, axis in zip(kept, axes, strict=True) if axis not in "YX"]
-    return (Image.MAX_IMAGE_PIXELS or np.inf) * max([1, *channels])
-
-
-def _too_large() -> str:
-    return f"more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit against malicious files"
+    return most_pixels() * max([1, *channels])

@@ -1,5 +1,6 @@
 """From a file to pixels: any picture that Pillow reads, as 8-bit RGB."""
 
+import errno
 import os
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from dino_cli.data.decoding.pixel_limit import refuse_too_large, too_large
 from dino_cli.data.decoding.video_frames import in_video, is_video_name, read_video_frame
 from dino_cli.data.listing.formats import HEIF_SUFFIXES, image_formats, image_suffixes
 from dino_cli.data.listing.shards import in_shard, read_member
@@ -57,6 +59,7 @@ def read_image(
             inside = in_shard(path)
             source = BytesIO(read_member(*inside)) if inside else path
             with Image.open(source, formats=image_formats()) as image:
+                refuse_too_large(image)
                 loaded = load(image) if load else image
                 loaded.load()
                 return _rgb(turned(loaded) if exif else loaded, grey_bits(image))
@@ -122,8 +125,10 @@ def reason_of(path: Path, error: Exception) -> str:
         return "no permission to read it"
     if isinstance(error, IsADirectoryError):
         return "a folder, not a file"
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "a link that leads to itself"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
-        return f"more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit against malicious files"
+        return too_large()
     if isinstance(error, UnidentifiedImageError):
         if not in_shard(path) and os.path.getsize(path) == 0:
             return "empty file"

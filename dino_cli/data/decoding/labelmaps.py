@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dino_cli.data.decoding.decode import UnreadableImage, image_formats
+from dino_cli.data.decoding.pixel_limit import refuse_too_large, too_large
 
 __all__ = ["read_label_map", "resize_labels"]
 
@@ -29,12 +30,15 @@ def read_label_map(path: Path) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=image_formats()) as image:
+                refuse_too_large(image)
                 image.load()
                 return _labels(image)
     except UnreadableImage:
         raise
     except FileNotFoundError:
         raise UnreadableImage("no such file") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UnreadableImage(too_large()) from error
     except Exception as error:  # decoders raise anything at all on broken files
         raise UnreadableImage(" ".join(str(error).split())[:200] or "damaged") from error
 

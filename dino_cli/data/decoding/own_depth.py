@@ -19,6 +19,7 @@ from PIL.ExifTags import Base
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decoding.arrays import ARRAY_SUFFIX, read_npy, read_png, read_tiff
 from dino_cli.data.decoding.decode import UnreadableImage, grey_bits, read_image, reason_of, turned
+from dino_cli.data.decoding.pixel_limit import refuse_too_large
 from dino_cli.data.listing.formats import image_formats
 from dino_cli.data.listing.shards import in_shard, read_member
 
@@ -104,6 +105,7 @@ def _read(path: Path, channels: int | None, exif: bool) -> tuple[NDArray[Any], i
         return read_npy(path if content is None else BytesIO(content)), 0
     try:
         with Image.open(BytesIO(content) if content else path, formats=image_formats()) as image:
+            refuse_too_large(image)
             if _is_whole(image, channels):
                 image.load()
                 return _values(turned(image) if exif else image, channels), grey_bits(image)

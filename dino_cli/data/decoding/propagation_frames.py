@@ -5,11 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
 
-__all__ = ["frame_size", "read_frame", "resize_labels"]
+__all__ = ["frame_size", "read_frame"]
 
 MOST_PIXELS = 64_000_000
 STEP = 64  # the long side is cut to a multiple of that many pixels
@@ -41,10 +40,3 @@ def read_frame(path: Path, short: int, patch: int) -> tuple[NDArray[np.uint8], t
     if height * width > MOST_PIXELS:
         raise UnreadableImage(f"would become {width} x {height} pixels after resizing")
     return np.asarray(cv2.resize(pixels, (width, height)), np.uint8), photo
-
-
-def resize_labels(numbers: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A label map (H, W) at another size (height, width), by nearest neighbour."""
-    if numbers.shape == size:
-        return numbers
-    return np.array(Image.fromarray(numbers).resize(size[::-1], Image.Resampling.NEAREST))

@@ -1,82 +1,29 @@
-"""Videos as pictures: which files, and their frames one after the other, never all at once.
+"""Videos as pictures: their frames one after the other, never all at once.
 
 OpenCV decodes, with the FFmpeg inside its wheel; pictures of a folder can stand for frames too.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dino_cli.data.decoding.decode import UnreadableImage, image_suffixes, read_image
-from dino_cli.data.decoding.video_frames import is_video_name
-from dino_cli.data.listing.images import ImageFile, find_images
-from dino_cli.progress import Reporter
+from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.listing.image_list import ImageFile
 
 __all__ = [
     "PictureFrames",
     "VideoFrames",
-    "find_media",
-    "is_video",
     "open_pictures",
     "open_video",
 ]
 
 DEFAULT_FPS = 25.0  # of a file that does not tell
-
-
-def is_video(path: Path | PurePath) -> bool:
-    """Whether a file is taken for a video, by its suffix."""
-    return is_video_name(path.name)
-
-
-def find_media(
-    arguments: Sequence[str], reporter: Reporter | None = None, *, null: bool = False
-) -> tuple[list[ImageFile], list[ImageFile]]:
-    """The pictures and the videos that the arguments name: `find_images`, and videos beside them.
-
-    A folder is searched for both, a list may name both; hidden names are passed over. Raises as
-    `find_images` does; a folder of videos alone is fine.
-    """
-    others, videos = [], []
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            found = _videos_below(path)
-            videos += found
-            if not found or _has_pictures(path):
-                others.append(argument)
-        else:
-            others.append(argument)
-    files = find_images(others, reporter=reporter, null=null) if others else []
-    videos += [file for file in files if is_video(file.path)]
-    once = {os.path.abspath(file.path): file for file in reversed(videos)}
-    return [file for file in files if not is_video(file.path)], list(reversed(once.values()))
-
-
-def _videos_below(folder: Path) -> list[ImageFile]:
-    paths = sorted((p for p in _walk(folder) if is_video(p)), key=lambda path: path.parts)
-    return [
-        ImageFile(path, "", path.relative_to(folder)) for path in paths
-    ]  # a video is of no class: its frames may show anything
-
-
-def _has_pictures(folder: Path) -> bool:
-    return any(path.suffix.lower() in image_suffixes() for path in _walk(folder))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for here, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith("."):
-                yield Path(here, name)
 
 
 @dataclass

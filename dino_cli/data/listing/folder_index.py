@@ -51,9 +51,9 @@ def pictures_below(folder: str, suffixes: Set[str] | None = None) -> Iterator[Fo
     """Pictures by their suffixes, sorted by the parts of their paths, in blocks.
 
     suffixes: lower-case, with the dot, in place of those that Pillow reads.
-    Hidden names and pipes are passed over, links to folders followed; a dangling link to a picture
-    is kept, so that it is reported when it is read. Raises `TaskError` for a folder that cannot be
-    read.
+    Hidden names and pipes are passed over, links to folders followed; a link to a picture that
+    leads nowhere, or to itself, is kept, so that it is reported when it is read. Raises `TaskError`
+    for a folder that cannot be read.
     """
     suffixes = image_suffixes() if suffixes is None else suffixes
     key = "\n".join([f"folder {VERSION}", os.path.abspath(folder), *sorted(suffixes)])
@@ -112,7 +112,7 @@ def _read(path: str, stamp: Stamp, suffixes: Set[str]) -> _Listing:
             name = entry.name
             if name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 folders.append(name)
                 continue
             dangling = entry.is_symlink() and not os.path.exists(entry.path)
@@ -123,6 +123,13 @@ def _read(path: str, stamp: Stamp, suffixes: Set[str]) -> _Listing:
     pictures.sort()
     folders.sort()
     return _Listing(stamp if settled else None, Names.pack(pictures), Names.pack(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or where one may not look
+        return False
 
 
 def _load(key: str) -> dict[str, _Listing]:

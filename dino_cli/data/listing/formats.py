@@ -11,6 +11,8 @@ __all__ = ["HEIF_SUFFIXES", "image_formats", "image_suffixes"]
 # Pillow only recognises these: no decoder exists (BUFR, GRIB, HDF5, MPEG), or it is another program
 # that would run the file as a script (EPS, through Ghostscript), or only Windows has one (WMF).
 NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
+# Written under names of their own, and opened as another format: photos with previews are JPEGs.
+OPENED_AS = {"MPO": "JPEG"}
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 
 
@@ -30,5 +32,6 @@ def image_suffixes() -> frozenset[str]:
     HEIF is always among them: without pillow-heif such files are named as skipped, not overlooked.
     """
     formats = set(image_formats())
-    known = {s.lower() for s, name in Image.registered_extensions().items() if name in formats}
+    registered = Image.registered_extensions().items()
+    known = {s.lower() for s, name in registered if OPENED_AS.get(name, name) in formats}
     return frozenset(known | HEIF_SUFFIXES)

@@ -1,8 +1,9 @@
 """Lists of pictures: `.txt` files and stdin, separated by line ends or by NUL bytes."""
 
+import codecs
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TextIO
@@ -33,11 +34,25 @@ def read_stdin(stdin: TextIO, *, null: bool) -> list[ImageFile]:
     if isinstance(stdin, io.TextIOWrapper):
         with suppress(OSError):  # some of it has been read
             stdin.reconfigure(errors="surrogateescape")
-    return _files(_rows(stdin, name), Path(), name)
+    return _files(_rows(_without_mark(stdin), name), Path(), name)
+
+
+def _without_mark(lines: Iterable[str]) -> Iterator[str]:
+    """The lines without the mark of UTF-8 that programs of Windows begin a file with.
+
+    A stream that is decoded as ASCII has it as three surrogates.
+    """
+    for number, line in enumerate(lines):
+        if number == 0:
+            with suppress(UnicodeError):
+                raw = line.encode("utf-8", "surrogateescape").removeprefix(codecs.BOM_UTF8)
+                line = raw.decode("utf-8", "surrogateescape")
+        yield line
 
 
 def _entries(content: bytes) -> list[str]:
     """Names that end in NUL bytes, as `find -print0` writes them; any other byte may be in one."""
+    content = content.removeprefix(codecs.BOM_UTF8)
     return [os.fsdecode(entry) for entry in content.split(b"\0") if entry]
 
 

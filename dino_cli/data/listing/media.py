@@ -1,8 +1,9 @@
-"""Which pictures, where videos stand for all their frames."""
+"""Which pictures and videos; and which pictures, where videos stand for all their frames."""
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from dino_cli.config.frame_names import frame_name
@@ -16,7 +17,7 @@ from dino_cli.data.listing.names import Names
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 
-__all__ = ["Found", "find_frames"]
+__all__ = ["Found", "find_frames", "find_media"]
 
 
 class Found(NamedTuple):
@@ -24,6 +25,24 @@ class Found(NamedTuple):
 
     files: ImageList
     rates: dict[str, float]
+
+
+def find_media(
+    arguments: Sequence[str], reporter: Reporter | None = None, *, null: bool = False
+) -> tuple[list[ImageFile], list[ImageFile]]:
+    """The pictures and the videos that the arguments name: `find_images`, and videos beside them.
+
+    A folder is searched for both, a list may name both; hidden names are passed over. A video in a
+    folder is of no class: its frames may show anything. Raises as `find_images` does; a folder of
+    videos alone is fine.
+    """
+    below, others = _videos_in_folders(arguments)
+    videos = [replace(video, label="") for video in below]
+    files = find_images(others, reporter=reporter, null=null) if others else []
+    videos += [file for file in files if is_video_name(file.path.name)]
+    once = {os.path.abspath(file.path): file for file in reversed(videos)}
+    pictures = [file for file in files if not is_video_name(file.path.name)]
+    return pictures, list(reversed(once.values()))
 
 
 def find_frames(
@@ -42,18 +61,12 @@ def find_frames(
     """
     if fps is not None and not 0 < fps <= 1000:
         raise UsageError(f"{fps:g} frames per second is not in (0, 1000]", "use --fps 1")
-    others: list[str] = []
-    videos: list[tuple[str, str, str]] = []  # path, place below the argument, label
-    for argument in arguments:
-        inside = _videos_below(argument) if os.path.isdir(argument) else []
-        videos += inside
-        if not inside or next(pictures_below(argument), None) is not None:
-            others.append(argument)
+    videos, others = _videos_in_folders(arguments)
     files = find_images(others, reporter=reporter, null=null) if others else ImageList.of([])
     if any(not os.path.isdir(argument) for argument in others):
         named = [i for i, name in enumerate(files.relatives()) if is_video_name(name)]
         for file in map(files.__getitem__, named):
-            videos.append((str(file.path), str(file.relative), file.label))
+            videos.append(file)
         if named:
             gone = set(named)
             builder = ImageListBuilder()
@@ -66,14 +79,15 @@ def find_frames(
 
 def _with_frames(
     files: Sequence[ImageFile],
-    videos: Sequence[tuple[str, str, str]],
+    videos: Sequence[ImageFile],
     fps: float | None,
     reporter: Reporter,
 ) -> Found:
     builder, rates = ImageListBuilder(), {}
     builder.add(files)
     seen: set[str] = set()
-    for path, relative, label in reporter.track(videos, "opening videos", len(videos), "videos"):
+    for video in reporter.track(videos, "opening videos", len(videos), "videos"):
+        path = str(video.path)
         if os.path.abspath(path) in seen:
             continue
         seen.add(os.path.abspath(path))
@@ -89,15 +103,24 @@ def _with_frames(
             pass  # told when its frame is read
         folder, name = os.path.split(path)
         names = Names.pack(frame_name(name, number) for number in numbers)
-        builder.add_folder(folder or ".", os.path.dirname(relative), names, [label])
+        builder.add_folder(folder or ".", os.path.dirname(video.relative), names, [video.label])
     return Found(builder.build(), rates)
 
 
-def _videos_below(folder: str) -> list[tuple[str, str, str]]:
-    found = []
+def _videos_in_folders(arguments: Sequence[str]) -> tuple[list[ImageFile], list[str]]:
+    """The videos below folders, and the arguments in which pictures may be."""
+    videos, others = [], []
+    for argument in arguments:
+        found = list(_videos_below(argument)) if os.path.isdir(argument) else []
+        videos += found
+        if not found or next(pictures_below(argument), None) is not None:
+            others.append(argument)
+    return videos, others
+
+
+def _videos_below(folder: str) -> Iterator[ImageFile]:
     for block in pictures_below(folder, VIDEO_SUFFIXES):
         label = block.folder.partition("/")[0]
         for name in block.names:
-            relative = os.path.join(block.folder, name)
-            found.append((str(Path(folder, relative)), relative, label))
-    return found
+            relative = PurePath(block.folder, name)
+            yield ImageFile(Path(folder, relative), label, relative)

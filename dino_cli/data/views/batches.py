@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
 from dino_cli.data.decoding.own_depth import read_samples
 from dino_cli.data.listing.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import normalize
-from dino_cli.data.views.draws import ViewDraw, ViewSpec, draw_view, uniforms
+from dino_cli.data.views.draws import ViewDraw, ViewSpec, draw_view, epoch_order, uniforms
 from dino_cli.data.views.pack import Photo, PhotoBatch, pack_photos, take_photo
 from dino_cli.data.views.render import render_view
 from dino_cli.data.views.render_own_depth import render_samples
-from dino_cli.runtime import forking, ignore_signals, starting_workers
+from dino_cli.data.workers import load
 
 __all__ = ["CropBatch", "Plan", "ViewSchedule", "crop_batches", "normalize_views"]
 
@@ -122,7 +122,7 @@ class Plan:
         for step in range(start_step, end_step):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
-                order = np.random.default_rng((self.seed, epoch)).permutation(self.images)
+                order = epoch_order(self.images, self.seed, epoch)
             first = (step % self.steps_per_epoch) * self.total_batch
             progress = step / self.steps
             for m in range(self.accumulate):
@@ -238,11 +238,6 @@ class _Order(Sampler[list[_Key]]):
         return (self.arguments[1] - self.arguments[0]) * self.plan.accumulate
 
 
-def _quiet_worker(_: int) -> None:
-    ignore_signals()
-    torch.set_num_threads(1)
-
-
 def crop_batches(
     files: Sequence[ImageFile],
     schedule: ViewSchedule,
@@ -266,22 +261,18 @@ def crop_batches(
     data = kind(files, schedule, plan.seed, exif)
     data.channels = channels
     photos = kind is _Photos
-    loader = DataLoader(
-        data,
-        batch_sampler=_Order(plan, start_step, end_step),
-        num_workers=workers,
-        collate_fn=_collate_photos if photos else _collate,
-        worker_init_fn=_quiet_worker,
-        pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-        persistent_workers=workers > 0,
-        multiprocessing_context=forking(workers),
-    )
     # OpenCV's threads must be gone before a process forks: the child would wait for them for ever.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    with starting_workers():
-        batches = iter(loader)
+    batches = load(
+        data,
+        workers=workers,
+        batch_sampler=_Order(plan, start_step, end_step),
+        collate_fn=_collate_photos if photos else _collate,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=workers > 0,
+    )
     if workers:
         cv2.setNumThreads(threads)
     yield from batches

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ViewDraw", "ViewSpec", "draw_view", "uniforms"]
+__all__ = ["ViewDraw", "ViewSpec", "draw_view", "epoch_order", "uniforms"]
 
 ATTEMPTS = 10  # of RandomResizedCrop, before it falls back to a central crop
 RATIO = (3 / 4, 4 / 3)
@@ -67,6 +67,11 @@ class ViewDraw:
     def shape(self) -> tuple[int, int]:
         """Height and width of the view in pixels."""
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
+
+def epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of the images in an epoch, a permutation from (seed, epoch)."""
+    return np.random.default_rng((seed, epoch)).permutation(images)
 
 
 def uniforms(seed: int, epoch: int, image: int, views: int) -> NDArray[np.float64]:

@@ -11,16 +11,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
 from dino_cli.data.listing.images import ImageFile
-from dino_cli.data.views.draws import ViewDraw, ViewSpec, draw_view, uniforms
-from dino_cli.runtime import available_cores, forking, ignore_signals, starting_workers
+from dino_cli.data.views.draws import ViewDraw, ViewSpec, draw_view, epoch_order, uniforms
+from dino_cli.data.workers import load, workers_for
 
-__all__ = ["Augmented", "augmented_batches", "epoch_order", "render_crop"]
-
-FEW_BATCHES = 2  # up to this many, starting processes costs more than it saves
+__all__ = ["Augmented", "augmented_batches", "render_crop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +28,6 @@ class Augmented:
     images: Tensor
     indices: list[int]
     failures: list[tuple[int, str]]
-
-
-def epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of the images in an epoch, a permutation from (seed, epoch)."""
-    return np.random.default_rng((seed, epoch)).permutation(images)
 
 
 def crop_spec(size: int | tuple[int, int]) -> ViewSpec:
@@ -93,11 +86,6 @@ def _collate(samples: list[tuple[int, NDArray[np.uint8] | str]]) -> Augmented:
     return Augmented(torch.from_numpy(stacked), list(indices), failures)
 
 
-def _start_worker(_: int) -> None:
-    ignore_signals()
-    torch.set_num_threads(1)
-
-
 def augmented_batches(
     files: Sequence[ImageFile],
     *,
@@ -114,15 +102,9 @@ def augmented_batches(
     """
     order = epoch_order(len(files), seed, epoch).tolist()
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    workers = min(workers, available_cores(), len(batches)) if len(batches) > FEW_BATCHES else 0
-    loader = DataLoader(
+    yield from load(
         _Crops(files, size, seed, epoch, exif),
+        workers=workers_for(len(batches), workers),
         batch_sampler=batches,
-        num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_start_worker if workers else None,
-        multiprocessing_context=forking(workers),
     )
-    with starting_workers():
-        iterator = iter(loader)
-    yield from iterator

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dino_cli.config.shared import Preprocessing
+from dino_cli.data.decoding.own_depth import LUMINANCE
 from dino_cli.data.preprocess import normalize
 from dino_cli.data.views.draws import SIGMA
 from dino_cli.data.views.pack import PhotoBatch
@@ -20,7 +21,7 @@ from dino_cli.data.views.render import BLUR_PASSES, blur_box
 __all__ = ["render_batch", "render_views"]
 
 LARGEST = 2**25  # numbers in one intermediate product: 64 MB in half precision
-LUMINANCE = (19595, 38470, 7471)  # ITU-R 601 in 65536ths, as PIL's mode L
+WEIGHTS = tuple(round(2**16 * weight) for weight in LUMINANCE)  # whole, as PIL's mode L takes them
 
 
 def render_views(batch: PhotoBatch, p: Preprocessing, device: torch.device) -> list[Tensor]:
@@ -129,7 +130,7 @@ def _weights(start: Tensor, length: Tensor, size: int, pixels: int, flip: Tensor
 
 
 def _luminance(x: Tensor) -> Tensor:
-    red, green, blue = (w * x[:, i : i + 1] for i, w in enumerate(LUMINANCE))
+    red, green, blue = (w * x[:, i : i + 1] for i, w in enumerate(WEIGHTS))
     return ((red + green + blue + 32768) / 65536).floor_()
 
 

@@ -89,7 +89,7 @@ def _listed(root: Path, split: str | None) -> list[str]:
         )
     path = lists[split or "val"]
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"cannot read the list {str(path)!r}: {error}", "repair it") from None
     names = list(dict.fromkeys(name for name in names if name))

@@ -30,6 +30,7 @@ __all__ = [
     "file_of_kind",
     "frame_and_time",
     "frame_columns",
+    "is_utf8",
     "read_sources",
     "sources_path",
     "write_export",
@@ -216,14 +217,21 @@ def _write_sources(path: Path, exported: Exported) -> None:
             file.write(f"{row.sha256}  {name}\n")
 
 
-def read_sources(output: Path, count: int) -> list[str]:
-    """The SHA-256 of each row's picture. Raises `TaskError` where they are not told."""
+def read_sources(output: Path, count: int) -> tuple[list[str], list[str]]:
+    """The SHA-256 and the path of each row's picture, the path byte for byte, in any format.
+
+    Raises `TaskError` where they are not told.
+    """
     path = sources_path(output)
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-            found = [line.removeprefix("\\")[:64] for line in lines]
+            found, names = [], []
+            for line in lines:
+                text = line.removeprefix("\\").removesuffix("\n")
+                found.append(text[:64])
+                names.append(_unescaped(text[66:]) if line.startswith("\\") else text[66:])
         if len(found) == count and all(map(DIGEST.fullmatch, found)):
-            return found
+            return found, names
         why = f"has {len(found)} lines for {count} rows"
         if len(found) == count:
             why = "holds lines without a SHA-256"
@@ -235,6 +243,10 @@ def read_sources(output: Path, count: int) -> list[str]:
         f"{str(path)!r}, which tells the pictures' content, {why}",
         "embed anew with --overwrite",
     )
+
+
+def _unescaped(name: str) -> str:
+    return re.sub(r"\\([\\n])", lambda found: "\n" if found[1] == "n" else "\\", name)
 
 
 def _write_array(file: IO[bytes], exported: Exported, kind: str) -> None:
@@ -262,6 +274,11 @@ def _reserve(file: IO[bytes], size: int) -> None:
 
 def _text(path: Path) -> Any:
     return closing(path.open("w", encoding="utf-8", errors="surrogateescape", newline=""))
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a name has no bytes that are no UTF-8, which tables for other tools cannot hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _path(row: Row) -> str:

@@ -6,8 +6,10 @@ from typing import Any
 
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.video import find_media, open_pictures, open_video
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
+from dino_cli.data.decoding.video import open_pictures, open_video
 from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.media import find_media
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.videos import NO_H264, h264_program
@@ -21,6 +23,7 @@ from dino_cli.tasks.attention.videos import Frames, run_video
 __all__ = ["attention", "parse_heads"]
 
 
+@within_pixel_limit
 def attention(config: AttentionConfig, reporter: Reporter) -> dict[str, Any]:
     """Write a result folder for each photo and video, and what is asked beside; see the help.
 

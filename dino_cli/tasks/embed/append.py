@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from dino_cli.store.embeddings.formats import read_sources
 from dino_cli.store.embeddings.reading import Embeddings, open_export
 from dino_cli.tasks.embed.merge import Base
 
-__all__ = ["find_new"]
+__all__ = ["changed_file", "find_new"]
 
 
 def find_new(
@@ -38,7 +39,9 @@ def find_new(
     """
     export = open_export(config.output)
     _compare(export, {**facts, "thumbnails": config.thumbnails}, kinds)
-    digests = read_sources(config.output, len(export.paths))
+    digests, names = read_sources(config.output, len(export.paths))
+    if config.output.suffix == ".parquet":  # whose own names are UTF-8 by force
+        export = replace(export, paths=names)
     places = {os.path.abspath(path): i for i, path in enumerate(export.paths)}
     keep = np.ones(len(export.paths), dtype=np.bool_)
     if not contents:
@@ -65,6 +68,21 @@ def find_new(
         have = "1 picture has" if changed == 1 else f"{changed} pictures have"
         reporter.remark(f"{have} changed since, and are embedded again at the end")
     return Base(export, digests, keep), new
+
+
+def changed_file(
+    config: EmbedConfig, files: Sequence[ImageFile], base: Base, reporter: Reporter
+) -> ImageFile | None:
+    """The first file whose content is not what the export's row was made of; None for none."""
+    known = {os.path.abspath(p): d for p, d in zip(base.export.paths, base.digests, strict=True)}
+    rows = [file for file in files if os.path.abspath(file.path) in known]
+    with ThreadPoolExecutor(max(1, min(config.workers, available_cores()))) as pool:
+        found = pool.map(_digest, rows)
+        for file, digest in zip(reporter.track(rows, "comparing", len(rows)), found, strict=True):
+            if known[os.path.abspath(file.path)] != digest:
+                pool.shutdown(cancel_futures=True)
+                return file
+    return None
 
 
 def _digest(file: ImageFile) -> str:

@@ -23,8 +23,9 @@ def check_options(config: EmbedConfig) -> tuple[Kind, ...]:
         )
     if not config.paths:
         raise UsageError("no pictures given", "name some: dino embed photos/ -o feats.npy")
-    if config.append and config.overwrite:
-        raise UsageError("--append and --overwrite exclude each other", "leave one out")
+    for name, on in (("append", config.append), ("resume", config.resume)):
+        if on and config.overwrite:
+            raise UsageError(f"--{name} and --overwrite exclude each other", "leave one out")
     kinds = parse_kinds(config.features)
     refuse_grids(config.output, kinds, GRID_KINDS)
     if config.output.suffix != ".parquet":

@@ -15,6 +15,7 @@ import numpy as np
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.features import GRID_KINDS, Kind
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.contents import path_on_disk
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.listing.media import find_frames
@@ -22,10 +23,10 @@ from dino_cli.errors import DinoError, Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
 from dino_cli.store.embeddings.blocks import Blocks
-from dino_cli.store.embeddings.formats import export_files, write_export
+from dino_cli.store.embeddings.formats import export_files, is_utf8, write_export
 from dino_cli.store.writing.locks import held
 from dino_cli.store.writing.tables import check_targets, skipped_path, told, write_skipped
-from dino_cli.tasks.embed.append import find_new
+from dino_cli.tasks.embed.append import changed_file, find_new
 from dino_cli.tasks.embed.forward import nothing_read
 from dino_cli.tasks.embed.merge import Base, Merged
 from dino_cli.tasks.embed.options import check_options, model_facts, transform_of
@@ -50,6 +51,7 @@ class _Plan:
     result: dict[str, Any] | None = None
 
 
+@within_pixel_limit
 def embed(config: EmbedConfig, reporter: Reporter) -> dict[str, Any]:
     """Write the features of all pictures, with their paths and what made them.
 
@@ -103,7 +105,7 @@ def _embed(
         new: Sequence[ImageFile] = files
         if config.append and config.output.exists():
             base, new = find_new(config, files, facts, kinds, reporter)
-            if not new:
+            if not new and (_has_places(base) or not config.project):
                 return _Plan([], [], 0, _unchanged(config, base))
         elif config.resume and not blocks.exists() and config.output.exists():
             return _Plan([], [], 0, _finished(config, files, facts, kinds, reporter))
@@ -132,6 +134,8 @@ def _embed(
     merged = Merged(kinds, blocks, base)
     if not merged.count:
         raise nothing_read(merged.skipped)
+    if base is not None and _has_places(base):
+        config = replace(config, project=True)  # old places would not fit the new rows
     _write(config, kinds, blocks, merged, {**facts, **_videos(rates, base, config)}, reporter)
     seconds = time.monotonic() - started
     embedded = sum(len(blocks.span(n)) for n in range(blocks.count) if n not in planned.done)
@@ -186,6 +190,11 @@ def _facts(
         "normalize": config.normalize,
         "multi_scale": config.multi_scale,
     }
+
+
+def _has_places(base: Base) -> bool:
+    """Whether the earlier export was made with `--project`."""
+    return "projection" in base.export.metadata
 
 
 def _videos(rates: Mapping[str, float], base: Base | None, config: EmbedConfig) -> dict[str, Any]:
@@ -248,6 +257,7 @@ def _write(
     projected = None
     if config.output.suffix == ".parquet":
         content["thumbnails"] = config.thumbnails
+        _tell_of_names([row.path for row in merged.rows() if not is_utf8(row.path)], reporter)
         if config.project:
             # Features are in memory then, four bytes for each number.
             whole = np.concatenate(list(merged.arrays(kinds[0])))
@@ -260,6 +270,19 @@ def _write(
     stale = [skipped_path(config.output)] if blocks.replaces else []
     blocks.publish(stale)
     reporter.finish()
+
+
+def _tell_of_names(altered: Sequence[str], reporter: Reporter) -> None:
+    """altered: paths that are no UTF-8, which is all that a .parquet holds."""
+    if not altered:
+        return
+    first = os.fsencode(altered[0]).decode("utf-8", "backslashreplace")
+    few = len(altered) == 1
+    which = f"the path '{first}' is" if few else f"{len(altered)} paths, the first '{first}', are"
+    reporter.remark(
+        f"{which} not valid UTF-8, and altered in the .parquet; the .sources beside it has"
+        f" {'its' if few else 'their'} bytes"
+    )
 
 
 def _unchanged(config: EmbedConfig, base: Base) -> dict[str, Any]:
@@ -292,6 +315,18 @@ def _finished(
         raise TaskError(
             f"{str(config.output)!r} is finished already, and of other files",
             "add to it with --append, or start again with --overwrite",
+        )
+    if config.project and not _has_places(base):
+        raise TaskError(
+            f"{str(config.output)!r} is finished already, without --project",
+            "add the places with --append, or start again with --overwrite",
+        )
+    changed = changed_file(config, files, base, reporter)
+    if changed is not None:
+        raise TaskError(
+            f"{str(config.output)!r} is finished already, and {changed.path.as_posix()!r} has"
+            " changed since",
+            "embed it again with --append, or everything with --overwrite",
         )
     result = _unchanged(config, base)
     return {**result, "skipped": skipped, "skipped_list": str(listed) if skipped else None}

@@ -1,5 +1,6 @@
 """What `dino knn` classifies: the index itself, another feature file, or pictures and frames."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ CHUNK = 1024  # pictures embedded before the index is searched for them
 class Queries:
     """Queries in order. chunks: features (q, D) with their q positions in paths and labels.
 
+    labels: as the folders below an argument, a list or a feature file say; else the folder that
+    the picture lies in, where that is a class of the index. named: no label is of the last kind.
     skipped, (path, reason), grows while the chunks are consumed. own: they are the index's rows.
     """
 
@@ -37,6 +40,7 @@ class Queries:
     chunks: Iterator[tuple[Rows, Sequence[int]]]
     own: bool = False
     pictures: bool = False
+    named: bool = True
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -108,13 +112,22 @@ def _of_pictures(
         if which:
             yield np.concatenate(features), which
 
+    classes = {label for label in index.labels if label}
+    labels = [file.label or _parent_class(file.path, classes) for file in files]
     return Queries(
         [file.path.as_posix() for file in files],
-        [file.label for file in files],
+        labels,
         chunks(),
         pictures=True,
+        named=all(file.label for file, label in zip(files, labels, strict=True) if label),
         skipped=skipped,
     )
+
+
+def _parent_class(path: Path, classes: Set[str]) -> str:
+    """The folder that a picture lies in, where that is the name of a class, else ""."""
+    name = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    return name if name in classes else ""
 
 
 def _preprocessing(index: Embeddings) -> Preprocessing:

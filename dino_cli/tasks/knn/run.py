@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_cli.config.knn import KnnConfig
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.confusion import draw_confusion
@@ -30,12 +31,14 @@ __all__ = ["Bank", "Found", "Score", "check", "clamp", "knn", "open_bank", "sear
 PREDICTING_K = 20  # "20 usually works best" (the original's help)
 
 
+@within_pixel_limit
 def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset()) -> dict[str, Any]:
     """Predict a class for every query; compare with the queries' own labels where these are known.
 
     given: names of the options that the person typed; the model is the index's unless they name
     one. Returns `{"k": {"20": {"top1": percent, "top5": percent}}, "queries": N, "index": M}`.
-    Without known labels `k` is empty, and without an output `predictions` lists what was found.
+    Without known labels `k` is empty. `predictions` lists what was found, without an output, where
+    no labels are known or only by the folder that was given.
     With `per_class` also `classes`, with `min_similarity` also `rejection`, with faiss `recall`.
     With `duplicates` see `find_duplicates`. An index without labels can be searched for a page.
     """
@@ -61,6 +64,7 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
 
     queries = open_queries(config, bank.index, reporter, given)
     scored = labelled and any(label in bank.numbers for label in queries.labels)
+    listed = config.output is None and not (scored and queries.named)
     score = Score(bank, ks, config.temperature)
     by_class = None
     if labelled and (config.per_class or config.confusion or config.min_similarity is not None):
@@ -82,7 +86,7 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
             )
             if hits is not None:
                 hits.add(found, rows if labelled else None)
-            elif write or not scored:
+            elif write or listed:
                 for row in rows:
                     (write or predictions.append)(row)
         if not count:
@@ -122,7 +126,7 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
             reporter.remark(f"skipped {path!r}: {reason}{others}")
     if config.output is not None:
         result["output"] = str(config.output)
-    elif not scored:
+    elif listed:
         keys = ("path", "predicted", "probability")
         result["predictions"] = [
             {key: None if value == "" else value for key, value in zip(keys, row[:3], strict=True)}

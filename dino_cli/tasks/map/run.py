@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from dino_cli.config.map import MapConfig
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.parquet import Projected, parquet_projection
@@ -25,6 +26,7 @@ __all__ = ["draw_map"]
 NARROWEST, WIDEST = 400, 12_000  # pixels
 
 
+@within_pixel_limit
 def draw_map(config: MapConfig, reporter: Reporter) -> dict[str, Any]:
     """Write the map of a feature file.
 

@@ -10,7 +10,8 @@ from dino_cli import __version__
 from dino_cli.config.pca import PcaConfig
 from dino_cli.config.setting import parse_size
 from dino_cli.config.shared import Preprocessing
-from dino_cli.data.decoding.video import find_media
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
+from dino_cli.data.listing.media import find_media
 from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page
@@ -30,6 +31,7 @@ __all__ = ["pca"]
 SHEET, BASIS, PAGE = "sheet.png", "components.safetensors", "index.html"
 
 
+@within_pixel_limit
 def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
     """Write a folder of pictures for each photo and video, and what they share.
 

@@ -12,6 +12,7 @@ from dino_cli.config.resolve import RESCUING
 from dino_cli.config.setting import to_json
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import ImageList, find_images
 from dino_cli.data.views.batches import Plan, crop_batches
 from dino_cli.errors import TaskError
@@ -46,6 +47,7 @@ __all__ = ["train"]
 SMALL_NETWORK = 3_000_000  # parameters; below, a second thread on a CPU costs more than it gives
 
 
+@within_pixel_limit
 def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     """Train, or go on with `config.resume`; see `store.runs` for the run folder that is left.
 

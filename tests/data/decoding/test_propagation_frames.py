@@ -9,7 +9,8 @@ from PIL import Image
 
 from dino_cli.data.decoding import propagation_frames as frames
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.propagation_frames import frame_size, read_frame, resize_labels
+from dino_cli.data.decoding.labelmaps import resize_labels
+from dino_cli.data.decoding.propagation_frames import frame_size, read_frame
 
 
 @pytest.mark.parametrize(

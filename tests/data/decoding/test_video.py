@@ -8,8 +8,9 @@ from PIL import Image
 from small_vit import disc, photo, video
 
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.video import find_media, open_pictures, open_video
+from dino_cli.data.decoding.video import open_pictures, open_video
 from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.media import find_media
 from dino_cli.errors import TaskError
 
 
@@ -75,6 +76,15 @@ def test_media_of_folders_files_and_lists(tmp_path, monkeypatch):
         (Path("only/e.mov"), PurePath("e.mov")),
         (Path("f.webm"), PurePath("f.webm")),
     ]
+
+
+def test_videos_in_linked_folders_are_found_as_pictures_are(tmp_path):
+    photo(tmp_path / "there/a.png")
+    (tmp_path / "there/c.mp4").write_bytes(b"-")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/linked").symlink_to(tmp_path / "there")
+    pictures, videos = find_media([str(tmp_path / "in")])
+    assert [str(file.relative) for file in (*pictures, *videos)] == ["linked/a.png", "linked/c.mp4"]
 
 
 def test_neither_pictures_nor_videos(tmp_path):

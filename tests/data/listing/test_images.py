@@ -5,7 +5,9 @@ import os
 from pathlib import Path, PurePath
 
 import pytest
+from PIL import Image as PillowImage
 
+from dino_cli.data.decoding.decode import read_image
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -174,3 +176,39 @@ def test_names_that_end_in_nul_bytes_may_hold_anything(tmp_path, monkeypatch):
 def test_a_list_on_stdin_need_not_be_utf8():
     stdin = io.TextIOWrapper(io.BytesIO(b"\xff.jpg\n"), encoding="utf-8")
     assert [os.fsencode(i.path) for i in find_images(["-"], stdin=stdin)] == [b"\xff.jpg"]
+
+
+@pytest.mark.parametrize("null", [False, True])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_mark_that_begins_a_file_on_windows_is_no_part_of_a_name(
+    tmp_path: Path, null: bool, encoding: str
+) -> None:
+    content = b"\xef\xbb\xbfx/1.jpg\0x/2.jpg\0" if null else b"\xef\xbb\xbfx/1.jpg\r\nx/2.jpg\r\n"
+    (tmp_path / "list.txt").write_bytes(content)
+    listed = find_images([str(tmp_path / "list.txt")], null=null)
+    assert [i.path for i in listed] == [tmp_path / "x/1.jpg", tmp_path / "x/2.jpg"]
+    stdin = io.TextIOWrapper(io.BytesIO(content), encoding=encoding, errors="surrogateescape")
+    piped = find_images(["-"], stdin=stdin, null=null)
+    assert [i.path for i in piped] == [Path("x/1.jpg"), Path("x/2.jpg")]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # formats that Pillow will drop
+def test_whatever_pillow_writes_and_opens_is_found(tmp_path: Path) -> None:
+    picture, opened = PillowImage.new("RGB", (20, 10), (200, 0, 0)), set()
+    for suffix, name in PillowImage.registered_extensions().items():
+        path = tmp_path / f"photo{suffix.upper()}"
+        try:
+            more = {"save_all": True, "append_images": [picture]} if name == "MPO" else {}
+            picture.save(path, name, **more)
+            with PillowImage.open(path) as image:
+                if image.size == picture.size:  # icons come in sizes of their own
+                    opened.add(path)
+        except (OSError, KeyError, ValueError):  # no encoder, or one for other pictures
+            pass
+        if path not in opened:
+            path.unlink(missing_ok=True)
+    assert {path.suffix.lower() for path in opened} >= {".jfif", ".jpe", ".mpo", ".apng", ".webp"}
+    runs_a_program = {path for path in opened if path.suffix in (".EPS", ".PS")}
+    found = {file.path for file in find_images([str(tmp_path)])}
+    assert found == opened - runs_a_program
+    assert {read_image(path).size for path in found} == {(20, 10)}

@@ -7,8 +7,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from dino_cli.data.listing.images import find_images
-from dino_cli.data.views.draws import draw_view, uniforms
-from dino_cli.data.views.linear_crops import augmented_batches, crop_spec, epoch_order, render_crop
+from dino_cli.data.views.draws import draw_view, epoch_order, uniforms
+from dino_cli.data.views.linear_crops import augmented_batches, crop_spec, render_crop
 
 
 def make_photos(folder, count=9):

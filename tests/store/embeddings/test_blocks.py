@@ -42,7 +42,7 @@ def export(folder: Path, suffix: str, size: int, values: np.ndarray, odd: str = 
     blocks.publish()
     written = export_files(output, ["cls"])
     assert sorted(folder.iterdir()) == sorted(written)
-    assert read_sources(output, len(values)) == [f"{i:064x}" for i in range(len(values))]
+    assert read_sources(output, len(values))[0] == [f"{i:064x}" for i in range(len(values))]
     return [path.read_bytes() for path in written]
 
 

@@ -87,3 +87,21 @@ def test_misuse_is_a_sentence(photos: Path, val: Path, tiny_weights: Path, tmp_p
     (tmp_path / "report/train.npy").write_bytes(b"mine")
     assert "exists already" in fails(1, photos, val, "-o", tmp_path / "report")
     assert sorted(os.listdir(tmp_path)) == sorted([*before, "report"])
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "csv", "parquet"])
+def test_features_in_any_format(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path, suffix: str
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    files = [tmp_path / f"{name}.{suffix}" for name in ("train", "val")]
+    for folder, output in zip((photos, val), files, strict=True):
+        made = run(
+            "embed", folder, "-o", output, "--weights", tiny_weights, "--precision", "fp32",
+            "--device", "cpu", "--workers", 0, "-q",
+        )  # fmt: skip
+        assert made.exit_code == 0, made.output
+    result = evaluate(tiny_weights, *files, "-k", 3)
+    assert (result["queries"], result["index"]) == (3, 9)
+    assert result["k"] == evaluate(tiny_weights, photos, files[1], "-k", 3)["k"]

@@ -12,6 +12,7 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.core.evaluation.descriptors import cls_and_gem
 from dino_cli.core.network.backbone import Backbone
 from dino_cli.core.pca.whitening import Moments, Whitening
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
@@ -28,6 +29,7 @@ QUERIES = "queries.csv"
 LIMIT = 20  # originals further down count as not found, as in the original
 
 
+@within_pixel_limit
 def copies(config: EvalCopiesConfig, reporter: Reporter) -> dict[str, Any]:
     """Search the original of every copy among all originals and the distractors.
 

@@ -10,10 +10,11 @@ from typing import Any
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.eval_knn import EvalKnnConfig
 from dino_cli.config.knn import KnnConfig
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings.reading import embeddings_paths
+from dino_cli.store.embeddings.reading import embeddings_paths, is_feature_file
 from dino_cli.store.writing.tables import skipped_path
 from dino_cli.tasks.embed import embed
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
@@ -29,6 +30,7 @@ SETS = ("train", "val")
 CLASSES = "put the pictures of each class into a folder of its name"
 
 
+@within_pixel_limit
 def knn(config: EvalKnnConfig, reporter: Reporter) -> dict[str, Any]:
     """Classify the validation images by the training images, for every k and temperature.
 
@@ -63,7 +65,7 @@ def _check_classes(config: EvalKnnConfig) -> None:
     found = [
         {file.label for file in find_images([str(source)]) if file.label}
         for source in (config.train, config.val)
-        if source.suffix != ".npy"
+        if not is_feature_file(source.name)
     ]
     for source, labels in zip((config.train, config.val), found, strict=False):
         if len(found) == 2 and not labels:
@@ -85,7 +87,7 @@ def _files(output: Path) -> tuple[Path, ...]:
 
 def _features(source: Path, output: Path, config: EvalKnnConfig, reporter: Reporter) -> Path:
     """Where the features of the images are; made at `output` unless they are given."""
-    if source.suffix == ".npy":
+    if is_feature_file(source.name):
         return source
     own = {f.name for f in fields(EvalKnnConfig)} & {f.name for f in fields(EmbedConfig)}
     options = {name: getattr(config, name) for name in own - {"output", "overwrite"}}

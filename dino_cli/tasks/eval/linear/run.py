@@ -9,6 +9,7 @@ from typing import Any
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.eval_linear import EvalLinearConfig
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -36,6 +37,7 @@ __all__ = ["figures", "linear", "tables"]
 MUCH_BETTER = 0.02  # top-1 by which the fast protocol shows that the rate is too small
 
 
+@within_pixel_limit
 def linear(
     config: EvalLinearConfig, reporter: Reporter, *, given: Set[str] = frozenset()
 ) -> dict[str, Any]:

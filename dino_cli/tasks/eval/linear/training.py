@@ -14,7 +14,8 @@ from dino_cli.config.eval_linear import EvalLinearConfig
 from dino_cli.core.evaluation.linear import LinearClassifiers, cosine_rate, top_hits
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.preprocess import normalize
-from dino_cli.data.views.linear_crops import augmented_batches, epoch_order
+from dino_cli.data.views.draws import epoch_order
+from dino_cli.data.views.linear_crops import augmented_batches
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.tensor_files import read_tensor_file

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dino_cli.config.eval_retrieval import EvalRetrievalConfig
 from dino_cli.core.network.features import Extractor
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.data.preprocess import thumbnail_transform
 from dino_cli.errors import TaskError, UsageError
@@ -39,6 +40,7 @@ __all__ = ["figures", "retrieval", "tables"]
 QUERIES = "queries.csv"
 
 
+@within_pixel_limit
 def retrieval(config: EvalRetrievalConfig, reporter: Reporter) -> dict[str, Any]:
     """Rank all images for every query, and measure the rankings.
 

@@ -14,6 +14,7 @@ from dino_cli.config.setting import parse_size
 from dino_cli.core.evaluation.jaccard import Objects, objects_of
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.labelmaps import read_label_map, resize_labels
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
@@ -47,6 +48,7 @@ class Pair:
     labels: Path
 
 
+@within_pixel_limit
 def segmentation(config: EvalSegmentationConfig, reporter: Reporter) -> dict[str, Any]:
     """Overlap of masks with objects: the mean over objects, then over images, in fractions.
 

@@ -17,7 +17,8 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.core.evaluation.propagation import Propagation, enlarge
 from dino_cli.core.evaluation.region import contour_accuracy, region_similarity
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.propagation_frames import read_frame, resize_labels
+from dino_cli.data.decoding.labelmaps import resize_labels
+from dino_cli.data.decoding.propagation_frames import read_frame
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter

@@ -14,6 +14,7 @@ import torch
 from dino_cli.config.eval_video import EvalVideoConfig
 from dino_cli.config.shared import IMAGENET_STD, Preprocessing
 from dino_cli.core.evaluation.region import statistics
+from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
@@ -47,6 +48,7 @@ class Score:
     still: Measured
 
 
+@within_pixel_limit
 def video(config: EvalVideoConfig, reporter: Reporter) -> dict[str, Any]:
     """Carry the first mask of every video on and measure it.
 
