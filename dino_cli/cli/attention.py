@@ -18,8 +18,9 @@ def attention(config: AttentionConfig, terminal: Terminal) -> dict[str, Any] | N
     --masks tokens --refine guided. For other tools: --format coco --instances.
     To look at many: --html.
     """
-    from dino_cli.tasks.weights import reach_model
+    from dino_cli.tasks.early import check_inputs, reach_model
 
+    check_inputs(config.images)
     reach_model(config, config.images)
     from dino_cli.tasks.attention.run import attention as task
 

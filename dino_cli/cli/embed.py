@@ -18,8 +18,11 @@ def embed(config: EmbedConfig, terminal: Terminal) -> dict[str, Any] | None:
 
     Example: dino embed photos/ -o feats.npy
     """
-    from dino_cli.tasks.weights import reach_model
+    from dino_cli.tasks.early import check_inputs, check_output, reach_model
 
+    check_inputs(config.paths)
+    going_on = config.overwrite or config.append or config.resume
+    check_output(config.output, overwrite=going_on)
     reach_model(config, config.paths)
     from dino_cli.tasks.embed.run import embed as run
 

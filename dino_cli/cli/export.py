@@ -20,7 +20,7 @@ def export(config: ExportConfig, terminal: Terminal) -> dict[str, Any] | None:
 
     Example: dino export runs/first -o vit.onnx --attention
     """
-    from dino_cli.tasks.weights import reach_model
+    from dino_cli.tasks.early import reach_model
 
     if config.source is None and config.weights is None and "model" not in terminal.given:
         raise UsageError("nothing named to export", "as in: dino export runs/first -o vit.onnx")

@@ -29,6 +29,9 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
             f"no index is named, and there is no {config.index[0]} here",
             "name the features to search, as in --index feats.npy",
         )
+    from dino_cli.tasks.early import check_inputs
+
+    check_inputs(config.queries)
     from dino_cli.tasks.knn.run import knn as run
 
     result = run(config, terminal, given=terminal.given)

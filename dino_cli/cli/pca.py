@@ -18,8 +18,9 @@ def pca(config: PcaConfig, terminal: Terminal) -> dict[str, Any] | None:
     beside.png and pca.npy (rows, columns, 3); a video gives videos; a folder
     also sheet.png.
     """
-    from dino_cli.tasks.weights import reach_model
+    from dino_cli.tasks.early import check_inputs, reach_model
 
+    check_inputs(config.images)
     reach_model(config, config.images)
     from dino_cli.tasks.pca.run import pca as task
 

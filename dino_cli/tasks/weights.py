@@ -1,13 +1,11 @@
 """Models by name: which there are, where they lie, and fetching them ahead of time."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dino_cli.config.shared import ModelOptions
 from dino_cli.config.weights import (
     WeightsDownloadConfig,
     WeightsInspectConfig,
@@ -16,7 +14,7 @@ from dino_cli.config.weights import (
 )
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.weights.hub import locate, on_disk, reach
+from dino_cli.store.weights.hub import locate, on_disk
 from dino_cli.store.weights.registry import entries
 from dino_cli.store.writing.atomic import atomic_write
 
@@ -24,7 +22,6 @@ __all__ = [
     "download_weights",
     "inspect_file",
     "list_weights",
-    "reach_model",
     "remove_weights",
     "verify_weights",
     "weights_path",
@@ -56,17 +53,6 @@ def list_weights() -> list[dict[str, Any]]:
             }
         )
     return records
-
-
-def reach_model(options: ModelOptions, inputs: Sequence[str] = ("-",)) -> None:
-    """Raises `TaskError` when the model must be fetched and cannot be; imports no torch.
-
-    Called before a task's own imports, so that a missing network is told within five seconds. An
-    input that is missing, or whether any is, the task tells first: then nothing is asked here.
-    """
-    here = inputs and all(name == "-" or os.path.lexists(name) for name in inputs)
-    if here and options.weights is None and not options.offline:
-        reach(options.model)
 
 
 def _bytes(path: Path) -> int:

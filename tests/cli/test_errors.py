@@ -236,7 +236,7 @@ def test_a_closed_pipe_and_help_are_quiet():
 
 @pytest.mark.parametrize("command", ["embed", "attention", "pca"])
 def test_a_wrong_path_is_told_before_a_network_is_missed(command, tmp_path, monkeypatch):
-    monkeypatch.setattr("dino_cli.tasks.weights.reach", lambda _: pytest.fail("asked the network"))
+    monkeypatch.setattr("dino_cli.tasks.early.reach", lambda _: pytest.fail("asked the network"))
     words = [command, str(tmp_path / "nowhere"), "-o", str(tmp_path / "out.npy")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1

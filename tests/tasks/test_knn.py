@@ -280,6 +280,18 @@ def test_a_single_picture(photos: Path, index: Path) -> None:
     assert result["k"] == {"3": {"top1": 100.0, "top5": 100.0}}  # the folder names the class
 
 
+def test_queries_that_the_index_holds_are_told(photos: Path, index: Path, tmp_path: Path) -> None:
+    def told(picture: Path) -> str:
+        line = ["knn", str(picture), "--index", str(index), "-k", "3", *map(str, CPU)]
+        return CliRunner().invoke(app, line).stderr
+
+    (tmp_path / "copy.png").write_bytes((photos / "green/2.png").read_bytes())
+    assert "1 of 1 query is in the index and will find" in told(photos / "green/2.png")
+    count = len(list(photos.rglob("*.png")))
+    assert f"{count} of {count} queries are in the index" in told(photos)
+    assert "in the index and" not in told(tmp_path / "copy.png")
+
+
 @pytest.mark.parametrize("how", ["folder", "here", "file", "list", "tar"])
 def test_the_folder_of_a_picture_is_its_label_where_it_is_a_class(
     photos: Path, index: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch

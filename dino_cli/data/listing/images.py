@@ -67,6 +67,17 @@ def find_images(
     return builder.build()
 
 
+def check_exists(argument: str) -> None:
+    """Raises `TaskError` for what is no file, folder, member of a shard or frame of a video."""
+    path = Path(argument)
+    try:
+        there = path.exists() or in_shard(path) or in_video(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(argument, error) from None
+    if not there:
+        raise TaskError(f"{argument!r} does not exist", "check the path")
+
+
 def _several(argument: str, reporter: Reporter) -> list[str]:
     """The files and folders behind one argument."""
     try:
@@ -95,12 +106,10 @@ def _add(builder: ImageListBuilder, argument: str, stdin: TextIO, null: bool) ->
         if path.is_dir():
             _add_folder(builder, path)
             return
-        if not path.exists():
-            if not in_shard(path) and not in_video(path):
-                raise TaskError(f"{argument!r} does not exist", "check the path")
-        elif not path.is_file():
+        check_exists(argument)
+        if path.exists() and not path.is_file():
             raise TaskError(f"{argument!r} is neither a file nor a folder", "name one of these")
-        elif path.suffix.lower() == ".txt":
+        if path.is_file() and path.suffix.lower() == ".txt":
             builder.add(read_list(path, null=null))
             return
     except (OSError, ValueError) as error:
