@@ -63,9 +63,15 @@ def test_a_point_outside_a_photo_skips_it(attention, tmp_path):
     assert [row["input"] for row in result["images"]] == ["in/large.png"]
     listed = (tmp_path / "attention" / "skipped.csv").read_text()
     assert "the point 200,100 lies outside 70 x 50 pixels" in listed
-    assert (
-        "lies outside" in attention("in/small.png", "--query", "200,100", "-o", "b", code=1).stderr
-    )
+
+
+@pytest.mark.parametrize("strict", [[], ["--strict"]])
+def test_a_point_outside_all_photos_is_misuse(attention, tmp_path, strict):
+    photo(tmp_path / "in" / "a.png", (70, 50))
+    photo(tmp_path / "in" / "b.png", (90, 60))
+    said = attention("in", "--query", "99999,2", *strict, code=2).stderr
+    assert "'in/a.png': the point 99999,2 lies outside 70 x 50 pixels; use --query" in said
+    assert not (tmp_path / "attention").exists()
 
 
 @pytest.mark.parametrize(
