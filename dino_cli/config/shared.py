@@ -13,6 +13,7 @@ __all__ = [
     "IMAGE_PANEL",
     "MODEL_PANEL",
     "ComputeOptions",
+    "EvalComputeOptions",
     "ImageOptions",
     "ListOptions",
     "ModelOptions",
@@ -123,6 +124,17 @@ class ComputeOptions:
         "torch.compile: pays from a few thousand images on.",
         panel=COMPUTE_PANEL,
         switch=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalComputeOptions(ComputeOptions):
+    """The same for evaluations, whose figures are compared with published ones."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "fp32",
+        "fp32 as the originals; bf16 is faster, but figures move. auto: as in other commands.",
+        panel=COMPUTE_PANEL,
     )
 
 

@@ -20,7 +20,7 @@ from dino_cli.core.network.vit import build_vit
 from dino_cli.core.pca.whitening import Moments
 from dino_cli.tasks.eval.copies import run as task
 
-CPU = ("--device", "cpu", "--precision", "fp32")
+CPU = ("--device", "cpu")
 SIDE = 32
 
 
