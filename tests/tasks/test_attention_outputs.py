@@ -258,6 +258,21 @@ def test_page_shows_every_photo_and_asks_nobody(attention, tmp_path, masks):
     assert not any("href" in a and not a["href"].startswith("data:") for _, a in page.tags)
 
 
+def test_page_tells_the_scores_of_objects_beside_the_picture(attention, tmp_path):
+    """In the text, since what is drawn in a tile has another size on each screen."""
+    photo(tmp_path / "cat.png", (140, 100))
+    options = ["--head", "mean", "--threshold", "0.5", "--image-size", 96]
+    options += ["--instances", "--html", "--format", "coco"]
+    attention("cat.png", *options)
+    page = _Page((tmp_path / "attention/index.html").read_text())
+    read = json.loads((tmp_path / "attention/coco.json").read_text())
+    expected = [f"{one['score']:.2f}" for one in read["annotations"]]
+    assert len(expected) > 1
+    colours = [a["style"] for tag, a in page.tags if tag == "span" and "style" in a]
+    assert len(set(colours)) == len(colours) == min(8, len(expected))
+    assert "".join(expected[:8]) in page.words
+
+
 def test_guesses_are_named_on_the_page_and_can_be_chosen(attention, tmp_path, monkeypatch):
     from dino_cli.tasks.attention import look
 
