@@ -17,7 +17,7 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.config.values import as_type, read_toml
 from dino_cli.core.evaluation.neighbors import nearest
 from dino_cli.core.masks.polygons import polygons
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.training.schedule import cosine_schedule
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import DinoError, TaskError, UsageError
