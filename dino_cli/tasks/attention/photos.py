@@ -1,7 +1,7 @@
 """Read photos ahead in threads, and hand them on in groups of one size."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from dino_cli.errors import DinoError, TaskError, UsageError
 from dino_cli.store.pictures.figures import view_of
 from dino_cli.tasks.attention.query import Query
 
-__all__ = ["Photo", "Unfit", "Unread", "photo_groups", "photo_of"]
+__all__ = ["Photo", "Unfit", "Unread", "groups_of", "photo_groups", "photo_of"]
 
 MOST_PATCHES = 65_536  # of one photo: a strip of 1 × 100 pixels must not exhaust the memory
 
@@ -71,9 +71,14 @@ def photo_groups(
     p: without crop or trim. At most `ahead` files are being read at a time, and at most 2 `size`
     photos wait for others of their shape, so that memory does not grow with the files.
     """
-    waiting: dict[tuple[int, ...], list[Photo]] = {}
     read = partial(_read, p=p, patch=patch, query=query)
-    for photo in _read_ahead(pool, files, read, ahead):
+    yield from groups_of(_read_ahead(pool, files, read, ahead), size)
+
+
+def groups_of(photos: Iterable[Photo | Unread], size: int) -> Iterator[list[Photo] | Unread]:
+    """Photos whose pixels have one shape together, at most `size`; 2 `size` wait at most."""
+    waiting: dict[tuple[int, ...], list[Photo]] = {}
+    for photo in photos:
         if isinstance(photo, Unread):
             yield photo
             continue
