@@ -15,13 +15,15 @@ class DinoError(Exception):
     ----------
     what: the fact, with the offending value in it ("k=0 is not a positive number").
     fix: the way out ("use -k 20"), appended after a semicolon.
+    result: what was done nevertheless; a command prints it before the sentence (--json).
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, fix: str = "") -> None:
+    def __init__(self, what: str, fix: str = "", *, result: object = None) -> None:
         self.what = what
         self.fix = fix
+        self.result = result
         super().__init__(f"{what}; {fix}" if fix else what)
 
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from golden_files import golden_folder
 
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.architecture import VitArchitecture
-from dino_cli.core.network.attention import threshold_mass
 from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.core.training.head import DinoHead
 from dino_cli.core.training.loss import centre_update, dino_loss, teacher_targets

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,13 +145,47 @@ def test_masks_equal_the_command(
     assert found.path == f"{photos}/a/1.png"
 
 
+def test_pictures_of_one_size_go_through_the_network_together(
+    photos: Path, model: dino_cli.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dino_cli.library import masks as library
+
+    sizes = []
+    real = library.look_at
+
+    def noted(plan: Any, group: Any) -> Any:
+        sizes.append(len(group))
+        return real(plan, group)
+
+    monkeypatch.setattr(library, "look_at", noted)
+    rng = np.random.default_rng(0)
+    shapes = [(64, 64), (64, 96), (64, 64), (64, 96), (64, 64)]
+    pictures = [rng.integers(0, 255, (*shape, 3), np.uint8) for shape in shapes]
+    found = dino_cli.attention_masks(pictures, model, image_size="64", batch_size=3)
+    assert sorted(sizes) == [2, 3]
+    assert [one.mask.shape for one in found] == shapes
+    for picture, one in zip(pictures, found, strict=True):
+        (alone,) = dino_cli.attention_masks(picture, model, image_size="64")
+        np.testing.assert_allclose(one.attention, alone.attention, atol=1e-5)
+
+    together = dino_cli.embed(pictures, model, image_size="64")
+    for picture, vector in zip(pictures, together.vectors, strict=True):
+        alone_vector = dino_cli.embed(picture, model, image_size="64").vectors[0]
+        np.testing.assert_allclose(vector, alone_vector, atol=1e-4)
+
+
 def test_errors_are_ours(photos: Path, model: dino_cli.Model) -> None:
     with pytest.raises(UsageError, match="'nose' is none of the features"):
         dino_cli.embed(photos, model, features="nose")
     with pytest.raises(UsageError, match="a picture is float64"):
         dino_cli.embed([np.zeros((4, 4, 3))], model)
-    with pytest.raises(UsageError, match="mixed"):
-        dino_cli.embed([photos, Image.new("RGB", (9, 9))], model)
+    for call in (dino_cli.embed, dino_cli.attention_masks):
+        with pytest.raises(UsageError, match="mixed, 1 and 1; give one kind at a time"):
+            call([photos, Image.new("RGB", (9, 9))], model)
+        with pytest.raises(UsageError, match="no pictures given"):
+            call([], model)
+    with pytest.raises(TaskError, match=r"picture 0: .* are too many; stretch it with image_size="):
+        dino_cli.attention_masks(Image.new("RGB", (60_000, 2)), model)
     with pytest.raises(TaskError, match="does not exist"):
         dino_cli.embed("nowhere", model)
     (photos / "bad.png").write_bytes(b"")

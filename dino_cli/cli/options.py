@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from dino_cli.cli.display import Terminal, json_text
 from dino_cli.config.setting import Size, options, parse_size
-from dino_cli.errors import UsageError
+from dino_cli.errors import DinoError, UsageError
 
 __all__ = ["command"]
 
@@ -44,8 +44,13 @@ def command(
                 raise UsageError("--quiet and --verbose exclude each other", "leave one out")
             terminal = Terminal(json=as_json, quiet=quiet, verbose=verbose, given=given)
             config = config_type(**{k: _frozen(v) for k, v in values.items()})
-            with terminal:
-                result = run(config, terminal)
+            try:
+                with terminal:
+                    result = run(config, terminal)
+            except DinoError as error:
+                if as_json and error.result is not None:
+                    sys.stdout.write(json_text(error.result) + "\n")
+                raise
             if as_json and result is not None:
                 sys.stdout.write(json_text(result) + "\n")
 

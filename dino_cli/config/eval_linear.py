@@ -6,7 +6,7 @@ from pathlib import Path
 from dino_cli.config.setting import setting
 from dino_cli.config.shared import (
     COMPUTE_PANEL,
-    ComputeOptions,
+    EvalComputeOptions,
     ImageOptions,
     ListOptions,
     ModelOptions,
@@ -17,7 +17,9 @@ __all__ = ["EvalLinearConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalLinearConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions, ListOptions):
+class EvalLinearConfig(
+    ModelOptions, EvalComputeOptions, ImageOptions, TransformOptions, ListOptions
+):
     """`dino eval linear`: a linear classifier on frozen features."""
 
     train: Path | None = setting(
@@ -66,7 +68,9 @@ class EvalLinearConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOpti
         "Folder for the report, the classifier and, while it trains, a checkpoint.",
         flag="--output,-o",
     )
-    resume: bool = setting(False, "Go on from the checkpoint in the report's folder.")
+    resume: bool = setting(
+        False, "Go on from the checkpoint in the report's folder, if there is one."
+    )
     overwrite: bool = setting(False, "Replace an existing report.")
     batch_size: int = setting(128, "Images in one step.", panel=COMPUTE_PANEL)
     compile: bool = False  # no option: reading several blocks does not go through what is compiled

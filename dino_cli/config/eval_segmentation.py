@@ -8,7 +8,7 @@ from dino_cli.config.setting import setting
 from dino_cli.config.shared import (
     COMPUTE_PANEL,
     MODEL_PANEL,
-    ComputeOptions,
+    EvalComputeOptions,
     ImageOptions,
     ModelOptions,
 )
@@ -17,7 +17,7 @@ __all__ = ["EvalSegmentationConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalSegmentationConfig(ModelOptions, ComputeOptions, ImageOptions):
+class EvalSegmentationConfig(ModelOptions, EvalComputeOptions, ImageOptions):
     """`dino eval segmentation`: how well masks from attention fit the objects of label maps."""
 
     images: Path = setting(

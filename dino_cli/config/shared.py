@@ -13,6 +13,7 @@ __all__ = [
     "IMAGE_PANEL",
     "MODEL_PANEL",
     "ComputeOptions",
+    "EvalComputeOptions",
     "ImageOptions",
     "ListOptions",
     "ModelOptions",
@@ -136,6 +137,17 @@ class PixelOptions:
         "A picture of more pixels is not read: a small file can unpack to fill the memory"
         " (default: Pillow's limit, 89478485).",
         panel=IMAGE_PANEL,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalComputeOptions(ComputeOptions):
+    """The same for evaluations, whose figures are compared with published ones."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "fp32",
+        "fp32 as the originals; bf16 is faster, but figures move. auto: as in other commands.",
+        panel=COMPUTE_PANEL,
     )
 
 

@@ -61,7 +61,14 @@ def embed(
     """Features of pictures, as `dino embed` computes them, in memory.
 
     images: one or several, all by name or all in memory. features: cls, mean, cls+mean, last4,
-    patch, keys, or several by comma. workers: processes that decode files.
+    patch, keys, or several by comma. workers: processes that decode files. Rows are in the order of
+    the pictures; those of one size go through the network together.
+
+    Raises `UsageError` for no pictures, names mixed with pictures, an array that is no RGB pixels,
+    a picture in memory that is too small or becomes too large, features that do not exist or that
+    the network does not have, grids of several sizes, and options that cannot be. Raises
+    `TaskError` for names that are not there, a file that cannot be read when `strict` or when none
+    can, a model that cannot be had, features that are not finite, and too little memory.
     """
     opened = load_model(model) if isinstance(model, str) else model
     kinds = parse_kinds(features)
@@ -94,21 +101,23 @@ def _gathered(
     batches: Iterable[EmbeddedBatch], files: Sequence[ImageFile], kinds: Sequence[Kind], scale: bool
 ) -> Features:
     pieces: dict[str, list[NDArray[Any]]] = {kind: [] for kind in kinds}
-    paths, labels, skipped = [], [], []
+    rows: list[int] = []
+    skipped = []
     for batch in batches:
         for kind, array in batch.arrays.items():
             pieces[kind].append(unit(array) if scale else array)
-        for i in batch.indices:
-            paths.append(files[i].path.as_posix() if files else "")
-            labels.append(files[i].label if files else "")
+        rows += batch.indices
         skipped += [(files[i].path.as_posix(), reason) for i, reason in batch.failures]
-    if not paths:
-        raise nothing_read(skipped) if skipped else UsageError("no pictures given", "give some")
+    if not rows:
+        raise nothing_read(skipped)
     shapes = {array.shape[1:] for array in pieces[kinds[0]]}
     if len(shapes) > 1:
         raise UsageError(
             f"the pictures have grids of {' and '.join(map(str, sorted(shapes)))}",
             "make them equal with image_size='480x480'",
         )
-    arrays = {kind: np.concatenate(parts) for kind, parts in pieces.items()}
+    order = np.argsort(rows)
+    arrays = {kind: np.concatenate(parts)[order] for kind, parts in pieces.items()}
+    paths = [files[row].path.as_posix() if files else "" for row in sorted(rows)]
+    labels = [files[row].label if files else "" for row in sorted(rows)]
     return Features(arrays, paths, labels, skipped)

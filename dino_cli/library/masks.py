@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.config.shared import ModelOptions
 from dino_cli.core.masks.refine import cut, guided_mask
-from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.decoding.decode import UnreadableImage
+from dino_cli.data.decoding.own_depth import read_input
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.library.model import load_model
 from dino_cli.library.pictures import Pictures, many_of, rgb_of
 from dino_cli.progress import Reporter
-from dino_cli.tasks.attention.photos import photo_of
+from dino_cli.tasks.attention.look import Seen
+from dino_cli.tasks.attention.photos import Photo, Unfit, Unread, groups_of, photo_of
 from dino_cli.tasks.attention.plan import Plan, plan, read_options
 from dino_cli.tasks.attention.stills import look_at
 from dino_cli.tasks.model import Model
@@ -51,11 +53,22 @@ def attention_masks(
     refine: Literal["none", "guided"] = "guided",
     threshold: float = AttentionConfig.threshold,
     image_size: str | None = None,
+    batch_size: int = AttentionConfig.batch_size,
 ) -> list[Masks]:
-    """One mask of the salient object for each picture, as `dino attention` makes them.
+    """One mask of the salient object for each picture.
 
-    masks: see there; `head` is for `attention`. Raises `TaskError` for a file that is no picture.
+    The same options give the masks of `dino attention`, but the defaults differ. The command's are
+    the paper's, `masks="attention", refine="none"`, a mask for each head; here they are
+    `masks="seeded", refine="guided"`, one better mask. `head` says which one it is of
+    `masks="attention"`. Pictures of one size go through the network together, at most `batch_size`.
+
+    Raises `UsageError` for no pictures, names mixed with pictures, an array that is no RGB pixels,
+    a network without attention of its class token, a head that it does not have, and options that
+    cannot be. Raises `TaskError` for names that are not there, a file that cannot be read, a
+    picture that is too small or becomes too large, a model that cannot be had, attention that is
+    not finite, and too little memory.
     """
+    many = many_of(images)
     opened = load_model(model) if isinstance(model, str) else model
     config = AttentionConfig(
         images=("given",),
@@ -64,22 +77,38 @@ def attention_masks(
         refine=refine,
         threshold=threshold,
         image_size=image_size,
+        batch_size=batch_size,
     )
     asked = plan(config, read_options(config), Reporter(), opened)
-    many = many_of(images)
     if all(isinstance(one, str | PathLike) for one in many):
         many = [file.path for file in find_images([str(one) for one in many])]
-    return [_look(one, asked) for one in many]
+    made: dict[int, Masks] = {}
+    photos = (_read(number, one, asked) for number, one in enumerate(many))
+    for group in groups_of(photos, batch_size):
+        assert not isinstance(group, Unread)  # _read raises instead
+        for photo, seen in zip(group, look_at(asked, group), strict=True):
+            made[photo.index] = _mask(photo, seen, asked, _name(many[photo.index]))
+    return [made[number] for number in range(len(many))]
 
 
-def _look(picture: Pictures, asked: Plan) -> Masks:
-    path = str(picture) if isinstance(picture, str | PathLike) else ""
+def _name(picture: Pictures) -> str:
+    return str(picture) if isinstance(picture, str | PathLike) else ""
+
+
+def _read(number: int, picture: Pictures, asked: Plan) -> Photo:
+    path = _name(picture)
+    told = repr(path) if path else f"picture {number}"
     try:
-        image = read_image(Path(path)) if path else rgb_of(picture)
-        photo = photo_of(0, image, asked.preprocessing, asked.patch, None)
+        image = read_input(Path(path), asked.preprocessing) if path else rgb_of(picture)
+        return photo_of(number, image, asked.preprocessing, asked.patch, None)
+    except Unfit as error:
+        what = f"cannot use {told}: {error.error.what}"
+        raise TaskError(what, "stretch it with image_size='480x480', height x width") from None
     except (UnreadableImage, ValueError) as error:
-        raise TaskError(f"cannot use {path or 'a picture'!r}: {error}", "give another") from None
-    seen = look_at(asked, [photo])[0]
+        raise TaskError(f"cannot use {told}: {error}", "give another") from None
+
+
+def _mask(photo: Photo, seen: Seen, asked: Plan, path: str) -> Masks:
     if seen.whole is not None:
         mask, score = seen.whole.numpy(), seen.score
     else:

@@ -1,8 +1,8 @@
 """What a caller may give for pictures: names of files, or pictures in memory."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +21,20 @@ Pictures = str | PathLike[str] | Image.Image | NDArray[np.uint8]
 
 
 def many_of(images: Pictures | Sequence[Pictures]) -> list[Pictures]:
-    """One or several as a list. Raises `UsageError` for names mixed with pictures."""
+    """One or several as a list. Raises `UsageError` for none, and for names mixed with pictures."""
     if isinstance(images, str | PathLike | Image.Image):
         return [images]
-    if isinstance(images, np.ndarray):
-        return [images] if images.ndim == 3 else list(images)
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        return [images]
     many = list(images)
+    if not many:
+        raise UsageError("no pictures given", "give some")
     named = sum(isinstance(one, str | PathLike) for one in many)
     if named not in (0, len(many)):
-        raise UsageError("files and pictures in memory are mixed", "give one kind at a time")
+        raise UsageError(
+            f"names of files and pictures in memory are mixed, {named} and {len(many) - named}",
+            "give one kind at a time",
+        )
     return many
 
 
@@ -46,12 +51,20 @@ def rgb_of(picture: Pictures) -> Image.Image:
 
 
 def batches_of(pictures: Sequence[Pictures], p: Preprocessing, batch_size: int) -> Iterator[Batch]:
-    """Pictures in memory as the network takes them; a batch ends where their size changes."""
+    """Pictures in memory as the network takes them; of so many in a row those of one size together.
+
+    Raises `UsageError` as `rgb_of` does, and for a picture that is too small or becomes too large.
+    """
     transform = build_transform(p)
     for start in range(0, len(pictures), batch_size):
-        ready = [transform(rgb_of(one)) for one in pictures[start : start + batch_size]]
-        numbered = enumerate(ready, start)
-        for _, group in groupby(numbered, key=lambda pair: pair[1].shape):
-            indices, pixels = zip(*group, strict=True)
-            stacked = np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
-            yield Batch(torch.from_numpy(stacked), list(indices))
+        sizes: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = {}
+        for index, one in enumerate(pictures[start : start + batch_size], start):
+            try:
+                pixels = transform(rgb_of(one))
+            except ValueError as error:
+                raise UsageError(f"picture {index}: {error}", "leave it out") from None
+            sizes.setdefault(pixels.shape, []).append((index, pixels))
+        for same in sizes.values():
+            stacked = np.stack([pixels for _, pixels in same]).transpose(0, 3, 1, 2)
+            images = torch.from_numpy(np.ascontiguousarray(stacked))
+            yield Batch(images, [index for index, _ in same])

@@ -1,7 +1,8 @@
 """Masks as COCO annotations: run lengths or polygons, boxes, scores; written as they come.
 
 The format is the one of https://cocodataset.org/#format-data; run lengths are compressed as
-pycocotools does it, so that its `COCO` class reads the files.
+pycocotools does it, so that its `COCO` class reads the files. Run lengths and polygons alike give
+back the mask, pixel for pixel.
 """
 
 import json
@@ -13,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_cli.core.masks.polygons import polygons
 from dino_cli.store.writing.atomic import atomic_write
 
-__all__ = ["CocoFile", "Segmentation", "annotation", "coco_file", "polygons", "run_lengths"]
+__all__ = ["CocoFile", "Segmentation", "annotation", "coco_file", "run_lengths"]
 
 Segmentation = Literal["rle", "polygons"]
 Mask = NDArray[np.bool_]
@@ -44,20 +45,6 @@ def run_lengths(mask: Mask) -> dict[str, Any]:
             if not more:
                 break
     return {"size": [int(mask.shape[0]), int(mask.shape[1])], "counts": text.decode("ascii")}
-
-
-def polygons(mask: Mask) -> list[list[float]]:
-    """The outer borders of a mask (H, W) as [x, y, x, y, …], along the edges of the pixels.
-
-    Holes cannot be told in this form and are filled. Exact but for them: pycocotools' rasteriser
-    gives back the pixels.
-    """
-    # Of an image of corners twice as large plus one, contours through pixel centres are borders.
-    large = np.zeros((2 * mask.shape[0] + 1, 2 * mask.shape[1] + 1), np.uint8)
-    large[:-1:2, :-1:2] = mask
-    large = cv2.dilate(large, np.ones((3, 3), np.uint8), anchor=(2, 2))
-    found, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return [[float(v) / 2 for v in contour.ravel()] for contour in found if len(contour) >= 3]
 
 
 @dataclass

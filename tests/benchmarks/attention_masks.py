@@ -31,7 +31,7 @@ from dino_cli.core.masks.objects import (
     token_masks,
 )
 from dino_cli.core.masks.refine import cut, guided_mask
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.data.decoding.decode import image_suffixes, read_image
 from dino_cli.data.preprocess import build_transform, normalize
 from dino_cli.progress import Reporter

@@ -32,6 +32,9 @@ ORIGINAL = {
 }  # fmt: skip
 
 
+EXACT = ("all", "linear", "segmentation", "video", "retrieval", "copies")
+
+
 def subcommands():
     group = typer.main.get_command(app)
     found = {}
@@ -128,3 +131,17 @@ def test_help_answers_at_once():
         return min(times)
 
     assert fastest("-m", "dino_cli", "--help") - fastest("-c", "pass") < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        *((f"eval {name}", "fp32") for name in EXACT),
+        ("eval knn", "auto"),
+        ("knn", "auto"),
+        ("embed", "auto"),
+    ],
+)
+def test_evaluations_are_in_the_precision_of_the_originals(name, default):
+    (option,) = (p for p in subcommands()[name].params if p.name == "precision")
+    assert option.default == default

@@ -16,12 +16,13 @@ from hypothesis.extra import numpy as hnp
 from dino_cli.config.train import TrainConfig
 from dino_cli.config.values import as_type, read_toml
 from dino_cli.core.evaluation.neighbors import nearest
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.polygons import polygons
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.training.schedule import cosine_schedule
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import DinoError, TaskError, UsageError
 from dino_cli.store.benchmarks.plain_pickle import read_plain_pickle
-from dino_cli.store.coco import polygons, run_lengths
+from dino_cli.store.coco import run_lengths
 from dino_cli.store.embeddings.blocks import Row
 from dino_cli.store.embeddings.formats import read_sources, sources_path, write_export
 from dino_cli.store.writing.folders import folder_names
@@ -61,32 +62,18 @@ def test_run_lengths_come_back(mask):
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @quick
 @given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20)))
-def test_polygons_hold_the_mask_and_only_fill_holes(mask):
+def test_polygons_come_back(mask):
     coder = pytest.importorskip("pycocotools.mask")
     found = polygons(mask)
     if not mask.any():
         assert found == []
         return
-    height, width = mask.shape
-    drawn = coder.decode(coder.merge(coder.frPyObjects(found, height, width))).astype(bool)
-    assert (drawn | ~mask).all()
-    assert np.array_equal(drawn, _filled(mask))
-
-
-def _filled(mask):
-    """The mask and what it encloses: not reached from outside through edges of pixels."""
-    padded = np.pad(mask, 1)
-    outside = np.zeros_like(padded)
-    stack = [(0, 0)]
-    while stack:
-        y, x = stack.pop()
-        if not (0 <= y < padded.shape[0] and 0 <= x < padded.shape[1]):
-            continue
-        if outside[y, x] or padded[y, x]:
-            continue
-        outside[y, x] = True
-        stack += [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
-    return ~outside[1:-1, 1:-1]
+    drawn = coder.decode(coder.merge(coder.frPyObjects(found, *mask.shape))).astype(bool)
+    assert np.array_equal(drawn, mask)
+    # Clockwise around parts and the other way around holes: signed areas add up to the pixels.
+    rings = [np.array(ring).reshape(-1, 2).T for ring in found]
+    areas = [(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2 for x, y in rings]
+    assert sum(areas) == mask.sum()
 
 
 @quick

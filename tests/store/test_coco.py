@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dino_cli.store.coco import annotation, coco_file, polygons, run_lengths
+from dino_cli.core.masks.polygons import polygons
+from dino_cli.store.coco import annotation, coco_file, run_lengths
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 coco_mask = pytest.importorskip("pycocotools.mask")
@@ -38,24 +39,60 @@ def test_run_lengths_are_those_of_pycocotools(masks):
         assert mine["counts"].encode() == theirs["counts"]
 
 
-def _filled(mask):
-    """A mask without its holes: what the outside cannot reach belongs to it."""
-    padded = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
-    _, labels = cv2.connectedComponents(padded, connectivity=4)
-    return (labels != labels[0, 0])[1:-1, 1:-1]
+def _decoded(found, size):
+    merged = coco_mask.merge(coco_mask.frPyObjects(found, *size))
+    return coco_mask.decode(merged).astype(bool)
+
+
+def _nested_rings():
+    mask = np.zeros((41, 47), bool)
+    for step in range(0, 20, 2):  # the outermost touches the border; gaps of one pixel
+        mask[step : 41 - step, step : 47 - step] = True
+        mask[step + 1 : 40 - step, step + 1 : 46 - step] = False
+    return mask
+
+
+def _with_holes():
+    """Holes side by side, one above the other, touching at corners, and islands in them."""
+    mask = np.ones((40, 50), bool)
+    mask[5:9, 5:45] = mask[12:15, 20:23] = mask[12:15, 24:27] = mask[15:18, 23:24] = False
+    mask[20:35, 5:45] = False
+    mask[22:33, 8:20] = mask[24:30, 30:40] = True
+    mask[26:28, 33:36] = mask[1, 1] = mask[38, 48] = False
+    return mask
+
+
+def _blocks():
+    coarse = np.random.default_rng(0).random((23, 31)) > 0.4
+    return coarse.repeat(16, axis=0).repeat(16, axis=1)[:365, :490]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [_nested_rings(), _with_holes(), _blocks(), np.eye(6, dtype=bool), ~np.eye(7, dtype=bool)],
+)
+def test_polygons_hold_holes_gaps_and_islands(mask):
+    found = polygons(mask)
+    assert np.array_equal(_decoded(found, mask.shape), mask)
+    joined, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    assert len(found) == joined - 1
 
 
 def test_polygons_rasterise_to_the_same_pixels():
-    seen = 0
-    for mask in [*_masks(60, 2), np.ones((4, 5), bool), np.eye(6, dtype=bool)]:
+    for mask in [*_masks(60, 2), *_masks(20, 0), *_corner_cases()]:
         found = polygons(mask)
-        if not found:
-            assert not mask.any()
+        if not mask.any():
+            assert found == []
             continue
-        merged = coco_mask.merge(coco_mask.frPyObjects(found, *mask.shape))
-        assert np.array_equal(coco_mask.decode(merged).astype(bool), _filled(mask))
-        seen += 1
-    assert seen > 40
+        assert np.array_equal(_decoded(found, mask.shape), mask)
+
+
+def test_the_polygon_of_a_hole_has_a_slit_and_the_right_area():
+    mask = np.ones((3, 3), bool)
+    mask[1, 1] = False
+    (ring,) = polygons(mask)
+    assert ring == [0, 0, 1, 0, 1, 1, 1, 2, 2, 2, 2, 1, 1, 1, 1, 0, 3, 0, 3, 3, 0, 3]
+    assert cv2.contourArea(np.array(ring, np.int32).reshape(-1, 2)) == 8
 
 
 def test_file_is_read_by_pycocotools_in_the_order_of_the_images(tmp_path, capsys):

@@ -9,7 +9,7 @@ from PIL import Image
 from small_vit import PATCH, SIDE, files_in, photo, pictures_of, small_vit
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.backbone import Backbone
 
 

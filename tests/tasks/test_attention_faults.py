@@ -154,4 +154,8 @@ def test_a_strip_that_would_be_too_large_is_skipped(attention, tmp_path):
     assert json.loads(result.stdout)["skipped"] == 1
     reason = (tmp_path / "attention" / "skipped.csv").read_text()
     assert "too many" in reason or "would become" in reason
+    assert "--image-size 480x480" in reason
     assert math.isfinite(np.load(tmp_path / "attention/cat/attention.npy").sum())
+    alone = attention("strip.png", "-o", "alone", code=1).stderr
+    assert "'strip.png': 288000 x 48 pixels after resizing are too many; stretch" in alone
+    attention("strip.png", "-o", "alone", "--image-size", "64x96")

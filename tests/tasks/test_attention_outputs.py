@@ -10,7 +10,7 @@ from PIL import Image
 from small_vit import PATCH, SIDE, no_class_token, photo, small_vit
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.backbone import Backbone
 
 
@@ -63,9 +63,15 @@ def test_a_point_outside_a_photo_skips_it(attention, tmp_path):
     assert [row["input"] for row in result["images"]] == ["in/large.png"]
     listed = (tmp_path / "attention" / "skipped.csv").read_text()
     assert "the point 200,100 lies outside 70 x 50 pixels" in listed
-    assert (
-        "lies outside" in attention("in/small.png", "--query", "200,100", "-o", "b", code=1).stderr
-    )
+
+
+@pytest.mark.parametrize("strict", [[], ["--strict"]])
+def test_a_point_outside_all_photos_is_misuse(attention, tmp_path, strict):
+    photo(tmp_path / "in" / "a.png", (70, 50))
+    photo(tmp_path / "in" / "b.png", (90, 60))
+    said = attention("in", "--query", "99999,2", *strict, code=2).stderr
+    assert "'in/a.png': the point 99999,2 lies outside 70 x 50 pixels; use --query" in said
+    assert not (tmp_path / "attention").exists()
 
 
 @pytest.mark.parametrize(
@@ -180,10 +186,7 @@ def test_instances_are_the_parts_of_the_mask(attention, tmp_path, capsys, kind, 
         ys, xs = np.nonzero(part)
         x, y, w, h = one["bbox"]
         assert (x, y, x + w - 1, y + h - 1) == (xs.min(), ys.min(), xs.max(), ys.max())
-        seen = read.annToMask(one).astype(bool)
-        assert seen[part].all()
-        if kind == "coco":  # a polygon fills holes
-            assert np.array_equal(seen, part)
+        assert np.array_equal(read.annToMask(one).astype(bool), part)
     assert [one["score"] for one in found] == sorted((o["score"] for o in found), reverse=True)
 
 
@@ -253,6 +256,21 @@ def test_page_shows_every_photo_and_asks_nobody(attention, tmp_path, masks):
     assert all(a["src"].startswith("data:image/") and a["alt"] for a in pictures)
     assert not any(tag == "script" for tag, _ in page.tags)
     assert not any("href" in a and not a["href"].startswith("data:") for _, a in page.tags)
+
+
+def test_page_tells_the_scores_of_objects_beside_the_picture(attention, tmp_path):
+    """In the text, since what is drawn in a tile has another size on each screen."""
+    photo(tmp_path / "cat.png", (140, 100))
+    options = ["--head", "mean", "--threshold", "0.5", "--image-size", 96]
+    options += ["--instances", "--html", "--format", "coco"]
+    attention("cat.png", *options)
+    page = _Page((tmp_path / "attention/index.html").read_text())
+    read = json.loads((tmp_path / "attention/coco.json").read_text())
+    expected = [f"{one['score']:.2f}" for one in read["annotations"]]
+    assert len(expected) > 1
+    colours = [a["style"] for tag, a in page.tags if tag == "span" and "style" in a]
+    assert len(set(colours)) == len(colours) == min(8, len(expected))
+    assert "".join(expected[:8]) in page.words
 
 
 def test_guesses_are_named_on_the_page_and_can_be_chosen(attention, tmp_path, monkeypatch):

@@ -173,5 +173,5 @@ def test_failure_within_a_video_leaves_nothing(run, tmp_path, monkeypatch):
 
 def test_a_point_outside_the_frames(run, tmp_path):
     video(tmp_path / "clip.mp4")
-    assert "lies outside 70 x 50" in run("clip.mp4", "--query", "90,3", code=1).stderr
+    assert "lies outside 70 x 50" in run("clip.mp4", "--query", "90,3", code=2).stderr
     run("clip.mp4", "--query", "35,25", "--head", "mean")

@@ -20,10 +20,15 @@ def evaluate_all(config: EvalAllConfig, terminal: Terminal) -> dict[str, Any]:
     Example: dino eval all runs/first --config datasets.toml -o report.html
     """
     from dino_cli.tasks.eval.all import evaluate_all as run
+    from dino_cli.tasks.eval.all import incomplete
 
     result, done = run(config, terminal)
     for one in done:
+        if one.error:
+            continue
         terminal.line(f"\n{one.planned.key}")
         show(terminal, one.tables)
     terminal.line(f"\n{result['output']}: {len(done)} evaluations")
+    if error := incomplete(result, done):
+        raise error
     return result

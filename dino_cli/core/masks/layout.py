@@ -48,7 +48,7 @@ class PatchLayout:
         """
         if not (0 <= y < self.photo[0] and 0 <= x < self.photo[1]):
             raise ValueError(
-                f"the point {x:g},{y:g} lies outside {self.photo[1]} x {self.photo[0]} pixels"
+                f"the point {x:.10g},{y:.10g} lies outside {self.photo[1]} x {self.photo[0]} pixels"
             )
         row, column = (
             min(int(at * side / n) // self.patch, count - 1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.threshold import threshold_mass
 
 __all__ = [
     "GUESS_BELOW",

@@ -1,4 +1,4 @@
-"""What a token attends to in a block, and the masks that keep a share of that attention."""
+"""What a token attends to in a block, and the keys there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,10 +16,8 @@ __all__ = [
     "block_outputs",
     "has_blocks",
     "last_cls_attention",
-    "last_cls_attention_and_keys",
     "row_and_keys",
     "supports",
-    "threshold_mass",
 ]
 
 
@@ -64,13 +62,6 @@ def block_input(
         handle.remove()
 
 
-def last_block_input(net: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """Run all but the last block: its input tokens (B, P + N, D) and keyword arguments (rope)."""
-    with block_input(net, stop=True) as seen:
-        net.forward_features(x)  # type: ignore[operator]
-    return seen[0]
-
-
 def block_outputs(net: nn.Module, x: Tensor, n: int) -> list[Tensor]:
     """Outputs of the last n blocks (all, when there are fewer), oldest first: (B, P + N, D)."""
     outputs: list[Tensor] = []
@@ -108,12 +99,7 @@ def last_cls_attention(net: nn.Module, x: Tensor) -> Tensor:
 
     Only the CLS query is formed, so the cost beyond the earlier blocks is linear in the tokens.
     """
-    return last_cls_attention_and_keys(net, x)[0]
-
-
-def last_cls_attention_and_keys(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """CLS attention of the last block (B, H, P + N) and its keys (B, H, P + N, d), both float32."""
-    return attention_and_keys(net, x)
+    return attention_and_keys(net, x)[0]
 
 
 def attention_and_keys(
@@ -167,21 +153,3 @@ def _rotated(attn: Any, rows: Tensor, rope: Tensor | None, prefix: int) -> Tenso
     half = bool(getattr(attn, "rotate_half", False))
     patches = apply_rot_embed_cat(rows[:, :, prefix:], rope, half=half)
     return torch.cat([rows[:, :, :prefix], patches.type_as(rows)], dim=2)
-
-
-def threshold_mass(attention: Tensor, share: float) -> Tensor:
-    """Masks of the patches that hold `share` of each head's attention mass.
-
-    attention: (..., h, w), non-negative. Returns bool, same shape: the smallest set of patches with
-    that share, by the reference's rule: patches are sorted ascending, and one is kept when the
-    cumulative share up to and including it exceeds 1 - share (paper, figure 3). Raises `ValueError`
-    unless 0 < share ≤ 1.
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"the share of attention to keep must be in (0, 1], not {share}")
-    flat = attention.flatten(-2)
-    values, order = flat.sort(dim=-1)
-    values = values / values.sum(dim=-1, keepdim=True)
-    kept = values.cumsum(dim=-1) > 1 - share
-    mask = torch.zeros_like(kept).scatter(-1, order, kept)
-    return mask.reshape(attention.shape)

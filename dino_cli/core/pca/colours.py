@@ -8,50 +8,14 @@ the foreground as red, green and blue.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BorderSplit", "Components", "Moments", "fit_border_split", "fit_components"]
+from dino_cli.core.pca.moments import Moments
+
+__all__ = ["BorderSplit", "Components", "fit_border_split", "fit_components"]
 
 LOW, HIGH = 0.01, 0.99  # quantiles of a component that become its darkest and its brightest
 MOST_FOR_RANGE = 200_000  # patches that those quantiles are read from
-
-
-class Moments:
-    """Sum and second moments of features, float64, so that any number of images fits."""
-
-    def __init__(self, dim: int) -> None:
-        self.count = 0
-        self.total = torch.zeros(dim, dtype=torch.float64)
-        self.products = torch.zeros(dim, dim, dtype=torch.float64)
-
-    def add(self, features: Tensor) -> None:
-        """Features (N, D) of one image; on the CPU."""
-        values = features.double()
-        self.count += len(values)
-        self.total += values.sum(0)
-        self.products += values.T @ values
-
-    def components(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (D,), directions (count, D) of largest variance first, and their share of it.
-
-        A direction's sign is such that its largest entry is positive. Fewer than `count` directions
-        with any variance are filled with zeros.
-        """
-        mean = self.total / max(1, self.count)
-        covariance = self.products / max(1, self.count) - torch.outer(mean, mean)
-        values, vectors = torch.linalg.eigh(covariance)
-        values, vectors = values.flip(0).clamp(min=0)[:count], vectors.flip(1).T[:count]
-        # Below rounding a direction is noise, and its colours would be, too.
-        real = values > 1e-12 * covariance.diagonal().sum().clamp(min=1e-300)
-        vectors = vectors * real.unsqueeze(1)
-        largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-        vectors = torch.where(largest < 0, -vectors, vectors)
-        shares = values * real / covariance.diagonal().sum().clamp(min=1e-300)
-        if len(vectors) < count:
-            missing = count - len(vectors)
-            vectors, shares = F.pad(vectors, (0, 0, 0, missing)), F.pad(shares, (0, missing))
-        return mean.float(), vectors.float(), shares.float()
 
 
 @dataclass(frozen=True)
@@ -86,10 +50,11 @@ def fit_components(features: list[Tensor], inside: list[Tensor]) -> Components:
     """
     if not any(bool(one.any()) for one in inside):
         inside = [torch.ones_like(one) for one in inside]
-    moments = Moments(features[0].shape[1])
+    moments = Moments()
     for values, keep in zip(features, inside, strict=True):
         moments.add(values[keep])
-    mean, directions, shares = moments.components(3)
+    directions, shares = (found.float() for found in moments.components(3))
+    mean = moments.mean.float()
     blank = Components(mean, directions, torch.zeros(3), torch.ones(3), shares)
     places = torch.cat([blank.project(v[keep]) for v, keep in zip(features, inside, strict=True)])
     places = places[:: max(1, len(places) // MOST_FOR_RANGE)].sort(dim=0).values
@@ -115,14 +80,14 @@ def fit_border_split(features: list[Tensor], grids: list[tuple[int, int]]) -> Bo
 
     Things are photographed in the middle. features: (N, D) of each image, N = h · w of `grids`.
     """
-    moments = Moments(features[0].shape[1])
+    moments = Moments()
     for values in features:
         moments.add(values)
-    mean, directions, _ = moments.components(1)
-    split = BorderSplit(mean, directions[0])
+    mean, direction = moments.mean.float(), moments.components(1)[0][0].float()
+    split = BorderSplit(mean, direction)
     sides = [split.inside(v).reshape(g) for v, g in zip(features, grids, strict=True)]
     edges = [torch.cat([s[0], s[-1], s[:, 0], s[:, -1]]) for s in sides]
     at_border = torch.cat(edges).float().mean()
     if at_border > torch.cat([side.flatten() for side in sides]).float().mean():
-        return BorderSplit(mean, -directions[0])
+        return BorderSplit(mean, -direction)
     return split

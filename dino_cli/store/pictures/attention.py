@@ -183,15 +183,19 @@ def npy(values: NDArray[np.float32]) -> bytes:
     return buffer.getvalue()
 
 
-def laid_over(view: Pixels, mask: Fitted, style: Style) -> Pixels:
-    """A mask, or its parts, over the photo (H', W', 3) at the view's size."""
-    if mask.parts is None:
-        return overlay(view, mask.here, style.outline)
+def laid_over(view: Pixels, mask: Fitted, style: Style, *, captions: bool = True) -> Pixels:
+    """A mask, or its parts, over the photo (H', W', 3) at any size; captions: the parts' scores."""
     size = (view.shape[1], view.shape[0])
+    if mask.parts is None:
+        here = mask.here.view(np.uint8)
+        if here.shape != view.shape[:2]:
+            here = np.asarray(cv2.resize(here, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+        return overlay(view, here.view(np.bool_), style.outline)
     labels = mask.parts.labels
     if labels.shape != view.shape[:2]:
         labels = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.int32)
-    return overlay_of_parts(view, labels, [f"{score:.2f}" for score in mask.parts.scores])
+    said = [f"{score:.2f}" if captions else "" for score in mask.parts.scores]
+    return overlay_of_parts(view, labels, said)
 
 
 def _at_sizes(

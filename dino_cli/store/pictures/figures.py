@@ -14,11 +14,13 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from dino_cli.core.masks.layout import PatchLayout
 
 __all__ = [
+    "PART_COLOURS",
     "Tile",
     "heat_map",
     "heat_tile",
     "overlay",
     "overlay_of_parts",
+    "part_colour",
     "png",
     "point_marked",
     "rgb_of",
@@ -42,6 +44,8 @@ PART_COLOURS = (
     (240, 240, 120),
     (60, 230, 190),
 )  # of objects beside each other; light, since they lie on dimmed photos
+LARGEST_PLATE = 0.025  # of a picture, for a caption to be drawn
+MOST_COVERED = 0.05  # of a caption's plate may hide objects
 CASING = (20, 20, 20)  # around the outline, so that it shows on bright photos too
 OUTSIDE = 0.38  # brightness left outside a mask
 BRIGHTEST = 0.995  # the share of patches below the brightest colour of a heat map
@@ -92,19 +96,26 @@ def overlay(photo: Pixels, mask: Mask, colour: tuple[int, int, int] = OUTLINE) -
 def overlay_of_parts(photo: Pixels, parts: NDArray[np.integer], captions: Sequence[str]) -> Pixels:
     """As `overlay`, of several objects: parts (H, W) numbers them from 1, 0 is outside.
 
-    Each has an outline and a box of its own colour, and its caption at the box.
+    Each has an outline and a box of its own colour, and its caption at the box, where that covers
+    no other object and no other caption: those of the first objects come first. None in a picture
+    so small that captions would hide it.
     """
     picture = _dimmed(photo, np.asarray(parts > 0))
     stroke = _stroke(parts.shape)
+    boxes = []
     for number in range(len(captions), 0, -1):  # the first lies on top
-        colour = PART_COLOURS[(number - 1) % len(PART_COLOURS)]
         part = np.asarray(parts == number)
-        picture = _outlined(picture, part, stroke, colour)
+        picture = _outlined(picture, part, stroke, part_colour(number))
         x, y, width, height = cv2.boundingRect(part.view(np.uint8))
-        cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), colour, stroke)
-        if captions[number - 1]:
-            picture = _tagged(picture, captions[number - 1], (x, y), colour)
-    return picture
+        corner = (x + width - 1, y + height - 1)
+        cv2.rectangle(picture, (x, y), corner, part_colour(number), stroke)
+        boxes.append((x, y, width, height))
+    return _tagged(picture, np.asarray(parts > 0), boxes[::-1], captions)
+
+
+def part_colour(number: int) -> tuple[int, int, int]:
+    """Of object `number`, from 1; they repeat after `len(PART_COLOURS)`."""
+    return PART_COLOURS[(number - 1) % len(PART_COLOURS)]
 
 
 def point_marked(picture: Pixels, at: tuple[float, float], colour: tuple[int, int, int]) -> Pixels:
@@ -117,19 +128,35 @@ def point_marked(picture: Pixels, at: tuple[float, float], colour: tuple[int, in
 
 
 def _tagged(
-    picture: Pixels, text: str, at: tuple[int, int], colour: tuple[int, int, int]
+    picture: Pixels, objects: Mask, boxes: Sequence[tuple[int, ...]], captions: Sequence[str]
 ) -> Pixels:
-    """A caption on a plate of the colour, with its lower left corner at a point, or below it."""
+    """Captions on plates of the objects' colours, above, below or in the corner of their boxes."""
+    taken = objects.copy()
     font = _font(max(12, min(picture.shape[:2]) // 26))
-    left, top, right, bottom = font.getbbox(text)
-    width, height = int(right - left) + 8, int(bottom - top) + 8
-    x = max(0, min(at[0], picture.shape[1] - width))
-    y = at[1] - height if at[1] >= height else at[1]
     sheet = Image.fromarray(picture)
     draw = ImageDraw.Draw(sheet)
-    draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 4 - left, y + 4 - top), text, fill=CASING, font=font)
+    for number, ((x, y, across, down), text) in enumerate(zip(boxes, captions, strict=True), 1):
+        left, top, right, bottom = font.getbbox(text)
+        width, height = int(right - left) + 8, int(bottom - top) + 8
+        places = [(x, y - height), (x, y + down), (x + across - width, y - height)]
+        places = [at for at in places if _free(taken, at, (width, height))]
+        if width * height <= across * down / 8 and not places:
+            places = [(x, y)]
+        if not text or not places or width * height > LARGEST_PLATE * taken.size:
+            continue
+        x, y = places[0]
+        taken[y : y + height + 1, x : x + width + 1] = True
+        draw.rectangle((x, y, x + width, y + height), fill=part_colour(number))
+        draw.text((x + 4 - left, y + 4 - top), text, fill=CASING, font=font)
     return np.array(sheet)
+
+
+def _free(taken: Mask, at: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether a plate at (x, y) lies in the picture and covers little of what is taken."""
+    (x, y), (width, height) = at, size
+    if x < 0 or y < 0 or x + width >= taken.shape[1] or y + height >= taken.shape[0]:
+        return False
+    return bool(taken[y : y + height + 1, x : x + width + 1].mean() < MOST_COVERED)
 
 
 def _dimmed(photo: Pixels, mask: Mask) -> Pixels:

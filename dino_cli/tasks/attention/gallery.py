@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli import __version__
+from dino_cli.core.masks.instances import Parts
 from dino_cli.store.pages import Picture, heat, picture
 from dino_cli.store.pictures.attention import Fitted, Shown, Style, laid_over
-from dino_cli.store.pictures.figures import point_marked
+from dino_cli.store.pictures.figures import PART_COLOURS, part_colour, point_marked
 from dino_cli.tasks.attention.look import Seen
 
-__all__ = ["MOST_CARDS", "Tiles", "card", "gallery", "tiles"]
+__all__ = ["MOST_CARDS", "Objects", "Tiles", "card", "gallery", "tiles"]
 
 MOST_CARDS = 400  # inputs on the page; of some 60 KB each
 SIDE = 360  # pixels of a tile
@@ -25,8 +26,16 @@ class Tiles:
     """The pictures of one photo: itself, its masks, and what each head attends to."""
 
     photo: Picture
-    masks: list[tuple[str, Picture]]
+    masks: list[tuple[str, Picture, "Objects | None"]]
     heads: list[tuple[str, Picture]]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The scores of a mask's objects, each with the colour of its outline; more: not told here."""
+
+    scores: list[tuple[str, str]]
+    more: int
 
 
 def tiles(
@@ -39,7 +48,7 @@ def tiles(
     point: tuple[float, float] | None,
 ) -> Tiles:
     """The tiles of one photo or frame; photo: with `view` and `layout`."""
-    small = _small(photo.view)
+    view = small = _small(photo.view)
     if point is not None:
         down, across = (s / n for s, n in zip(small.shape[:2], photo.layout.photo, strict=True))
         small = point_marked(small, (point[0] * down, point[1] * across), style.outline)
@@ -48,7 +57,9 @@ def tiles(
         name = one.shown.name.replace("head", "head ")
         parts = f", {len(one.parts.scores)} objects" if one.parts is not None else ""
         alt = f"{name} mask over the photo{parts}"
-        masks.append((name, picture(_small(laid_over(photo.view, one, style)), alt)))
+        # Drawn at the size of the tile: what is drawn on a large photo would vanish in it.
+        over = laid_over(view, one, style, captions=False)
+        masks.append((name, picture(over, alt), _objects(one.parts)))
     mean = seen.attention.mean(dim=0).numpy()
     heads = [("mean", heat(mean, "mean attention of the heads", style.palette))]
     for head, attention in enumerate(seen.attention):
@@ -75,6 +86,15 @@ def gallery(
         "facts": facts,
         "version": __version__,
     }
+
+
+def _objects(parts: Parts | None) -> Objects | None:
+    if parts is None:
+        return None
+    told = parts.scores[: len(PART_COLOURS)]  # then colours would be met again
+    colours = ["#{:02x}{:02x}{:02x}".format(*part_colour(n + 1)) for n in range(len(told))]
+    texts = [f"{score:.2f}" for score in told]
+    return Objects(list(zip(colours, texts, strict=True)), len(parts.scores) - len(told))
 
 
 def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from dino_cli.core.masks.objects import (
     seeded_masks,
     token_masks,
 )
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError
 from dino_cli.store.pictures.attention import Compared, Shown

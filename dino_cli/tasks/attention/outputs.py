@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_cli import __version__
-from dino_cli.errors import TaskError
+from dino_cli.errors import DinoError, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.coco import CocoFile, Segmentation, coco_file
 from dino_cli.store.pages import write_page
@@ -39,6 +39,7 @@ class Outputs:
         self.rows: dict[int, dict[str, Any]] = {}
         self.cards: dict[int, dict[str, Any]] = {}
         self.unread: dict[int, tuple[str, str]] = {}
+        self.unfit: dict[int, DinoError] = {}
         self._new = [path for path in (root / SKIPPED,) if not path.exists()]
 
     def done(
@@ -54,9 +55,16 @@ class Outputs:
         for kind, annotations in drawn.annotations.items():
             self.coco[kind].add(number, image, annotations)
 
-    def skip(self, number: int, path: Path, reason: str) -> None:
-        """An input that cannot be read. Raises `TaskError` when that ends the command."""
-        if self.strict:
+    def skip(self, number: int, path: Path, reason: str, error: DinoError | None = None) -> None:
+        """An input that cannot be read, or (error) does not go with the options.
+
+        Raises `TaskError`, or an error of the kind of `error`, when that ends the command.
+        """
+        if error is not None:
+            self.unfit[number] = type(error)(f"{str(path)!r}: {error.what}", error.fix)
+            if self.strict:
+                raise self.unfit[number]
+        elif self.strict:
             raise TaskError(
                 f"cannot read {str(path)!r}: {reason}", "repair it or leave out --strict"
             )
@@ -99,7 +107,10 @@ class Outputs:
         self.folders.discard()
 
     def result(self, reporter: Reporter) -> dict[str, Any]:
-        """What the command prints. Raises `TaskError` when no input could be read."""
+        """What the command prints. Raises `TaskError` when no input could be read, and the first
+        error of inputs that do not go with the options when these are all that could."""
+        if not self.rows and self.unfit:
+            raise self.unfit[min(self.unfit)]
         if not self.rows:
             raise nothing_read(list(self.unread.values()))
         return {
@@ -111,6 +122,7 @@ class Outputs:
                 self.rows.values(),
                 [self.unread[number] for number in sorted(self.unread)],
                 reporter,
+                readable=len(self.unfit),
             ),
         }
 
@@ -120,11 +132,13 @@ def list_skipped(
     rows: Iterable[Mapping[str, Any]],
     unread: Iterable[tuple[str, str]],
     reporter: Reporter,
+    *,
+    readable: int = 0,
 ) -> str | None:
     """Name the unreadable files in ROOT/skipped.csv; those of earlier runs stay listed.
 
-    rows: of inputs that were read now, with `input`; unread: paths and reasons. Gives the list's
-    path when this run added to it.
+    rows: of inputs that were read now, with `input`; unread: paths and reasons; readable: how many
+    of these were skipped for another reason. Gives the list's path when this run added to it.
     """
     path, unread = root / SKIPPED, list(unread)
     listed: dict[str, str] = {}
@@ -145,7 +159,8 @@ def list_skipped(
     if not unread:
         return None
     are = "1 file was" if len(unread) == 1 else f"{len(unread)} files were"
-    reporter.remark(f"{are} unreadable and skipped; see {path}")
+    why = "skipped" if readable else "unreadable and skipped"
+    reporter.remark(f"{are} {why}; see {path}")
     return str(path)
 
 

@@ -1,7 +1,7 @@
 """Read photos ahead in threads, and hand them on in groups of one size."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +17,11 @@ from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.own_depth import read_input, shown
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.preprocess import build_transform
+from dino_cli.errors import DinoError, TaskError, UsageError
 from dino_cli.store.pictures.figures import view_of
 from dino_cli.tasks.attention.query import Query
 
-__all__ = ["Photo", "Unread", "photo_groups", "photo_of"]
+__all__ = ["Photo", "Unfit", "Unread", "groups_of", "photo_groups", "photo_of"]
 
 MOST_PATCHES = 65_536  # of one photo: a strip of 1 × 100 pixels must not exhaust the memory
 
@@ -38,12 +39,21 @@ class Photo:
     asking: int | None = None
 
 
+class Unfit(ValueError):
+    """A picture that was read, but does not go with the options. error: says what would."""
+
+    def __init__(self, error: DinoError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @dataclass(frozen=True)
 class Unread:
-    """A file that gave no photo, and why."""
+    """A file that gave no photo, and why. error: of a picture that does not go with the options."""
 
     index: int
     reason: str
+    error: DinoError | None = None
 
 
 def photo_groups(
@@ -61,9 +71,14 @@ def photo_groups(
     p: without crop or trim. At most `ahead` files are being read at a time, and at most 2 `size`
     photos wait for others of their shape, so that memory does not grow with the files.
     """
-    waiting: dict[tuple[int, ...], list[Photo]] = {}
     read = partial(_read, p=p, patch=patch, query=query)
-    for photo in _read_ahead(pool, files, read, ahead):
+    yield from groups_of(_read_ahead(pool, files, read, ahead), size)
+
+
+def groups_of(photos: Iterable[Photo | Unread], size: int) -> Iterator[list[Photo] | Unread]:
+    """Photos whose pixels have one shape together, at most `size`; 2 `size` wait at most."""
+    waiting: dict[tuple[int, ...], list[Photo]] = {}
+    for photo in photos:
         if isinstance(photo, Unread):
             yield photo
             continue
@@ -85,7 +100,8 @@ def photo_of(
 ) -> Photo:
     """What is needed of a picture that was read, in RGB or as samples in float32.
 
-    Raises `ValueError` for one that is too large, too small, or does not hold the query's point.
+    Raises `Unfit` for one that becomes too large or does not hold the query's point, `ValueError`
+    for one that is too small.
     """
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         image = Image.fromarray(image)
@@ -96,14 +112,26 @@ def photo_of(
         else (side * (p.resize or 0) // min(photo.shape[:2]) for side in photo.shape[:2])
     )
     if (height // patch) * (width // patch) > MOST_PATCHES:
-        raise ValueError(f"{width} x {height} pixels after resizing are too many")
+        raise Unfit(
+            TaskError(
+                f"{width} x {height} pixels after resizing are too many",
+                "stretch it with --image-size 480x480, height x width, or cut it up",
+            )
+        )
     resized = build_transform(p)(image)
     layout = PatchLayout(
         (photo.shape[0], photo.shape[1]), (resized.shape[0], resized.shape[1]), patch
     )
     rows, columns = layout.trimmed
-    asking = query.patch(layout) if query is not None else None
+    asking = _asking(query, layout) if query is not None else None
     return Photo(index, view_of(photo), resized[:rows, :columns], layout, asking)
+
+
+def _asking(query: Query, layout: PatchLayout) -> int:
+    try:
+        return query.patch(layout)
+    except ValueError as error:
+        raise Unfit(UsageError(str(error), "use --query 50%,50%, or a point inside")) from None
 
 
 def _read_ahead(
@@ -128,5 +156,7 @@ def _read(
         return photo_of(index, read_input(file.path, p), p, patch, query)
     except UnreadableImage as error:
         return Unread(index, error.reason)
+    except Unfit as error:
+        return Unread(index, str(error), error.error)
     except (ValueError, MemoryError) as error:
         return Unread(index, str(error) or "not enough memory for it")

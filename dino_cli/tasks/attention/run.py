@@ -16,6 +16,7 @@ from dino_cli.store.pictures.videos import NO_H264, h264_program
 from dino_cli.store.writing.folders import folder_names
 from dino_cli.store.writing.locks import held
 from dino_cli.tasks.attention.outputs import SKIPPED, Outputs, outputs
+from dino_cli.tasks.attention.photos import Unfit
 from dino_cli.tasks.attention.plan import Plan, parse_heads, plan, read_options
 from dino_cli.tasks.attention.stills import Stills
 from dino_cli.tasks.attention.videos import Frames, run_video
@@ -106,9 +107,12 @@ class _Work:
                 run_video(
                     self.planned, self.out, opened, number, self.names[number], video, self.reporter
                 )
-            except UnreadableImage as error:
+            except (UnreadableImage, Unfit) as error:
                 self.videos = [known for known in self.videos if known["id"] != video["id"]]
-                self.out.skip(number, file.path, error.reason)
+                if isinstance(error, Unfit):
+                    self.out.skip(number, file.path, str(error), error.error)
+                else:
+                    self.out.skip(number, file.path, error.reason)
 
     def _open(self, file: ImageFile, frames: Sequence[ImageFile]) -> Frames:
         config = self.planned.config

@@ -72,7 +72,8 @@ class Stills:
             )
             for group in groups:
                 if isinstance(group, Unread):
-                    self.outputs.skip(group.index, self.files[group.index].path, group.reason)
+                    path = self.files[group.index].path
+                    self.outputs.skip(group.index, path, group.reason, group.error)
                     self.reporter.advance()
                     continue
                 for photo, seen in zip(group, look_at(self.plan, group), strict=True):

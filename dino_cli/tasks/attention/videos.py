@@ -21,7 +21,7 @@ from dino_cli.tasks.attention.draw import Drawn, draw
 from dino_cli.tasks.attention.gallery import Tiles
 from dino_cli.tasks.attention.look import Seen
 from dino_cli.tasks.attention.outputs import Outputs, wants_card
-from dino_cli.tasks.attention.photos import Photo, photo_of
+from dino_cli.tasks.attention.photos import Photo, Unfit, photo_of
 from dino_cli.tasks.attention.plan import Plan
 from dino_cli.tasks.attention.stills import look_at
 
@@ -45,7 +45,8 @@ def run_video(
 
     number: its place among the inputs; video: its entry in COCO's `videos`. Holds three batches of
     frames, whatever its length. After Ctrl-C the frames so far become a shorter, whole video and
-    `KeyboardInterrupt` goes on. Raises `UnreadableImage` when there is no frame.
+    `KeyboardInterrupt` goes on. Raises `UnreadableImage` when there is no frame, `Unfit` when
+    frames do not go with the options.
     """
     reporter.stage(f"attention, {frames.path.name}", frames.count or None, "frames")
     with ExitStack() as stack:
@@ -54,7 +55,9 @@ def run_video(
         work = _Frames(plan, outputs, frames, number, folder, video)
         try:
             interrupted = work.run(stack, reporter)
-        except ValueError as error:  # too large, or the query's point lies outside
+        except Unfit:
+            raise
+        except ValueError as error:
             raise UnreadableImage(str(error)) from None
         if not work.count and interrupted:
             raise KeyboardInterrupt

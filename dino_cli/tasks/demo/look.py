@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.data.drawings.images import CLASSES
 from dino_cli.data.drawings.sets import DrawingSet, Series, draw_sets
 from dino_cli.progress import Reporter

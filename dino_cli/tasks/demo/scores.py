@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dino_cli.core.evaluation.neighbors import nearest, votes
 from dino_cli.core.masks.objects import overlap
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import UsageError
 from dino_cli.tasks.model import Model, untrained_twin

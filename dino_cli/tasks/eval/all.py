@@ -26,7 +26,7 @@ from dino_cli.store.writing.tables import check_targets, told
 from dino_cli.tasks.eval.published import PUBLISHED
 from dino_cli.tasks.eval.report import Table, section
 
-__all__ = ["EVALUATIONS", "Measured", "evaluate_all", "plan"]
+__all__ = ["EVALUATIONS", "Measured", "evaluate_all", "incomplete", "plan"]
 
 # In the order of the page. Each name is also that of the function in `tasks/eval/<name>.py`.
 EVALUATIONS: Mapping[str, type] = {
@@ -37,7 +37,7 @@ EVALUATIONS: Mapping[str, type] = {
     "retrieval": EvalRetrievalConfig,
     "copies": EvalCopiesConfig,
 }
-OURS = frozenset({"output", "overwrite", "resume", "predict", "classifier"})  # no data's business
+OURS = frozenset({"output", "overwrite", "resume", "predict"})  # no data's business
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ def evaluate_all(
 ) -> tuple[dict[str, Any], list[Measured]]:
     """Do what the file names, one after the other, and write the page.
 
-    An evaluation that fails stands on the page with its reason, the others go on, and the command
-    ends with a `TaskError`. Returns ({"output", "results": {section: result}}, what was measured).
+    An evaluation that fails stands on the page with its reason, and the others go on; see
+    `incomplete`. Returns ({"output", "results": {section: result or {"error"}}}, what was
+    measured). Raises `TaskError` when all of them fail.
     """
     config = _with_run(config)
     if config.output.suffix != ".html":
@@ -98,14 +99,26 @@ def evaluate_all(
     if len(failed) == len(done):
         raise TaskError(f"no evaluation succeeded; {failed[0].planned.key}: {failed[0].error}")
     _write(config, done)
-    if failed:
-        raise TaskError(
-            f"{len(failed)} of {len(done)} evaluations failed, the first of them"
-            f" {failed[0].planned.key}: {failed[0].error}",
-            f"the others are in {str(config.output)!r}",
-        )
-    results = {one.planned.key: dict(one.result) for one in done}
-    return {"output": str(config.output), "results": results}, done
+    return {"output": str(config.output), "results": _results(done)}, done
+
+
+def incomplete(result: dict[str, Any], done: Sequence[Measured]) -> TaskError | None:
+    """The error that the command ends with after it has shown the rest, if one has failed."""
+    failed = [one for one in done if one.error]
+    if not failed:
+        return None
+    return TaskError(
+        f"{len(failed)} of {len(done)} evaluations failed, the first of them"
+        f" {failed[0].planned.key}: {failed[0].error}",
+        f"the others are in {result['output']!r}",
+        result=result,
+    )
+
+
+def _results(done: Sequence[Measured]) -> dict[str, Any]:
+    return {
+        one.planned.key: {"error": one.error} if one.error else dict(one.result) for one in done
+    }
 
 
 def _with_run(config: EvalAllConfig) -> EvalAllConfig:
@@ -169,7 +182,9 @@ def _options(name: str, label: str, values: Mapping[str, Any], config: EvalAllCo
         if isinstance(made[field], Path):
             made[field] = _data(source, where, made[field])
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.name not in made]
-    needed += [n for n in ("train", "val") if name == "linear" and n not in made]
+    if name == "linear":  # given weights are not trained
+        needed += [n for n in ("train", "val") if n not in made]
+        needed = [n for n in needed if n != "train" or "classifier" not in made]
     if needed:
         raise UsageError(f"{source} lacks {needed[0]!r} in {where}", f"see {command} --help")
     return kind(**made)
@@ -187,8 +202,10 @@ def _data(source: Path, where: str, path: Path) -> Path:
 
 def _measure(one: Planned, reporter: Reporter) -> Measured:
     module = import_module(f"dino_cli.tasks.eval.{one.name}.run")
+    # The network is the command's, not the one that a classifier's file names.
+    given = {"given": frozenset({"model", "weights"})} if one.name == "linear" else {}
     try:
-        result = getattr(module, one.name)(one.config, reporter)
+        result = getattr(module, one.name)(one.config, reporter, **given)
     except Interrupted:
         raise
     except DinoError as error:
@@ -215,15 +232,12 @@ def _write(config: EvalAllConfig, done: Sequence[Measured]) -> None:
         "version": __version__,
         "sections": [one.section() for one in done],
     }
-    facts = {
-        one.planned.key: {"error": one.error} if one.error else dict(one.result) for one in done
-    }
     beside = config.output.with_suffix(".json")
     new = [path for path in (beside, config.output) if not path.exists()]
     try:
         with told(config.output):
             with atomic_write(beside) as temporary:
-                text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+                text = json.dumps(_results(done), indent=2, ensure_ascii=False) + "\n"
                 temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
             write_page(config.output, "evaluation", values)
     except BaseException:

@@ -13,8 +13,8 @@ from dino_cli.core.evaluation.linear import (
     linear_features,
     top_hits,
 )
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.architecture import VitArchitecture
-from dino_cli.core.network.attention import threshold_mass
 from dino_cli.core.network.backbone import Backbone, build
 
 pytestmark = [

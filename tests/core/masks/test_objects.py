@@ -14,7 +14,7 @@ from dino_cli.core.masks.objects import (
     seeded_masks,
     token_masks,
 )
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.threshold import threshold_mass
 
 
 def _scene(seed=0, size=(9, 11), heads=3, width=16, noise=0.25):

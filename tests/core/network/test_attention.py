@@ -7,7 +7,7 @@ from timm.models.eva import Eva
 from torch import nn
 
 from dino_cli.core.network.architecture import VitArchitecture
-from dino_cli.core.network.attention import last_block_input, last_cls_attention, threshold_mass
+from dino_cli.core.network.attention import block_input, last_cls_attention
 from dino_cli.core.network.backbone import Backbone, build
 
 
@@ -164,9 +164,10 @@ def test_logits_are_not_rounded_under_autocast():
     block.attn.qkv.weight.data.normal_(0, 0.6)
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        tokens, _ = last_block_input(net, x)
+        with block_input(net, stop=True) as seen:
+            net.forward_features(x)
         row = last_cls_attention(net, x)
-    normed = block.norm1(tokens.float())
+    normed = block.norm1(seen[0][0].float())
     q, k, _ = block.attn.qkv(normed).detach().double().unflatten(-1, (3, 3, 8)).unbind(2)
     logits = torch.einsum("bhd,bnhd->bhn", q[:, 0], k) / 8**0.5
     assert row.dtype == torch.float32
@@ -190,50 +191,3 @@ def test_networks_without_patch_attention_are_known(name):
         net = timm.create_model(name, num_classes=0)
     assert not Backbone(net).has_attention
     assert Backbone(net).heads == 0
-
-
-# Masks that keep a share of the attention
-
-
-def _slow_threshold(values: list[float], share: float) -> list[bool]:
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    kept, cumulative = [False] * len(values), 0.0
-    for i in order:
-        cumulative += values[i] / sum(values)
-        kept[i] = cumulative > 1 - share
-    return kept
-
-
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.95])
-def test_threshold_equals_the_rule_written_out(share):
-    maps = torch.rand(3, 4, 5, 7, generator=torch.Generator().manual_seed(1)).double() ** 4
-    masks = threshold_mass(maps, share)
-    assert masks.shape == maps.shape
-    for values, mask in zip(maps.flatten(0, 1), masks.flatten(0, 1), strict=True):
-        assert mask.flatten().tolist() == _slow_threshold(values.flatten().tolist(), share)
-
-
-def test_threshold_keeps_the_fewest_patches_with_the_share():
-    maps = torch.rand(6, 9, 9, generator=torch.Generator().manual_seed(2)).double() ** 3
-    maps = maps / maps.sum((-1, -2), keepdim=True)
-    for values, mask in zip(maps, threshold_mass(maps, 0.6), strict=True):
-        kept = values[mask]
-        assert kept.sum() >= 0.6
-        assert kept.sum() - kept.min() < 0.6
-        assert kept.min() >= values[~mask].max()
-
-
-def test_threshold_of_everything_keeps_every_attended_patch():
-    values = torch.tensor([[0.0, 0.2], [0.3, 0.5]])
-    assert threshold_mass(values, 1.0).tolist() == [[False, True], [True, True]]
-
-
-def test_threshold_of_equal_patches():
-    values = torch.full((4, 5), 0.05).double()
-    assert int(threshold_mass(values, 0.59).sum()) == 12  # 11 would hold .55
-
-
-@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
-def test_threshold_refuses_shares_outside_0_to_1(share):
-    with pytest.raises(ValueError, match="share"):
-        threshold_mass(torch.rand(3, 3), share)

@@ -15,6 +15,8 @@ from dino_cli.store.pictures.figures import (
     heat_map,
     heat_tile,
     overlay,
+    overlay_of_parts,
+    part_colour,
     png,
     side_by_side,
     tile_size,
@@ -138,3 +140,32 @@ def test_png_is_lossless():
     assert np.array_equal(np.asarray(read), np.asarray(heat.convert("RGB")))
     decoded = cv2.imdecode(np.frombuffer(png(heat), np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(decoded[..., ::-1], np.asarray(heat.convert("RGB")))
+
+
+def _parts(size, count):
+    parts = np.zeros(size, np.int32)
+    for number in range(1, count + 1):  # a row of small objects side by side
+        parts[size[0] // 2 :, :][:6, 8 * number : 8 * number + 6] = number
+    return parts
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_captions_cover_no_object_and_no_other_caption(count):
+    parts = _parts((200, 300), count)
+    parts[10:150, 180:290] = count + 1
+    photo = np.full((200, 300, 3), 90, np.uint8)
+    bare = overlay_of_parts(photo, parts, [""] * (count + 1))
+    said = overlay_of_parts(photo, parts, ["0.43"] * (count + 1))
+    drawn = (bare != said).any(-1)
+    assert drawn.any()
+    assert drawn[(parts > 0) & (parts <= count)].mean() < 0.2
+    plates = [(said == part_colour(n)).all(-1) & drawn for n in range(1, count + 2)]
+    areas = [int(plate.sum()) for plate in plates if plate.sum() > 100]  # not only rests of a line
+    assert areas
+    assert min(areas) > 0.8 * max(areas)  # none lies over another
+
+
+def test_a_small_picture_has_no_captions():
+    parts, photo = _parts((72, 96), 5), np.full((72, 96, 3), 90, np.uint8)
+    bare = overlay_of_parts(photo, parts, [""] * 5)
+    assert np.array_equal(overlay_of_parts(photo, parts, ["0.43"] * 5), bare)

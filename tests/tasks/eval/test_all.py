@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -105,13 +106,14 @@ def test_one_that_fails_does_not_take_the_others_along(
         '[knn]\ntrain = "flat"\nval = "photos"\n'
         '[linear]\ntrain = "photos"\nval = "photos"\nfast = true\nepochs = 1\n'
     )
-    result = run(tiny_weights, "--config", sets, "-o", tmp_path / "r.html")
+    result = run(tiny_weights, "--config", sets, "-o", tmp_path / "r.html", "--json")
     assert result.exit_code == 1
     assert "1 of 2 evaluations failed" in result.stderr
     assert "have no classes" in result.stderr.splitlines()[-1]
     stored = json.loads((tmp_path / "r.json").read_text())
     assert "have no classes" in stored["knn"]["error"]
     assert "top1" in stored["linear"]
+    assert json.loads(result.stdout) == {"output": str(tmp_path / "r.html"), "results": stored}
     assert "Not measured:" in (tmp_path / "r.html").read_text()
 
     sets.write_text('[knn]\ntrain = "flat"\nval = "photos"\n')
@@ -120,6 +122,30 @@ def test_one_that_fails_does_not_take_the_others_along(
     assert result.exit_code == 1
     assert "no evaluation succeeded" in result.stderr
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_given_linear_weights_are_judged(
+    sets: Path, photos: Path, tiny_weights: Path, make_weights: Any, tmp_path: Path
+) -> None:
+    """The file names them relative to itself; released ones know no network, ours name theirs."""
+    (tmp_path / "given").mkdir()
+    layer = {"linear.weight": torch.zeros(3, 64), "linear.bias": torch.tensor([0.0, 1, 0])}
+    torch.save(layer, tmp_path / "given/linear.pth")
+    sets.write_text('[linear]\nval = "photos"\nclassifier = "given/linear.pth"\n')
+    result = run(tiny_weights, "--config", sets, "-o", tmp_path / "r.html", "--json")
+    assert result.exit_code == 0, result.output
+    judged = json.loads(result.stdout)["results"]["linear"]
+    shares = {name: row["top1"] for name, row in judged["per_class"].items()}
+    assert sorted(shares.values()) == [0, 0, 1]
+
+    own = ["eval", "linear", photos, photos, "--weights", tiny_weights, "--fast", "--epochs", "1"]
+    own += ["-o", tmp_path / "own", *COMMON]
+    assert CliRunner().invoke(app, [*map(str, own)]).exit_code == 0
+    sets.write_text('[linear]\nval = "photos"\nclassifier = "own/classifier.safetensors"\n')
+    out = ["--config", sets, "-o", tmp_path / "r.html", "--overwrite"]
+    assert run(tiny_weights, *out).exit_code == 0
+    other = make_weights(tmp_path / "other.safetensors", seed=5)
+    assert "was trained on features of" in run(other, *out).stderr
 
 
 def test_mistakes_are_found_before_anything_runs(

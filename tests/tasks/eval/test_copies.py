@@ -17,10 +17,10 @@ from typer.testing import CliRunner, Result
 from dino_cli.cli.app import app
 from dino_cli.core.network.architecture import VitArchitecture
 from dino_cli.core.network.vit import build_vit
-from dino_cli.core.pca.whitening import Moments
+from dino_cli.core.pca.moments import Moments
 from dino_cli.tasks.eval.copies import run as task
 
-CPU = ("--device", "cpu", "--precision", "fp32")
+CPU = ("--device", "cpu")
 SIDE = 32
 
 

@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 GOLDEN = Golden(eval_golden_folder())
-MODEL = ["--weights", eval_golden_folder() / "cli_vit.safetensors", "--precision", "fp32"]
+MODEL = ["--weights", eval_golden_folder() / "cli_vit.safetensors"]
 
 
 @pytest.fixture(scope="module")

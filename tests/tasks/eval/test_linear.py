@@ -162,7 +162,18 @@ def test_a_resumed_training_is_the_same(
     assert resumed["history"] == whole["history"]
     a, b = (load_file(tmp_path / name / "classifier.safetensors") for name in ("whole", "parts"))
     assert torch.equal(a["weight"], b["weight"])
-    assert "no checkpoint.pt to go on from" in fails(1, photos, val, *out, "--resume")
+    assert "exists already" in fails(1, photos, val, *out, "--resume")
+
+
+def test_resume_without_a_checkpoint_starts(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    options = ["--weights", tiny_weights, "--epochs", 2, "--batch-size", 5, *COMMON]
+    result = run(photos, val, *options, "-o", tmp_path / "new", "--resume")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("has no checkpoint.pt: training from the beginning") == 1
+    made = json.loads((tmp_path / "new/result.json").read_text())
+    assert len(made["history"]) == 2
 
 
 def test_a_broken_photo_is_left_out(photos: Path, val: Path, tiny_weights: Path) -> None:

@@ -21,7 +21,7 @@ from dino_cli.core.network.backbone import Backbone
 from dino_cli.core.network.vit import build_vit
 from dino_cli.tasks.eval.retrieval import run as task
 
-CPU = ("--device", "cpu", "--precision", "fp32")
+CPU = ("--device", "cpu")
 SIZE = 48
 
 

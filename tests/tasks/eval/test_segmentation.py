@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
 from dino_cli.config.shared import Preprocessing
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.architecture import VitArchitecture
-from dino_cli.core.network.attention import threshold_mass
 from dino_cli.core.network.backbone import Backbone
 from dino_cli.core.network.vit import build_vit
 from dino_cli.data.preprocess import normalize

@@ -257,7 +257,7 @@ def test_whole_command_as_the_original(
     monkeypatch.setattr(video_labels, "normalize", noted)
     monkeypatch.setattr(Propagation, "__init__", begun)
     weights = eval_golden_folder() / facts["model"]["file"]
-    options = ("--device", "cpu", "--precision", "fp32", "--heads", facts["model"]["heads"])
+    options = ("--device", "cpu", "--heads", facts["model"]["heads"])
     result = measured(unpacked, "--weights", weights, *options, "-o", tmp_path / "out")
 
     names = (unpacked / "ImageSets" / "2017" / "val.txt").read_text().split()

@@ -11,7 +11,8 @@ from dino_cli.config.eval_copies import EvalCopiesConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.evaluation.descriptors import cls_and_gem
 from dino_cli.core.network.backbone import Backbone
-from dino_cli.core.pca.whitening import Moments, Whitening
+from dino_cli.core.pca.moments import Moments
+from dino_cli.core.pca.whitening import Whitening
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError, UsageError
@@ -139,7 +140,7 @@ class _Work:
                 " images: more images than values make it reliable"
             )
         self.learned_on = moments.count
-        return moments.whitening()
+        return Whitening.of(moments)
 
     def skipped(self, files: Sequence[ImageFile], batch: Described) -> int:
         """How many files of a batch were unreadable; said, or an error with --strict."""

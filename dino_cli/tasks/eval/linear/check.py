@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dino_cli.config.eval_linear import EvalLinearConfig
 from dino_cli.errors import TaskError, UsageError
+from dino_cli.progress import Reporter
 from dino_cli.store.writing.staging import check_free
 from dino_cli.tasks.eval.linear.results import FILES
 from dino_cli.tasks.eval.linear.training import CHECKPOINT
@@ -13,8 +14,11 @@ from dino_cli.tasks.eval.report import check_report
 __all__ = ["check"]
 
 
-def check(config: EvalLinearConfig) -> EvalLinearConfig:
-    """The config with VAL in its place. Raises `UsageError` and `TaskError` before long work."""
+def check(config: EvalLinearConfig, reporter: Reporter) -> EvalLinearConfig:
+    """The config with VAL in its place, and without `resume` where nothing was begun.
+
+    Raises `UsageError` and `TaskError` before long work.
+    """
     if config.classifier is not None and config.val is None:
         config = replace(config, train=None, val=config.train)
     if config.classifier is None and (config.train is None or config.val is None):
@@ -43,16 +47,14 @@ def check(config: EvalLinearConfig) -> EvalLinearConfig:
             raise UsageError(
                 "--resume goes on with a full training in the folder of -o", "name it with -o"
             )
-        if not (config.output / CHECKPOINT).is_file():
-            raise TaskError(
-                f"{str(config.output)!r} has no {CHECKPOINT} to go on from",
-                "leave out --resume to start",
-            )
-    else:
-        check_report(config.output, FILES, overwrite=config.overwrite)
-        if config.output is not None:
-            _check_checkpoint(config.output, config)
-    return config
+        if (config.output / CHECKPOINT).is_file():
+            return config
+    check_report(config.output, FILES, overwrite=config.overwrite)
+    if config.output is not None:
+        _check_checkpoint(config.output, config)
+    if config.resume:
+        reporter.remark(f"{str(config.output)!r} has no {CHECKPOINT}: training from the beginning")
+    return replace(config, resume=False)
 
 
 def _check_checkpoint(output: Path, config: EvalLinearConfig) -> None:

@@ -47,7 +47,7 @@ def linear(
     Returns {"top1", "top5" (from 5 classes on), "best_top1", "classes": names, "images",
     "per_class": {name: {"images", "top1"}}, "protocol", …} in fractions.
     """
-    config = check(config)
+    config = check(config, reporter)
     stored = read_classifier(config.classifier) if config.classifier else None
     train = labelled(config.train, reporter) if config.train else []
     val = labelled(config.val, reporter) if config.val else []

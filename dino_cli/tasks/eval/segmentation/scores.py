@@ -13,7 +13,7 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.core.evaluation.jaccard import Objects, bounding_box, box_overlap, centre_box
 from dino_cli.core.masks.objects import best_heads, components, cut_masks, seeded_masks
 from dino_cli.core.masks.refine import cut, guided_mask
-from dino_cli.core.network.attention import threshold_mass
+from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError
 from dino_cli.tasks.model import Model
