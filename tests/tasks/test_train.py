@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -115,8 +116,6 @@ def test_optimizers_and_head_options_run(images, small, tmp_path, optimizer):
 
 
 def test_an_unreadable_image_is_named_and_skipped(images, small, tmp_path):
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(images, data)
     (data / "fish" / "broken.png").write_bytes(b"not an image")
@@ -127,6 +126,21 @@ def test_an_unreadable_image_is_named_and_skipped(images, small, tmp_path):
         code=1,
     )  # fmt: skip
     assert "broken.png" in result.stderr
+
+
+def test_a_large_total_batch_may_hold_a_large_share_of_the_first_images(
+    images, small, tmp_path, monkeypatch
+):
+    """Two of 32 are fewer than one in ten, though more than one in ten of the first ten."""
+    monkeypatch.setattr("dino_cli.tasks.train.feed.FIRST_IMAGES", 10)
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    for path in sorted(data.rglob("*.png"))[5:7]:
+        path.write_bytes(b"not an image")
+    words = ["train", data, "--config", small, "--batch-size", "32", "--epochs", "1"]
+    dino(*words, "-o", tmp_path / "run", "--max-unreadable", "0.1")
+    result = dino(*words, "-o", tmp_path / "strict", "--max-unreadable", "0.05", code=1)
+    assert "2 files are unreadable among the first 32 images" in result.stderr
 
 
 def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
