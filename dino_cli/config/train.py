@@ -22,7 +22,8 @@ class TrainConfig(ImageOptions, ListOptions):
 
     data: tuple[str, ...] = setting(
         (),
-        "Folders of images (searched recursively, classes not needed), files, or .txt lists.",
+        "Folders of images (searched recursively, classes not needed), files, .txt lists, or - for "
+        "a list on stdin.",
         argument=True,
         metavar="DATA...",
     )

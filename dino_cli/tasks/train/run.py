@@ -1,5 +1,6 @@
 """`dino train`: images in, a run folder out. What is set up before the first step."""
 
+import io
 import os
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -29,7 +30,14 @@ from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.writing.locks import held
 from dino_cli.tasks.train.check import check, check_views
 from dino_cli.tasks.train.feed import Feed, check_readable
-from dino_cli.tasks.train.folder import about, create_run, digest_of, restore_run, update_run
+from dino_cli.tasks.train.folder import (
+    about,
+    create_run,
+    digest_of,
+    list_on_stdin,
+    restore_run,
+    update_run,
+)
 from dino_cli.tasks.train.knn import labelled_images
 from dino_cli.tasks.train.loop import Run
 from dino_cli.tasks.train.processes import default_run
@@ -58,7 +66,6 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     check_views(architecture, config)
     device = rank_device(config.device)
     first = os.environ.get("RANK", "0") == "0"
-    files = find_images(config.data, reporter=reporter if first else None, null=config.null)
     go_on = f"go on with: dino train --resume {config.resume or config.output or 'RUN'}"
     with (
         ranks_from_environment(device, minutes=config.timeout) as ranks,
@@ -67,7 +74,12 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     ):
         folder = RunFolder(ranks.share(config.resume or config.output or default_run()))
         ranks.first(lambda: stack.enter_context(held(folder.path)))
-        return _train_on(folder, config, architecture, files, device, ranks, reporter)
+        told = reporter if first else None
+        # One stdin cannot be read by several processes, nor again when the run goes on.
+        listed = ranks.first(lambda: list_on_stdin(config, told)) if "-" in config.data else None
+        stdin = io.TextIOWrapper(io.BytesIO(listed or b""), encoding="utf-8")
+        files = find_images(config.data, stdin=stdin, reporter=told, null=config.null)
+        return _train_on(folder, config, architecture, files, device, ranks, reporter, listed)
 
 
 def _train_on(
@@ -78,6 +90,7 @@ def _train_on(
     device: torch.device,
     ranks: Ranks,
     reporter: Reporter,
+    listed: bytes | None,
 ) -> dict[str, Any]:
     reporter = reporter if ranks.rank == 0 else Reporter()
     checkpoint: Path | None = None
@@ -118,7 +131,7 @@ def _train_on(
     labelled = labelled_images(config) if alone else []
     if alone:
         described = about(config, architecture)
-        (update_run if config.resume else create_run)(folder, config, described, plan)
+        (update_run if config.resume else create_run)(folder, config, described, plan, listed)
         for leftover in folder.path.glob(".*.part"):  # of a process killed while writing
             leftover.unlink(missing_ok=True)
     ranks.barrier()
