@@ -2,6 +2,7 @@
 
 import io
 import os
+import tracemalloc
 from pathlib import Path, PurePath
 
 import pytest
@@ -174,3 +175,20 @@ def test_names_that_end_in_nul_bytes_may_hold_anything(tmp_path, monkeypatch):
 def test_a_list_on_stdin_need_not_be_utf8():
     stdin = io.TextIOWrapper(io.BytesIO(b"\xff.jpg\n"), encoding="utf-8")
     assert [os.fsencode(i.path) for i in find_images(["-"], stdin=stdin)] == [b"\xff.jpg"]
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_a_long_list_is_never_held_in_pieces(tmp_path, null):
+    """A path of fifty bytes may cost some three hundred while the list is read, not a thousand."""
+    count = 20_000
+    names = [f"/data/photos/{i % 100:010}/{i:020}.jpg" for i in range(count)]
+    (tmp_path / "long.txt").write_text(("\0" if null else "\n").join(names))
+    tracemalloc.start()
+    try:
+        images = find_images([str(tmp_path / "long.txt")], null=null)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 400 * count
+    assert [str(image.path) for image in images] == names
+    assert images[101].relative == PurePath(f"{1:010}/{101:020}.jpg")
