@@ -75,8 +75,12 @@ class TrainConfig(ImageOptions, ListOptions):
     drop_path: float = setting(
         0.1, "Stochastic depth of the student, a linear ramp over its blocks.", panel=MODEL
     )
-    init_from: Path | None = setting(
-        None, "Start student and teacher from these weights.", panel=MODEL, metavar="WEIGHTS"
+    init_from: str | None = setting(
+        None,
+        "Start student and teacher from these weights: a file, a run folder, or the name of a "
+        "model (see `dino weights list`).",
+        panel=MODEL,
+        metavar="WEIGHTS",
     )
     in_chans: int = setting(
         3,

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -228,6 +229,25 @@ def test_starting_from_weights_resamples_positions(images, small, tmp_path):
     b = torch.load(second / "checkpoint.pt", weights_only=True)["student"]  # its lr was 0
     assert b["backbone.pos_embed"].shape == (1, 37, 32)
     assert torch.equal(a["backbone.blocks.1.mlp.fc1.weight"], b["backbone.blocks.1.mlp.fc1.weight"])
+
+
+def test_starting_from_a_model_by_name(images, small, tmp_path):
+    """A shipped one; and what is neither a file nor a model is told as what was typed."""
+    words = ["train", images, "--config", small, "--max-steps", "1", "--init-from"]
+    fitting = ["--width", "128", "--depth", "4", "--heads", "4", "--patch-size", "8"]
+    dino(*words, "dino_demo", *fitting, "-o", tmp_path / "run")
+    student = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["student"]
+    (shipped,) = Path(__file__).parents[2].glob("weights/dino_demo.safetensors")
+    name = "blocks.1.mlp.fc1.weight"
+    assert torch.equal(student[f"backbone.{name}"], load_file(shipped)[name].float())
+    for given, said in {
+        "dino_demmo": "there is no model 'dino_demmo'; did you mean dino_demo",
+        "./gone": "there are no weights at './gone'; check --init-from",
+        "runs/gone": "nothing lies at 'runs/gone'",
+    }.items():
+        result = dino(*words, given, "-o", tmp_path / "other", code=1)
+        assert said in result.stderr
+        assert "--weights" not in result.stderr
 
 
 @pytest.mark.slow
