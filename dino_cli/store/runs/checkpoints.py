@@ -76,9 +76,9 @@ class CheckpointWriter:
         error, self._error = self._error, None
         if error is None:
             return
-        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         raise TaskError(
-            f"cannot write the checkpoint to {self.folder.path} ({reason})",
+            f"cannot write the checkpoint to {self.folder.path} ({reason.splitlines()[0]})",
             f"make room and go on with: dino train --resume {self.folder.path}",
         ) from None
 

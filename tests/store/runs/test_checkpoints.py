@@ -104,6 +104,17 @@ def test_a_full_disk_is_told_at_the_next_call_and_the_old_file_stays(folder, mon
     assert steps(folder)["checkpoint.1.pt"] == 1
 
 
+def test_an_error_without_words_is_told_by_its_name(folder, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoints.torch, "save", fail)
+    with CheckpointWriter(folder, keep=2) as writer:
+        save(writer, 1)
+        with pytest.raises(TaskError, match=r"cannot write the checkpoint .*\(MemoryError\)"):
+            writer.flush()
+
+
 def test_a_file_system_without_links(folder, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
