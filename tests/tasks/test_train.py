@@ -102,7 +102,20 @@ def test_backbones_that_cannot_take_the_views_are_refused(images, small, tmp_pat
         "train", images, "--config", small, "-o", tmp_path / "run", "--arch", arch, code=2
     )
     assert arch in result.stderr
+    assert "unexpected keyword argument" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_one_size_trains_on_global_views(images, small, tmp_path):
+    """One with relative positions, which timm does not resample."""
+    config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+    small.write_text(config)
+    words = ["train", images, "--config", small, "-o", tmp_path / "run", "--batch-size", "2"]
+    words += ["--arch", "vit_relpos_small_patch16_224", "--max-steps", "1"]
+    said = dino(*words, code=2).stderr
+    assert "cannot take views of 16 px (Input height (16)" in " ".join(said.split())
+    dino(*words, "--local-crops-number", "0")
+    assert len(losses(tmp_path / "run")) == 1
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])
