@@ -267,7 +267,7 @@ class TrainConfig(ImageOptions, ListOptions):
         switch=True,
     )
     workers: int = setting(
-        10, "Processes that load images, per GPU, at most one per core.", panel=RUN
+        10, "Processes that load images, per GPU, together at most one per core.", panel=RUN
     )
     seed: int = setting(0, "Seed of everything random.", panel=RUN)
     save_every: int | None = setting(

@@ -14,6 +14,7 @@ from small_run import dino, losses
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
+from dino_cli.data.views.batches import crop_batches
 from dino_cli.store.runs.log import Log
 
 
@@ -155,6 +156,22 @@ def test_a_large_total_batch_may_hold_a_large_share_of_the_first_images(
     dino(*words, "-o", tmp_path / "run", "--max-unreadable", "0.1")
     result = dino(*words, "-o", tmp_path / "strict", "--max-unreadable", "0.05", code=1)
     assert "2 files are unreadable among the first 32 images" in result.stderr
+
+
+def test_processes_share_the_cores_among_their_workers(images, small, tmp_path, monkeypatch):
+    asked = []
+
+    def batches(*arguments, workers, **options):
+        asked.append(workers)
+        return crop_batches(*arguments, workers=0, **options)
+
+    monkeypatch.setattr("dino_cli.tasks.train.run.crop_batches", batches)
+    monkeypatch.setattr("dino_cli.runtime.devices.available_cores", lambda: 32)
+    for here, workers in {"8": 4, "1": 10, "64": 1}.items():
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+        words = ["train", images, "--config", small, "-o", tmp_path / here, "--workers", "10"]
+        dino(*words, "--max-steps", "1")
+        assert asked.pop() == workers
 
 
 def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):

@@ -19,8 +19,8 @@ from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import (
     Ranks,
-    available_cores,
     choose_precision,
+    cores_per_process,
     one_thread,
     rank_device,
     ranks_from_environment,
@@ -145,7 +145,7 @@ def _train_on(
         plan,
         start_step=start,
         end_step=end,
-        workers=min(config.workers, available_cores()),
+        workers=min(config.workers, cores_per_process()),
         exif=config.exif,
         pin=device.type == "cuda",
         photos=config.views == "gpu" or (config.views == "auto" and device.type == "cuda"),
