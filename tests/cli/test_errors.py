@@ -161,7 +161,8 @@ CASES = [
     (["train", "photos", *TINY, "--eval-data", "photos/a"], 2, ["photos/a"]),
     (["train", "photos", *TINY, "--init-from", "good.safetensors"], 1, ["good.safetensors"]),
     (["train", "--resume", "nowhere"], 1, ["nowhere"]),
-    (["demo", "--images", "photos"], 2, ["photos"]),
+    (["demo", "--images", "photos"], 1, ["'photos' already exists"]),
+    (["train", "photos", *TINY, "-o", "photos"], 1, ["'photos' already exists", "--resume photos"]),
     (["demo", "--images", "new", "--count", "0"], 2, ["0"]),
     (["demo", "--images", "no/such"], 1, ["no/such"]),
     (["nonsense"], 2, ["nonsense"]),
@@ -216,7 +217,7 @@ def test_existing_results_stay(place):
     (place / "run" / "mine.txt").write_text("mine")
     before = tree(place)
     result = CliRunner().invoke(app, ["train", "photos", *TINY, "-o", "run"])
-    assert (result.exit_code, tree(place)) == (2, before)
+    assert (result.exit_code, tree(place)) == (1, before)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

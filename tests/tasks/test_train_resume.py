@@ -82,7 +82,8 @@ def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
     fewer = images / "fish"
     result = dino("train", fewer, "--resume", run, code=1)
     assert "images" in result.stderr
-    assert dino("train", images, "-o", run, "--config", small, code=2)
+    result = dino("train", images, "-o", run, "--config", small, code=1)
+    assert f"{str(run)!r} already exists; go on with dino train --resume {run}" in result.stderr
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(images, small, tmp_path):

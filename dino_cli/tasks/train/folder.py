@@ -14,11 +14,12 @@ from dino_cli.core.network.architecture import Architecture, architecture_to_jso
 from dino_cli.core.training.step import Networks
 from dino_cli.data.listing.images import ImageList, find_images
 from dino_cli.data.views.batches import Plan
-from dino_cli.errors import TaskError, UsageError
+from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.runs.checkpoints import CheckpointWriter, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.writing.atomic import atomic_write, sweep_beside
+from dino_cli.store.writing.existing import already_exists
 from dino_cli.tasks.train.setup import attention_size_of, preprocessing_of
 
 __all__ = [
@@ -78,9 +79,8 @@ def create_run(
     try:
         sweep_beside(folder.config)  # of a process killed before there was a run
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(
-                f"{path} exists already",
-                f"go on with dino train --resume {path}, or choose another -o",
+            raise already_exists(
+                [path], f"go on with dino train --resume {path}, or choose another -o"
             )
         path.mkdir(parents=config.output is None, exist_ok=True)
         config = _with_list(folder, config, listed)
