@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,14 @@ def test_knn_during_training_is_in_the_log(images, small, tmp_path):
     epochs = [e for e in Log.read(run / "log.jsonl") if "epoch_loss" in e]
     assert ["knn_top1" in e for e in epochs] == [False, True, True]
     assert all(0 <= e["knn_top1"] <= 100 for e in epochs[1:])
+
+
+def test_knn_between_epochs_is_not_time_of_training(images, small, tmp_path, monkeypatch):
+    monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", lambda *_: time.sleep(2))
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--eval-data", images, "--epochs", "2")
+    rates = {e["step"]: e["images_per_second"] for e in Log.read(run / "log.jsonl") if "step" in e}
+    assert 8 / rates[4] < 1  # seconds of the step after the first epoch
 
 
 def test_the_best_teacher_by_knn_is_kept(images, small, tmp_path, monkeypatch):
