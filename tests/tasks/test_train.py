@@ -188,6 +188,20 @@ def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
     assert resolved("--preset", "demo", "--config", file, "--epochs", "19")["epochs"] == 19
 
 
+def test_a_dry_run_prints_the_warmup_that_will_be():
+    for flags, epochs in {(): 10, ("--epochs", "5"): 0.5, ("--warmup-epochs", "3"): 3}.items():
+        shown = json.loads(dino("train", "photos", "--dry-run", *flags).stdout)
+        assert shown["warmup_epochs"] == epochs
+
+
+def test_the_job_script_as_json():
+    words = ["train", "photos", "-o", "run", "--epochs", "7", "--print-sbatch"]
+    plain = dino(*words).stdout
+    assert json.loads(dino(*words, "--json").stdout) == {"sbatch": plain}
+    assert "--epochs 7" in plain
+    assert "--json" not in plain
+
+
 def test_configuration_files_are_checked(tmp_path):
     file = tmp_path / "mine.toml"
     for text, expected in {

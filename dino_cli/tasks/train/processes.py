@@ -82,7 +82,8 @@ def job_script(config: TrainConfig, command: Sequence[str]) -> str:
         raise UsageError("a job has no list on stdin", "name a .txt list instead of -")
     gpus = 8 if config.gpus == "all" else int(config.gpus)
     run = config.resume or config.output
-    arguments = [word for word in command if word != "--print-sbatch"]
+    # --json is about how the script is printed here.
+    arguments = [word for word in command if word not in ("--print-sbatch", "--json")]
     if run is None:
         run = Path("runs/dino")
         arguments = [arguments[0], "-o", str(run), *arguments[1:]]
