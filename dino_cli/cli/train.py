@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 from dino_cli.cli.app import app
@@ -25,12 +26,15 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
     if config.print_sbatch:
         from dino_cli.tasks.train.processes import job_script
 
-        terminal.line(job_script(config, command_line).rstrip())
-        return None
+        script = job_script(config, command_line)
+        terminal.line(script.rstrip())
+        return {"sbatch": script}
     if config.dry_run:
         from dino_cli.tasks.train.check import check
+        from dino_cli.tasks.train.setup import warmup_epochs_of
 
         check(config)
+        config = replace(config, warmup_epochs=warmup_epochs_of(config))
         if terminal.json:
             from dino_cli.tasks.train.cost import cost_of
 

@@ -22,7 +22,8 @@ class TrainConfig(ImageOptions, ListOptions):
 
     data: tuple[str, ...] = setting(
         (),
-        "Folders of images (searched recursively, classes not needed), files, or .txt lists.",
+        "Folders of images (searched recursively, classes not needed), files, .txt lists, or - for "
+        "a list on stdin.",
         argument=True,
         metavar="DATA...",
     )
@@ -74,8 +75,12 @@ class TrainConfig(ImageOptions, ListOptions):
     drop_path: float = setting(
         0.1, "Stochastic depth of the student, a linear ramp over its blocks.", panel=MODEL
     )
-    init_from: Path | None = setting(
-        None, "Start student and teacher from these weights.", panel=MODEL, metavar="WEIGHTS"
+    init_from: str | None = setting(
+        None,
+        "Start student and teacher from these weights: a file, a run folder, or the name of a "
+        "model (see `dino weights list`).",
+        panel=MODEL,
+        metavar="WEIGHTS",
     )
     in_chans: int = setting(
         3,
@@ -262,7 +267,7 @@ class TrainConfig(ImageOptions, ListOptions):
         switch=True,
     )
     workers: int = setting(
-        10, "Processes that load images, per GPU, at most one per core.", panel=RUN
+        10, "Processes that load images, per GPU, together at most one per core.", panel=RUN
     )
     seed: int = setting(0, "Seed of everything random.", panel=RUN)
     save_every: int | None = setting(

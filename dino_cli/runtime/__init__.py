@@ -6,6 +6,7 @@ from dino_cli.runtime.devices import (
     available_cores,
     choose_device,
     choose_precision,
+    cores_per_process,
     one_thread,
 )
 from dino_cli.runtime.launch import launch, processes_wanted
@@ -19,6 +20,7 @@ __all__ = [
     "available_cores",
     "choose_device",
     "choose_precision",
+    "cores_per_process",
     "distribute",
     "forking",
     "ignore_signals",

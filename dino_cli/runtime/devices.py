@@ -26,6 +26,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cores_per_process() -> int:
+    """This process's share of them: torchrun starts several on a machine, for a GPU each."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def choose_device(name: str) -> torch.device:
     """`auto` is the first of CUDA, MPS and CPU that is there; raises `UsageError` otherwise."""
     if name == "auto":

@@ -15,12 +15,13 @@ from dino_cli.config.resolve import stored
 from dino_cli.config.setting import arguments, options
 from dino_cli.config.train import TrainConfig
 from dino_cli.data.views.batches import Plan
-from dino_cli.errors import TaskError, UsageError
+from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import Chart, heat, line_chart, picture, write_page
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.log import Log
 from dino_cli.store.runs.watched import read_attention, read_photos
+from dino_cli.store.writing.existing import already_exists
 from dino_cli.tasks.train.diagnosis import Diagnosis
 
 __all__ = ["report"]
@@ -61,7 +62,7 @@ def report(config: ReportConfig, reporter: Reporter) -> dict[str, Any]:
     described = folder.read_config()
     page = config.output or config.run / "report.html"
     if page.exists() and not config.overwrite:
-        raise UsageError(f"{page} exists already", "use --overwrite or another -o")
+        raise already_exists([page])
     if not page.parent.is_dir():
         raise TaskError(f"the folder {page.parent} does not exist", "create it first")
     entries = Log.read(folder.log)

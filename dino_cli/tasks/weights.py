@@ -17,6 +17,7 @@ from dino_cli.progress import Reporter
 from dino_cli.store.weights.hub import locate, on_disk
 from dino_cli.store.weights.registry import entries
 from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.existing import already_exists
 
 __all__ = [
     "download_weights",
@@ -147,7 +148,7 @@ def _copy(source: Path, folder: Path, name: str, *, overwrite: bool) -> Path:
         pairs = [(source, target)]
     taken = [path for _, path in pairs if path.exists()]
     if taken and not overwrite:
-        raise TaskError(f"{str(taken[0])!r} already exists", "use --overwrite or another --to")
+        raise already_exists(taken, "use --overwrite or another --to")
     try:
         _copy_all(pairs)
     except OSError as error:

@@ -74,6 +74,7 @@ W = ["--weights", "good.safetensors", "--device", "cpu"]
 TINY = ["--arch", "vit_tiny", "--width", "32", "--depth", "1", "--heads", "1", "--device", "cpu"]
 TINY += ["--global-size", "32", "--local-size", "16", "--out-dim", "16", "--head-hidden", "8"]
 TINY += ["--batch-size", "2", "--epochs", "1", "--workers", "0"]
+TIMM = ["--global-size", "32", "--local-size", "32", "--device", "cpu", "--arch"]
 
 # command, exit code, words that the sentence must hold
 CASES = [
@@ -142,13 +143,26 @@ CASES = [
     (["train", "photos", *TINY, "--heads", "5"], 2, ["5"]),
     (["train", "photos", *TINY, "--lr", "-1"], 2, ["-1"]),
     (["train", "photos", *TINY, "--epochs", "0"], 2, ["0"]),
+    *[
+        (["train", "photos", *TINY, flag, *values.split()], 2, [flag, values])
+        for flag, values in [
+            ("--watch", "-1"), ("--keep", "-3"), ("--keep", "0"), ("--freeze-last-layer", "inf"),
+            ("--freeze-last-layer", "nan"), ("--freeze-last-layer", "-1"), ("--timeout", "nan"),
+            ("--timeout", "0"), ("--timeout", "1e+300"), ("--lr", "inf"), ("--weight-decay", "inf"),
+            ("--min-lr", "nan"), ("--jitter", "nan 0.4 0.2 0.1"), ("--jitter", "-1 0.4 0.2 0.1"),
+            ("--augment-start", "0 0 0 0.6 0 0"), ("--augment-start", "0 0 0 0 2 0"),
+            ("--std", "inf"), ("--seed", str(2**63)),
+        ]
+    ],
+    (["train", "photos", *TIMM, "repvit_m0_9"], 2, ["no stochastic depth", "--drop-path 0"]),
     (["train", "photos", *TINY, "--global-crops-scale", "0.9", "0.1"], 2, ["0.9"]),
     (["train", "photos", *TINY, "--preset", "nothing"], 2, ["nothing", "vits16"]),
     (["train", "photos", *TINY, "--config", "nowhere.toml"], 1, ["nowhere.toml"]),
     (["train", "photos", *TINY, "--eval-data", "photos/a"], 2, ["photos/a"]),
     (["train", "photos", *TINY, "--init-from", "good.safetensors"], 1, ["good.safetensors"]),
     (["train", "--resume", "nowhere"], 1, ["nowhere"]),
-    (["demo", "--images", "photos"], 2, ["photos"]),
+    (["demo", "--images", "photos"], 1, ["'photos' already exists"]),
+    (["train", "photos", *TINY, "-o", "photos"], 1, ["'photos' already exists", "--resume photos"]),
     (["demo", "--images", "new", "--count", "0"], 2, ["0"]),
     (["demo", "--images", "no/such"], 1, ["no/such"]),
     (["nonsense"], 2, ["nonsense"]),
@@ -203,7 +217,7 @@ def test_existing_results_stay(place):
     (place / "run" / "mine.txt").write_text("mine")
     before = tree(place)
     result = CliRunner().invoke(app, ["train", "photos", *TINY, "-o", "run"])
-    assert (result.exit_code, tree(place)) == (2, before)
+    assert (result.exit_code, tree(place)) == (1, before)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

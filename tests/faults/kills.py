@@ -72,7 +72,7 @@ def try_job(name: str, tries: int, seed: int) -> dict[str, Any]:
             left = sorted(compared(place)) if turn == OVER and code else []
             code, _ = forked(lambda: work(place, AGAIN), log)  # noqa: B023
             refused = (
-                "exists already" in log.read_text() or "holds an interrupted" in log.read_text()
+                "already exists" in log.read_text() or "holds an interrupted" in log.read_text()
             )
             if code == 1 and refused:  # it had come to its end, or asks to be told
                 code, _ = forked(lambda: work(place, OVER), log)  # noqa: B023

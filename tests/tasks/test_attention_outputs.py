@@ -196,7 +196,7 @@ def test_coco_alone_writes_one_file(attention, tmp_path):
     attention("in", "--format", "coco", "--head", "mean")
     assert {p.name for p in (tmp_path / "attention").iterdir()} == {"coco.json", "skipped.csv"}
     result = attention("in", "--format", "coco", "--head", "mean", code=1)
-    assert "'attention/coco.json' exists already" in result.stderr
+    assert "'attention/coco.json' already exists" in result.stderr
     attention("in", "--format", "coco", "--head", "best", "--overwrite")
     assert '"best"' in (tmp_path / "attention/coco.json").read_text()
 

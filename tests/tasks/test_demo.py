@@ -116,7 +116,7 @@ def test_the_demo_leaves_a_page_whose_numbers_are_the_results(tiny, weights):
 
     # A second demo does not replace the first, unless asked to.
     again = dino("demo", "--weights", weights, code=1)
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     assert "--overwrite" in again.stderr
     assert (tiny / "demo" / "index.html").read_text() == page
 

@@ -197,7 +197,7 @@ def test_misuse_is_a_sentence(photos: Path, tiny_weights: Path, tmp_path: Path) 
 def test_outputs_are_not_overwritten(photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
     (tmp_path / "feats.csv").write_text("mine")
     out = ["-o", tmp_path / "feats.npy", "--weights", tiny_weights, "--device", "cpu"]
-    assert "feats.csv' exists already; use --overwrite" in fails(1, photos, *out)
+    assert "feats.csv' already exists; use --overwrite" in fails(1, photos, *out)
     assert (tmp_path / "feats.csv").read_text() == "mine"
     assert run(photos, *out, "--overwrite").exit_code == 0
     assert (tmp_path / "feats.csv").read_text().startswith("path,label\n")

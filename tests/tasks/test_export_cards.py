@@ -64,11 +64,11 @@ def test_a_conv_stem_is_for_onnx_only(tmp_path: Path) -> None:
 def test_outputs_are_never_overwritten_silently(tmp_path: Path) -> None:
     given, output = exported(tmp_path, VIT, "out.pth")
     before = output.read_bytes()
-    assert "exists already" in sentence(run(given, "-o", output))
+    assert "already exists" in sentence(run(given, "-o", output))
     assert run(given, "-o", output, "--overwrite").exit_code == 0
     assert output.read_bytes() == before
     given, folder = exported(tmp_path, VIT, "out")
-    assert "exists already" in sentence(run(given, "-o", folder))
+    assert "already exists" in sentence(run(given, "-o", folder))
     assert "does not exist" in sentence(run(given, "-o", tmp_path / "no" / "out.pth"))
 
 

@@ -229,7 +229,7 @@ def test_misuse_is_a_sentence(tmp_path: Path) -> None:
     assert "--neighbors -1" in fails(2, *index, "--neighbors", -1)
     assert "predictions are .csv" in fails(2, *index, "-o", tmp_path / "p.json")
     assert "does not exist; mkdir" in fails(1, *index, "-o", tmp_path / "no/p.csv")
-    assert "exists already" in fails(1, *index, "-o", tmp_path / "bare.csv")
+    assert "already exists" in fails(1, *index, "-o", tmp_path / "bare.csv")
     own = [*index, "-o", tmp_path / "train.csv", "--overwrite"]
     assert "belongs to the index" in fails(2, *own)
     two = [tmp_path / "train.npy", tmp_path / "bare.npy"]

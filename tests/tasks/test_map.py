@@ -109,7 +109,7 @@ def test_pictures_that_are_gone_are_told(embed: Any, photos: Path, tmp_path: Pat
         (["-o", "map.jpg"], 2, "a map is a .png or a folder"),
         (["-o", "no/map.png"], 1, "does not exist"),
         (["-o", "map.png", "--width", "7"], 2, "--width 7"),
-        (["-o", "there.png"], 1, "exists already"),
+        (["-o", "there.png"], 1, "already exists"),
         (["-o", "site"], 1, "pip install 'dino-cli[atlas]'"),
         (["-o", "map.png", "--project", "umap"], 1, "pip install 'dino-cli[umap]'"),
     ],
@@ -173,7 +173,7 @@ def test_a_site_gets_everything_that_it_shows(embed: Any, atlas: Any, tmp_path: 
         assert row["image"] > 100
         assert np.isfinite([row["x"], row["y"]]).all()
         assert sorted(row["neighbors"]["ids"]) == [j for j in range(12) if j != i]
-    assert "exists already" in run("map", features, "-o", site, code=1).stderr
+    assert "already exists" in run("map", features, "-o", site, code=1).stderr
     run("map", features, "-o", site, "--overwrite", "--no-thumbnails", "-q")
     words, table = json.loads((site / "data" / "seen.json").read_text())
     assert "--image" not in words

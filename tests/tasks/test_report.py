@@ -117,7 +117,7 @@ def test_a_run_that_collapsed_says_so(run, tmp_path):
 def test_what_is_missing_is_said(run, tmp_path):
     assert "not a run folder" in dino("report", tmp_path, code=1).stderr
     dino("report", run)
-    assert "exists already" in dino("report", run, code=2).stderr
+    assert "already exists" in dino("report", run, code=1).stderr
     dino("report", run, "--overwrite")
     (run / "log.jsonl").unlink()
     assert "has no step yet" in dino("report", run, "--overwrite", code=1).stderr

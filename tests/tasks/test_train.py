@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from small_run import dino, losses
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
+from dino_cli.data.views.batches import crop_batches
 from dino_cli.store.runs.log import Log
 
 
@@ -100,7 +104,20 @@ def test_backbones_that_cannot_take_the_views_are_refused(images, small, tmp_pat
         "train", images, "--config", small, "-o", tmp_path / "run", "--arch", arch, code=2
     )
     assert arch in result.stderr
+    assert "unexpected keyword argument" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_one_size_trains_on_global_views(images, small, tmp_path):
+    """One with relative positions, which timm does not resample."""
+    config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+    small.write_text(config)
+    words = ["train", images, "--config", small, "-o", tmp_path / "run", "--batch-size", "2"]
+    words += ["--arch", "vit_relpos_small_patch16_224", "--max-steps", "1"]
+    said = dino(*words, code=2).stderr
+    assert "cannot take views of 16 px (Input height (16)" in " ".join(said.split())
+    dino(*words, "--local-crops-number", "0")
+    assert len(losses(tmp_path / "run")) == 1
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])
@@ -115,8 +132,6 @@ def test_optimizers_and_head_options_run(images, small, tmp_path, optimizer):
 
 
 def test_an_unreadable_image_is_named_and_skipped(images, small, tmp_path):
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(images, data)
     (data / "fish" / "broken.png").write_bytes(b"not an image")
@@ -127,6 +142,37 @@ def test_an_unreadable_image_is_named_and_skipped(images, small, tmp_path):
         code=1,
     )  # fmt: skip
     assert "broken.png" in result.stderr
+
+
+def test_a_large_total_batch_may_hold_a_large_share_of_the_first_images(
+    images, small, tmp_path, monkeypatch
+):
+    """Two of 32 are fewer than one in ten, though more than one in ten of the first ten."""
+    monkeypatch.setattr("dino_cli.tasks.train.feed.FIRST_IMAGES", 10)
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    for path in sorted(data.rglob("*.png"))[5:7]:
+        path.write_bytes(b"not an image")
+    words = ["train", data, "--config", small, "--batch-size", "32", "--epochs", "1"]
+    dino(*words, "-o", tmp_path / "run", "--max-unreadable", "0.1")
+    result = dino(*words, "-o", tmp_path / "strict", "--max-unreadable", "0.05", code=1)
+    assert "2 files are unreadable among the first 32 images" in result.stderr
+
+
+def test_processes_share_the_cores_among_their_workers(images, small, tmp_path, monkeypatch):
+    asked = []
+
+    def batches(*arguments, workers, **options):
+        asked.append(workers)
+        return crop_batches(*arguments, workers=0, **options)
+
+    monkeypatch.setattr("dino_cli.tasks.train.run.crop_batches", batches)
+    monkeypatch.setattr("dino_cli.runtime.devices.available_cores", lambda: 32)
+    for here, workers in {"8": 4, "1": 10, "64": 1}.items():
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+        words = ["train", images, "--config", small, "-o", tmp_path / here, "--workers", "10"]
+        dino(*words, "--max-steps", "1")
+        assert asked.pop() == workers
 
 
 def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
@@ -140,6 +186,20 @@ def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
     both = resolved("--preset", "demo", "--config", file)
     assert (both["epochs"], both["local_size"], both["out_dim"]) == (17, 40, 256)
     assert resolved("--preset", "demo", "--config", file, "--epochs", "19")["epochs"] == 19
+
+
+def test_a_dry_run_prints_the_warmup_that_will_be():
+    for flags, epochs in {(): 10, ("--epochs", "5"): 0.5, ("--warmup-epochs", "3"): 3}.items():
+        shown = json.loads(dino("train", "photos", "--dry-run", *flags).stdout)
+        assert shown["warmup_epochs"] == epochs
+
+
+def test_the_job_script_as_json():
+    words = ["train", "photos", "-o", "run", "--epochs", "7", "--print-sbatch"]
+    plain = dino(*words).stdout
+    assert json.loads(dino(*words, "--json").stdout) == {"sbatch": plain}
+    assert "--epochs 7" in plain
+    assert "--json" not in plain
 
 
 def test_configuration_files_are_checked(tmp_path):
@@ -173,6 +233,14 @@ def test_knn_during_training_is_in_the_log(images, small, tmp_path):
     epochs = [e for e in Log.read(run / "log.jsonl") if "epoch_loss" in e]
     assert ["knn_top1" in e for e in epochs] == [False, True, True]
     assert all(0 <= e["knn_top1"] <= 100 for e in epochs[1:])
+
+
+def test_knn_between_epochs_is_not_time_of_training(images, small, tmp_path, monkeypatch):
+    monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", lambda *_: time.sleep(2))
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--eval-data", images, "--epochs", "2")
+    rates = {e["step"]: e["images_per_second"] for e in Log.read(run / "log.jsonl") if "step" in e}
+    assert 8 / rates[4] < 1  # seconds of the step after the first epoch
 
 
 def test_the_best_teacher_by_knn_is_kept(images, small, tmp_path, monkeypatch):
@@ -214,6 +282,25 @@ def test_starting_from_weights_resamples_positions(images, small, tmp_path):
     b = torch.load(second / "checkpoint.pt", weights_only=True)["student"]  # its lr was 0
     assert b["backbone.pos_embed"].shape == (1, 37, 32)
     assert torch.equal(a["backbone.blocks.1.mlp.fc1.weight"], b["backbone.blocks.1.mlp.fc1.weight"])
+
+
+def test_starting_from_a_model_by_name(images, small, tmp_path):
+    """A shipped one; and what is neither a file nor a model is told as what was typed."""
+    words = ["train", images, "--config", small, "--max-steps", "1", "--init-from"]
+    fitting = ["--width", "128", "--depth", "4", "--heads", "4", "--patch-size", "8"]
+    dino(*words, "dino_demo", *fitting, "-o", tmp_path / "run")
+    student = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["student"]
+    (shipped,) = Path(__file__).parents[2].glob("weights/dino_demo.safetensors")
+    name = "blocks.1.mlp.fc1.weight"
+    assert torch.equal(student[f"backbone.{name}"], load_file(shipped)[name].float())
+    for given, said in {
+        "dino_demmo": "there is no model 'dino_demmo'; did you mean dino_demo",
+        "./gone": "there are no weights at './gone'; check --init-from",
+        "runs/gone": "nothing lies at 'runs/gone'",
+    }.items():
+        result = dino(*words, given, "-o", tmp_path / "other", code=1)
+        assert said in result.stderr
+        assert "--weights" not in result.stderr
 
 
 @pytest.mark.slow

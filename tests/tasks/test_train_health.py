@@ -93,11 +93,18 @@ class Heard(Reporter):
 
 
 @pytest.mark.parametrize(
-    ("workers", "cores", "way"),
-    [(1, 4, "go on with --workers 2"), (4, 4, "all 4 cores read images already")],
+    ("workers", "cores", "processes", "way"),
+    [
+        (1, 4, 1, "go on with --workers 2"),
+        (4, 4, 1, "all 4 cores read images already"),
+        (3, 4, 8, "go on with --workers 4"),
+        (10, 4, 8, "all 32 cores read images already"),
+    ],
 )
-def test_waiting_for_images_is_told_once(monkeypatch, workers, cores, way):
-    monkeypatch.setattr("dino_cli.tasks.train.diagnosis.available_cores", lambda: cores)
+def test_waiting_for_images_is_told_once(monkeypatch, workers, cores, processes, way):
+    for where in ("runtime.devices", "tasks.train.diagnosis"):
+        monkeypatch.setattr(f"dino_cli.{where}.available_cores", lambda: cores * processes)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     heard = Heard()
     plan = Plan(images=1000, epochs=10, batch=10, seed=0)
     diagnosis = Diagnosis(TrainConfig(workers=workers), plan, heard)
@@ -107,6 +114,29 @@ def test_waiting_for_images_is_told_once(monkeypatch, workers, cores, way):
     assert len(heard.remarks) == 1
     assert heard.remarks[0].startswith("50 % of the time goes into waiting for images")
     assert way in heard.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "ratio", "said"),
+    [("lars", 0.021, None), ("lars", 0.08, "0.5 to 2 %"), ("adamw", 0.02, "0.05 to 0.3 %")],
+)
+def test_a_rate_is_judged_by_its_optimizer_and_after_the_warmup(optimizer, ratio, said):
+    """LARS at the rate of the original's ResNet-50: 1.2 to 2.1 % of the weights' length a step."""
+    heard = Heard()
+    plan = Plan(images=1000, epochs=20, batch=10, seed=0)
+    config = TrainConfig(epochs=20, warmup_epochs=5, optimizer=optimizer)
+    diagnosis = Diagnosis(config, plan, heard)
+    entry = dict.fromkeys(("target_spread", "entropy_share", "loss"))
+    for step in range(0, 1000, 10):
+        warming = step < 500
+        diagnosis.see(
+            {**entry, "step": step, "data_wait": 0.0, "update_ratio": 0.2 if warming else ratio},
+            seconds=1.0,
+        )
+        if warming:
+            assert heard.remarks == []
+    assert len(heard.remarks) == (said is not None)
+    assert all(f"({said} is usual)" in remark for remark in heard.remarks)
 
 
 # Effective ranks of whole runs, a line each 50 steps of 9,469 photos in batches of 64, a line each

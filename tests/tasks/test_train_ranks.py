@@ -38,11 +38,12 @@ def config(tmp_path):
     return path
 
 
-def start(*words, command=(sys.executable, "-m", "dino_cli")):
+def start(*words, command=(sys.executable, "-m", "dino_cli"), stdin=None):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, *map(str, words)],
         env=environment,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -97,6 +98,19 @@ def test_one_two_and_four_processes_agree(images, config, tmp_path, flags):
         )  # fmt: skip
         assert list(losses(run).values()) == pytest.approx(list(losses(one).values()), rel=1e-4)
         assert len(losses(run)) == 12
+
+
+def test_a_list_on_stdin_reaches_all_processes(images, config, tmp_path):
+    """It can be read once, by one of them."""
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{path}\n" for path in sorted(images.rglob("*.png"))))
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    flags = ["--config", config, "--gpus", "2", "--batch-size", "8"]
+    dino("train", listed, *flags, "-o", whole, "--max-steps", "4")
+    with listed.open() as stdin:
+        finish(start("train", "-", *flags, "-o", run, "--max-steps", "2", stdin=stdin))
+    dino("train", "--resume", run, "--max-steps", "4")
+    assert losses(run) == losses(whole)
 
 
 def test_gradients_sent_as_bf16_are_close(images, config, tmp_path):

@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from small_run import dino, losses
+from typer.testing import CliRunner
 
+from dino_cli.cli.app import app
 from dino_cli.store.runs.log import Log
 
 
@@ -50,6 +53,27 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_
         assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
 
 
+@pytest.mark.parametrize("null", [False, True])
+def test_a_run_of_a_list_on_stdin_goes_on_without_it(images, small, tmp_path, monkeypatch, null):
+    """From another folder too; the same losses as of a run that was not stopped."""
+    monkeypatch.chdir(images)
+    names = sorted(str(path) for path in Path().rglob("*.png"))
+    listed = "".join(name + ("\0" if null else "\n") for name in names)
+    words = ["train", "-", "--config", str(small), *(["--null"] if null else [])]
+    for name, steps in {"whole": "6", "part": "3"}.items():
+        command = [*words, "-o", str(tmp_path / name), "--max-steps", steps]
+        result = CliRunner().invoke(app, command, input=listed)
+        assert result.exit_code == 0, result.output
+    monkeypatch.chdir(tmp_path)
+    dino("train", "--resume", "part", "--max-steps", "6")
+    assert losses(tmp_path / "part") == losses(tmp_path / "whole")
+    dino("train", images, "--config", small, "-o", "folder", "--max-steps", "6")
+    assert losses(tmp_path / "folder") == losses(tmp_path / "whole")
+    result = CliRunner().invoke(app, [*words, "--print-sbatch"])
+    assert result.exit_code == 2
+    assert "name a .txt list instead of -" in result.stderr
+
+
 def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
@@ -58,7 +82,8 @@ def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
     fewer = images / "fish"
     result = dino("train", fewer, "--resume", run, code=1)
     assert "images" in result.stderr
-    assert dino("train", images, "-o", run, "--config", small, code=2)
+    result = dino("train", images, "-o", run, "--config", small, code=1)
+    assert f"{str(run)!r} already exists; go on with dino train --resume {run}" in result.stderr
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(images, small, tmp_path):

@@ -71,7 +71,10 @@ def effective_rank(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def update_ratio(before: list[Tensor], after: list[Tensor]) -> Tensor:
-    """‖after - before‖ / ‖before‖ over all tensors: about 0.001 to 0.03 in healthy runs."""
+    """‖after - before‖ / ‖before‖ over all tensors.
+
+    In healthy runs about 0.0005 to 0.003; with LARS, whose steps are shares of that length, 0.02.
+    """
     moved = torch.stack(torch._foreach_norm(torch._foreach_sub(after, before))).norm()
     ratio: Tensor = moved / torch.stack(torch._foreach_norm(before)).norm()
     return ratio

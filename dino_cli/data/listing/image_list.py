@@ -91,6 +91,12 @@ class ImageList(Sequence[ImageFile]):
         for name, folder in zip(self._names, self._folder_ids.tolist(), strict=True):
             yield f"{folders[folder]}/{name}" if folders[folder] else name
 
+    def absolutes(self) -> Iterator[str]:
+        """The absolute path of each picture in turn, faster than through `ImageFile`."""
+        folders = [os.path.abspath(folder) for folder in self._paths]
+        for name, folder in zip(self._names, self._folder_ids.tolist(), strict=True):
+            yield os.path.join(folders[folder], name)
+
 
 class ImageListBuilder:
     """Collects pictures. distinct: take each path once only, and count the `repeated` ones."""

@@ -77,15 +77,19 @@ def _fetch(url: str, path: Path) -> None:
         with FileLock(path.with_name(".lock")):
             if path.is_file():  # another process was faster
                 return
-            with gopen(url, "rb") as source, open(part, "wb") as target:
-                while piece := source.read(PIECE):
-                    target.write(piece)
-                target.flush()
-                os.fsync(target.fileno())
-            # A stream that broke off raises when it is closed, above.
-            if part.stat().st_size == 0:
-                raise OSError("nothing came")
-            os.replace(part, path)
+            try:
+                with gopen(url, "rb") as source, open(part, "wb") as target:
+                    while piece := source.read(PIECE):
+                        target.write(piece)
+                    target.flush()
+                    os.fsync(target.fileno())
+                # A stream that broke off raises when it is closed, above.
+                if part.stat().st_size == 0:
+                    raise OSError("nothing came")
+                os.replace(part, path)
+            finally:  # not before the lock is held: until then it is another's
+                with suppress(OSError):
+                    part.unlink()
     except FileNotFoundError as error:  # the program that fetches
         raise TaskError(
             f"cannot fetch {url!r}: {error.filename} is missing", "install it"
@@ -96,6 +100,3 @@ def _fetch(url: str, path: Path) -> None:
             or "the server does not give it, or the connection broke"
         )
         raise TaskError(f"cannot fetch {url!r}: {reason}", "check the address") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()

@@ -76,9 +76,9 @@ class CheckpointWriter:
         error, self._error = self._error, None
         if error is None:
             return
-        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         raise TaskError(
-            f"cannot write the checkpoint to {self.folder.path} ({reason})",
+            f"cannot write the checkpoint to {self.folder.path} ({reason.splitlines()[0]})",
             f"make room and go on with: dino train --resume {self.folder.path}",
         ) from None
 
@@ -96,17 +96,25 @@ class CheckpointWriter:
         best: bool,
     ) -> None:
         try:
-            for name in [keep_as] if keep_as else []:
-                with atomic_write(self.folder.path / name) as temporary:
-                    save_state(temporary, state)
             with atomic_write(self.folder.checkpoint) as temporary:
                 save_state(temporary, state)
+                if keep_as:
+                    self._keep(temporary, state, keep_as)
                 self._rotate()
             save_teacher(self.folder.teacher, teacher, about)
             if best:
                 save_teacher(self.folder.best, teacher, about)
         except Exception as error:  # told by the thread that trains
             self._error = error
+
+    def _keep(self, written: Path, state: Mapping[str, Any], name: str) -> None:
+        """Another name for the same file; where there are no links, another file."""
+        with atomic_write(self.folder.path / name) as temporary:
+            temporary.unlink()
+            try:
+                temporary.hardlink_to(written)
+            except OSError:
+                save_state(temporary, state)
 
     def _rotate(self) -> None:
         """checkpoint.pt also becomes checkpoint.1.pt, that .2.pt, …; `keep` of them stay."""

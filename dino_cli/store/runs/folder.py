@@ -5,6 +5,7 @@ RUN/log.jsonl        one JSON object per logged step and per epoch
 RUN/checkpoint.pt    everything needed to go on; checkpoint.1.pt, … are the ones before it
 RUN/teacher.safetensors   the backbone that the other commands read
 RUN/teacher-best.safetensors   the same at the epoch of the best k-NN, with --eval-data
+RUN/images.txt       the images, where they were listed on stdin
 RUN/watch/           photos and their attention at each epoch, for `dino report`
 """
 
@@ -31,6 +32,7 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.pt"
         self.teacher = path / "teacher.safetensors"
         self.best = path / "teacher-best.safetensors"
+        self.images = path / "images.txt"
         self.watch = path / "watch"
 
     def write_config(self, values: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from hashlib import blake2s
 from pathlib import Path, PurePath
 
 from dino_cli.errors import TaskError
+from dino_cli.store.writing.existing import already_exists
 
 __all__ = ["ResultFolders", "folder_names"]
 
@@ -76,10 +77,7 @@ class ResultFolders:
             raise TaskError(f"no permission to write to {str(self.root)!r}", "choose another -o")
         present = [self.root / name for name in names if os.path.lexists(self.root / name)]
         if present and not overwrite:
-            more = f" (and {len(present) - 1} more)" if len(present) > 1 else ""
-            raise TaskError(
-                f"{str(present[0])!r}{more} already exists", "use --overwrite or another -o"
-            )
+            raise already_exists(present)
         for folder in present:
             if folder.is_symlink() or not folder.is_dir():
                 raise TaskError(f"{str(folder)!r} is not a folder", "choose another -o")

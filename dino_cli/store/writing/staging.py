@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import hidden_beside, sweep_beside
+from dino_cli.store.writing.existing import already_exists
 
 __all__ = ["check_free", "staged"]
 
@@ -22,7 +23,7 @@ def check_free(output: Path, names: Sequence[str], *, overwrite: bool) -> None:
         raise TaskError(f"{str(output)!r} is a file", "name a folder with -o")
     present = [output / name for name in names if (output / name).exists()]
     if present and not overwrite:
-        raise TaskError(f"{str(present[0])!r} exists already", "use --overwrite or another -o")
+        raise already_exists(present)
 
 
 @contextmanager

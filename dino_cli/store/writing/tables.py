@@ -8,6 +8,7 @@ from typing import TextIO
 
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.existing import already_exists
 
 __all__ = ["check_targets", "csv_table", "row_writer", "skipped_path", "told", "write_skipped"]
 
@@ -23,9 +24,7 @@ def check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
         if target.is_dir():
             raise TaskError(f"{str(target)!r} is a folder", "name a file")
         if target.exists() and not overwrite:
-            raise TaskError(
-                f"{str(target)!r} exists already", "use --overwrite or another --output"
-            )
+            raise already_exists([target])
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dino_cli.data.drawings.images import CLASSES, draw
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
+from dino_cli.store.writing.existing import already_exists
 
 __all__ = ["draw_folder"]
 
@@ -89,7 +90,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     import tempfile
 
     if folder.exists():
-        raise UsageError(f"{folder} exists already", "choose a new folder")
+        raise already_exists([folder], "choose a new folder")
     try:
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:

@@ -1,5 +1,8 @@
 """What no run of `dino train` could have, said before anything is touched."""
 
+import math
+from dataclasses import fields
+
 import torch
 
 from dino_cli.config.setting import Size, height_and_width, size_text
@@ -8,12 +11,20 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import VIT_SIZES, Architecture, VitArchitecture
 from dino_cli.core.network.backbone import build
 from dino_cli.errors import UsageError
+from dino_cli.tasks.train.setup import drop_path_of
 
 __all__ = ["check", "check_views"]
+
+YEAR = 365 * 24 * 60  # minutes
 
 
 def check(config: TrainConfig) -> None:
     """Raise `UsageError` for values that no run could have, before anything is touched."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        finite = all(math.isfinite(x) for x in numbers if isinstance(x, float))
+        _require(finite, config, field.name, "must be finite")
     positive: tuple[str, ...] = (
         "batch_size",
         "accumulate",
@@ -22,6 +33,7 @@ def check(config: TrainConfig) -> None:
     )
     positive += (
         "eval_every",
+        "keep",
         "patch_size",
         "head_hidden",
         "head_bottleneck",
@@ -42,6 +54,8 @@ def check(config: TrainConfig) -> None:
         "weight_decay_end",
         "workers",
         "keep_every",
+        "freeze_last_layer",
+        "watch",
     ):
         _require(getattr(config, name) >= 0, config, name, "must not be negative")
     shares = ("momentum_teacher", "center_momentum", "jitter_prob", "grayscale_prob")
@@ -67,12 +81,18 @@ def check(config: TrainConfig) -> None:
         )
     _require(0 <= config.drop_path < 1, config, "drop_path", "must be in [0, 1)")
     _require(all(0 <= p <= 1 for p in config.blur_prob), config, "blur_prob", "are probabilities")
+    _require(min(config.jitter) >= 0, config, "jitter", "must not be negative")
     _require(0 <= config.jitter[3] <= 0.5, config, "jitter", "has a hue outside [0, 0.5]")
     _require(config.local_crops_number >= 0, config, "local_crops_number", "must not be negative")
     for name in ("global_crops_scale", "local_crops_scale"):
         low, high = getattr(config, name)
         _require(0 < low <= high <= 1, config, name, "must be two shares, 0 < low <= high <= 1")
-    _require(config.seed >= 0, config, "seed", "must not be negative")
+    start = config.augment_start
+    _require(min(start) >= 0, config, "augment_start", "must not be negative")
+    _require(start[3] <= 0.5, config, "augment_start", "has a hue outside [0, 0.5]")
+    _require(max(start[4:]) <= 1, config, "augment_start", "ends in two probabilities")
+    _require(0 <= config.seed < 2**63, config, "seed", "must not be negative, nor above 2^63 - 1")
+    _require(0 < config.timeout <= YEAR, config, "timeout", "must be positive, at most a year")
     _require(all(s > 0 for s in config.std), config, "std", "must be positive")
     if config.final_size is not None:
         _require(min(config.final_size) > 0, config, "final_size", "must be positive")
@@ -116,12 +136,13 @@ def check(config: TrainConfig) -> None:
 def _require(good: bool, config: TrainConfig, name: str, rule: str) -> None:
     if not good:
         value = getattr(config, name)
-        shown = " ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else f"{value:g}"
+        numbers = value if isinstance(value, tuple) else (value,)
+        shown = " ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in numbers)
         raise UsageError(f"--{name.replace('_', '-')} {shown} {rule}", "see dino train --help")
 
 
 def check_views(architecture: Architecture, config: TrainConfig) -> None:
-    """Raise `UsageError` for a timm model that cannot take views of these sizes."""
+    """Raise `UsageError` for a timm model that cannot take views of these sizes, or --drop-path."""
     if isinstance(architecture, VitArchitecture):
         return
     sizes = {config.global_size, *(config.final_size or ())}
@@ -130,14 +151,20 @@ def check_views(architecture: Architecture, config: TrainConfig) -> None:
     size: Size = config.global_size
     try:
         with torch.device("meta"):
-            net = build(architecture)
+            net = build(architecture, drop_path=drop_path_of(architecture, config))
             for size in sorted(sizes, key=height_and_width):
                 features = net(torch.empty(2, config.in_chans, *height_and_width(size)))
                 if features.ndim != 2:
                     raise ValueError("its features are no vectors")
     except (TypeError, AssertionError, RuntimeError, ValueError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it fails"
+        if "drop_path_rate" in reason:
+            raise UsageError(
+                f"{config.arch} has no stochastic depth, and --drop-path is {config.drop_path:g}",
+                "use --drop-path 0",
+            ) from None
         raise UsageError(
             f"{config.arch} cannot take views of {size_text(size)} px ({reason})",
-            "choose other --global-size and --local-size, or another --arch",
+            "choose other --global-size and --local-size, --local-crops-number 0, or another "
+            "--arch",
         ) from None

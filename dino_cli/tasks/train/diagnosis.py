@@ -8,7 +8,7 @@ from typing import Any
 from dino_cli.config.train import TrainConfig
 from dino_cli.data.views.batches import Plan
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores
+from dino_cli.runtime import available_cores, cores_per_process
 from dino_cli.tasks.train.setup import warmup_epochs_of
 
 __all__ = ["Diagnosis"]
@@ -20,8 +20,10 @@ COLLAPSED_SPREAD = 0.3
 UNIFORM_SHARE = 0.5
 UNIFORM_LOSS = 0.97  # share of ln K; below it the run still learns, slowly
 # Healthy runs move weights by .05 to .2 % of their length in a step; with a hundred times their
-# rate by 1.5 to 5 %.
-LARGE_UPDATE = 0.01
+# rate by 1.5 to 5 %. LARS takes steps in proportion to that length: 1.2 to 2.1 % at the 4.8 of the
+# original's ResNet-50, and with its momentum at most 10 · η (.001) · the rate.
+LARGE_UPDATE = {"adamw": 0.01, "sgd": 0.01, "lars": 0.05}
+USUAL_UPDATE = {"adamw": "0.05 to 0.3 %", "sgd": "0.05 to 0.3 %", "lars": "0.5 to 2 %"}
 # Features lose rank while targets still differ: k-NN fell from 46 to 35 % as the rank went from 17
 # to 3 over 60 epochs, with a spread of .42. Runs that learn lose half of what they had after the
 # warm-up at most, and stay at 10 or more; networks too narrow for that do not lose two thirds.
@@ -42,8 +44,8 @@ class Diagnosis:
         self.most = math.log(config.out_dim)
         self.collapsed_since: int | None = None
         # Until then the rank falls in every run: that of random features says nothing.
-        warm = round(warmup_epochs_of(config) * plan.steps_per_epoch)
-        self.ranks_count_from = max(warm, self.patience)
+        self.warm = round(warmup_epochs_of(config) * plan.steps_per_epoch)
+        self.ranks_count_from = max(self.warm, self.patience)
         self.ranks: list[float] = []
         self.best_rank, self.best_rank_step = 0.0, 0
         self.lost: list[int] = []  # steps of lines, in a row
@@ -159,15 +161,16 @@ class Diagnosis:
         )
 
     def _see_update(self, entry: Mapping[str, Any]) -> None:
-        if entry["update_ratio"] is None:
+        if entry["update_ratio"] is None or entry["step"] < self.warm:
             return
         self.updates = [*self.updates[1 - LINES :], entry["update_ratio"]]
-        if len(self.updates) == LINES and median(self.updates) > LARGE_UPDATE:
+        optimizer = self.config.optimizer
+        if len(self.updates) == LINES and median(self.updates) > LARGE_UPDATE[optimizer]:
             self._say(
                 "rate",
                 f"the learning rate is too high for this batch: a step changes the weights by "
-                f"{100 * median(self.updates):.1f} % of their length (0.05 to 0.3 % is usual); "
-                f"start anew with --lr {self.config.lr / 10:g} or a longer --warmup-epochs",
+                f"{100 * median(self.updates):.1f} % of their length ({USUAL_UPDATE[optimizer]} is "
+                f"usual); start anew with --lr {self.config.lr / 10:g} or a longer --warmup-epochs",
             )
 
     def _see_wait(self, entry: Mapping[str, Any]) -> None:
@@ -176,11 +179,15 @@ class Diagnosis:
         self.waits = [*self.waits[1 - LINES :], entry["data_wait"]]
         wait = median(self.waits)
         if len(self.waits) == LINES and wait > MUCH_WAITING:
-            cores, workers = available_cores(), min(self.config.workers, available_cores())
+            cores = cores_per_process()
+            workers = min(self.config.workers, cores)
             if workers < cores:
                 way = f"go on with --workers {min(cores, max(1, 2 * workers))}"
             else:
-                way = f"all {cores} cores read images already: store them smaller (512 px)"
+                way = (
+                    f"all {available_cores()} cores read images already: store them smaller "
+                    "(512 px)"
+                )
             self._say("wait", f"{100 * wait:.0f} % of the time goes into waiting for images; {way}")
 
     def _say(self, which: str, text: str) -> None:

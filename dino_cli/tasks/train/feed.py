@@ -80,7 +80,8 @@ class Feed:
     def _check_share(self) -> None:
         bad = self.all_unreadable()
         most = self.config.max_unreadable
-        if len(bad) > most * FIRST_IMAGES and most < 1:
+        # One total batch may be more than the first thousand.
+        if len(bad) > most * max(FIRST_IMAGES, self.seen) and most < 1:
             path, reason = next(iter(bad.items()))
             raise TaskError(
                 f"{len(bad)} files are unreadable among the first {self.seen} images, more than "

@@ -1,7 +1,7 @@
 """What a run keeps, and how it goes on."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,25 @@ from dino_cli.config.setting import to_json
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, architecture_to_json
 from dino_cli.core.training.step import Networks
-from dino_cli.data.listing.images import ImageList
+from dino_cli.data.listing.images import ImageList, find_images
 from dino_cli.data.views.batches import Plan
-from dino_cli.errors import TaskError, UsageError
+from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
 from dino_cli.store.runs.checkpoints import CheckpointWriter, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
-from dino_cli.store.writing.atomic import sweep_beside
+from dino_cli.store.writing.atomic import atomic_write, sweep_beside
+from dino_cli.store.writing.existing import already_exists
 from dino_cli.tasks.train.setup import attention_size_of, preprocessing_of
 
-__all__ = ["about", "create_run", "digest_of", "restore_run", "save_run", "update_run"]
+__all__ = [
+    "about",
+    "create_run",
+    "digest_of",
+    "list_on_stdin",
+    "restore_run",
+    "save_run",
+    "update_run",
+]
 
 
 def about(config: TrainConfig, architecture: Architecture) -> dict[str, Any]:
@@ -41,24 +51,39 @@ def digest_of(files: ImageList) -> str:
     return digest.hexdigest()
 
 
+def list_on_stdin(config: TrainConfig, reporter: Reporter | None) -> bytes:
+    """What stdin lists, as a list of absolute paths that can be read from anywhere, and again."""
+    files = find_images(["-"], reporter=reporter, null=config.null)
+    end = "\0" if config.null else "\n"
+    paths = "".join([f"{path}{end}" for path in files.absolutes()])
+    return paths.encode(errors="surrogateescape")
+
+
 def counts_of(plan: Plan) -> dict[str, int]:
     """What config.json says of the run's length."""
     return {"images": plan.images, "total_batch": plan.total_batch, "steps": plan.steps}
 
 
 def create_run(
-    folder: RunFolder, config: TrainConfig, described: Mapping[str, Any], plan: Plan
+    folder: RunFolder,
+    config: TrainConfig,
+    described: Mapping[str, Any],
+    plan: Plan,
+    listed: bytes | None,
 ) -> None:
-    """A new run folder with its configuration. Raises when it holds something already."""
+    """A new run folder with its configuration. Raises when it holds something already.
+
+    listed: what stdin listed, which becomes images.txt, and the run's data in place of `-`.
+    """
     path = folder.path
     try:
         sweep_beside(folder.config)  # of a process killed before there was a run
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(
-                f"{path} exists already",
-                f"go on with dino train --resume {path}, or choose another -o",
+            raise already_exists(
+                [path], f"go on with dino train --resume {path}, or choose another -o"
             )
         path.mkdir(parents=config.output is None, exist_ok=True)
+        config = _with_list(folder, config, listed)
         folder.write_config({**described, "run": counts_of(plan), "train": to_json(config)})
     except FileNotFoundError:
         raise TaskError(f"the folder {path.parent} does not exist", "create it first") from None
@@ -67,16 +92,29 @@ def create_run(
 
 
 def update_run(
-    folder: RunFolder, config: TrainConfig, described: Mapping[str, Any], plan: Plan
+    folder: RunFolder,
+    config: TrainConfig,
+    described: Mapping[str, Any],
+    plan: Plan,
+    listed: bytes | None,
 ) -> None:
-    """config.json of a run that goes on, with what the person changed."""
-    values = {**to_json(config), "resume": None}
+    """config.json of a run that goes on, with what the person changed. listed: as `create_run`."""
     try:
+        values = {**to_json(_with_list(folder, config, listed)), "resume": None}
         folder.write_config({**described, "run": counts_of(plan), "train": values})
     except OSError as error:
         raise TaskError(
             f"cannot write to {folder.path} ({error.strerror})", "make it writable"
         ) from None
+
+
+def _with_list(folder: RunFolder, config: TrainConfig, listed: bytes | None) -> TrainConfig:
+    if listed is None:
+        return config
+    with atomic_write(folder.images) as temporary:
+        temporary.write_bytes(listed)
+    kept = str(folder.images.absolute())
+    return replace(config, data=tuple(kept if name == "-" else name for name in config.data))
 
 
 def save_run(

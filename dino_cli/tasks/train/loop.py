@@ -1,7 +1,8 @@
 """The loop of a run: steps, and what is told and kept between them."""
 
 import time
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -59,6 +60,7 @@ class Run:
     watch: Watch | None
     drawn: float = field(default=float("-inf"), init=False)
     best: float = field(default=float("-inf"), init=False)  # k-NN so far
+    aside: float = field(default=0.0, init=False)  # seconds since the last line
 
     def __post_init__(self) -> None:
         config, device = self.config, self.device
@@ -118,7 +120,7 @@ class Run:
                 # Reading a figure waits for the device, so this is done now and then.
                 if logged:
                     last = result.loss.item()
-                    seconds = time.monotonic() - window
+                    seconds = time.monotonic() - window - self.aside
                     entry = log_entry(
                         step,
                         step // per_epoch,
@@ -131,14 +133,19 @@ class Run:
                     )
                     self._tell(entry, seconds, log)
                     window, waited, since = time.monotonic(), 0.0, done
+                    self.aside = 0.0
 
                 end_of_epoch = done % per_epoch == 0
-                best = self._end_epoch(done, log) if end_of_epoch else False
+                best = False
+                if end_of_epoch:
+                    with self._aside(result):
+                        best = self._end_epoch(done, log)
                 stop = step % min(config.log_every, 10) == 0 or self.ranks.count == 1
                 stop = stop and self.ranks.any(bool(asked), self.device)
                 due = config.save_every is not None and done % config.save_every == 0
                 if end_of_epoch or due or stop or done == end:
-                    self._save(done, best=best)
+                    with self._aside(result):
+                        self._save(done, best=best)
                 if stop and done < end:
                     self.writer.flush()
                     raise Interrupted(
@@ -190,6 +197,14 @@ class Run:
             logits = self.networks.teacher(views.groups[:1])
         mean = self.ranks.average(logits.float().mean(dim=0, keepdim=True))
         self.networks.centre.copy_(mean)
+
+    @contextmanager
+    def _aside(self, result: StepResult) -> Iterator[None]:
+        """What is done inside (k-NN, pictures, saving) is not counted as time of training."""
+        result.loss.item()  # waits for the device, whose work up to here is training
+        began = time.monotonic()
+        yield
+        self.aside += time.monotonic() - began
 
     # What is told
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dino_cli.config.train import TrainConfig
+from dino_cli.errors import UsageError
 from dino_cli.runtime import launch, processes_wanted
 from dino_cli.tasks.train.check import check, check_views
 from dino_cli.tasks.train.setup import architecture_of
@@ -73,10 +74,16 @@ exit "$status"
 
 
 def job_script(config: TrainConfig, command: Sequence[str]) -> str:
-    """A text for `sbatch`: runs `dino COMMAND` on all GPUs of a node, goes on after a stop."""
+    """A text for `sbatch`: runs `dino COMMAND` on all GPUs of a node, goes on after a stop.
+
+    Raises `UsageError` for data that a job cannot have.
+    """
+    if "-" in config.data:
+        raise UsageError("a job has no list on stdin", "name a .txt list instead of -")
     gpus = 8 if config.gpus == "all" else int(config.gpus)
     run = config.resume or config.output
-    arguments = [word for word in command if word != "--print-sbatch"]
+    # --json is about how the script is printed here.
+    arguments = [word for word in command if word not in ("--print-sbatch", "--json")]
     if run is None:
         run = Path("runs/dino")
         arguments = [arguments[0], "-o", str(run), *arguments[1:]]

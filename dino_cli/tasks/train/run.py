@@ -1,5 +1,6 @@
 """`dino train`: images in, a run folder out. What is set up before the first step."""
 
+import io
 import os
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -19,8 +20,8 @@ from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import (
     Ranks,
-    available_cores,
     choose_precision,
+    cores_per_process,
     one_thread,
     rank_device,
     ranks_from_environment,
@@ -30,7 +31,14 @@ from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.writing.locks import held
 from dino_cli.tasks.train.check import check, check_views
 from dino_cli.tasks.train.feed import Feed, check_readable
-from dino_cli.tasks.train.folder import about, create_run, digest_of, restore_run, update_run
+from dino_cli.tasks.train.folder import (
+    about,
+    create_run,
+    digest_of,
+    list_on_stdin,
+    restore_run,
+    update_run,
+)
 from dino_cli.tasks.train.knn import labelled_images
 from dino_cli.tasks.train.loop import Run
 from dino_cli.tasks.train.processes import default_run
@@ -60,7 +68,6 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     check_views(architecture, config)
     device = rank_device(config.device)
     first = os.environ.get("RANK", "0") == "0"
-    files = find_images(config.data, reporter=reporter if first else None, null=config.null)
     go_on = f"go on with: dino train --resume {config.resume or config.output or 'RUN'}"
     with (
         ranks_from_environment(device, minutes=config.timeout) as ranks,
@@ -69,7 +76,12 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     ):
         folder = RunFolder(ranks.share(config.resume or config.output or default_run()))
         ranks.first(lambda: stack.enter_context(held(folder.path)))
-        return _train_on(folder, config, architecture, files, device, ranks, reporter)
+        told = reporter if first else None
+        # One stdin cannot be read by several processes, nor again when the run goes on.
+        listed = ranks.first(lambda: list_on_stdin(config, told)) if "-" in config.data else None
+        stdin = io.TextIOWrapper(io.BytesIO(listed or b""), encoding="utf-8")
+        files = find_images(config.data, stdin=stdin, reporter=told, null=config.null)
+        return _train_on(folder, config, architecture, files, device, ranks, reporter, listed)
 
 
 def _train_on(
@@ -80,6 +92,7 @@ def _train_on(
     device: torch.device,
     ranks: Ranks,
     reporter: Reporter,
+    listed: bytes | None,
 ) -> dict[str, Any]:
     reporter = reporter if ranks.rank == 0 else Reporter()
     checkpoint: Path | None = None
@@ -120,7 +133,7 @@ def _train_on(
     labelled = labelled_images(config) if alone else []
     if alone:
         described = about(config, architecture)
-        (update_run if config.resume else create_run)(folder, config, described, plan)
+        (update_run if config.resume else create_run)(folder, config, described, plan, listed)
         for leftover in folder.path.glob(".*.part"):  # of a process killed while writing
             leftover.unlink(missing_ok=True)
     ranks.barrier()
@@ -134,7 +147,7 @@ def _train_on(
         plan,
         start_step=start,
         end_step=end,
-        workers=min(config.workers, available_cores()),
+        workers=min(config.workers, cores_per_process()),
         exif=config.exif,
         pin=device.type == "cuda",
         photos=config.views == "gpu" or (config.views == "auto" and device.type == "cuda"),

@@ -32,6 +32,7 @@ __all__ = [
     "Schedules",
     "architecture_of",
     "build_networks",
+    "drop_path_of",
     "preprocessing_of",
     "schedules_of",
     "view_schedule_of",
@@ -96,10 +97,31 @@ def timm_architecture(name: str, in_chans: int, size: Size) -> TimmArchitecture:
         )
     arguments: dict[str, Any] = {}
     if name.startswith(("vit_", "deit", "eva", "beit")):
-        arguments = {"dynamic_img_size": True, "img_size": size}
+        arguments = {"img_size": size}
+        if _takes_any_size(name, arguments):
+            arguments["dynamic_img_size"] = True
     elif name.startswith("resnet"):
         arguments = {"zero_init_last": False}  # as torchvision's, which the reference trains
     return TimmArchitecture(name=name, in_chans=in_chans, arguments=arguments)
+
+
+def _takes_any_size(name: str, arguments: dict[str, Any]) -> bool:
+    """Whether timm resamples its positions for other sizes than the first; relative ones it does
+    not."""
+    try:
+        with torch.device("meta"):
+            build(TimmArchitecture(name=name, arguments={**arguments, "dynamic_img_size": True}))
+    except TypeError as error:
+        return "dynamic_img_size" not in str(error)
+    except (AssertionError, RuntimeError, ValueError):  # another fault, told where it is built
+        return True
+    return True
+
+
+def drop_path_of(architecture: Architecture, config: TrainConfig) -> float:
+    """The student's; the reference has none in ResNets, whatever the option says."""
+    resnet = isinstance(architecture, TimmArchitecture) and architecture.name.startswith("resnet")
+    return 0.0 if resnet else config.drop_path
 
 
 def preprocessing_of(config: TrainConfig) -> Preprocessing:
@@ -207,7 +229,7 @@ def schedules_of(config: TrainConfig, plan: Plan, reporter: Reporter) -> Schedul
             config.epochs,
             warmup_epochs=config.warmup_teacher_temp_epochs,
         ),
-        freeze_steps=round(config.freeze_last_layer * per_epoch),
+        freeze_steps=round(min(config.freeze_last_layer, config.epochs) * per_epoch),
         steps_per_epoch=per_epoch,
     )
 
@@ -222,7 +244,7 @@ def build_networks(
 ) -> Networks:
     """Student and teacher with equal weights, the optimizer, and a centre of zeros."""
     torch.manual_seed(config.seed)
-    student = _multi_crop(config, architecture, drop_path=config.drop_path)
+    student = _multi_crop(config, architecture, drop_path=drop_path_of(architecture, config))
     # A checkpoint holds everything: the file that the run began with may be gone by then.
     if config.init_from is not None and not resumed:
         start_from(config, student.backbone, architecture, reporter)
@@ -253,8 +275,6 @@ def build_networks(
 
 
 def _multi_crop(config: TrainConfig, architecture: Architecture, *, drop_path: float) -> MultiCrop:
-    if isinstance(architecture, TimmArchitecture) and architecture.name.startswith("resnet"):
-        drop_path = 0.0  # the reference has none in convnets
     backbone = build(architecture, drop_path=drop_path)
     head = DinoHead(
         int(backbone.num_features),  # type: ignore[arg-type]

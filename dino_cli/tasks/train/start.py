@@ -1,6 +1,8 @@
 """A run that starts from given weights: `dino train --init-from`."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from timm.models import adapt_input_conv
@@ -11,9 +13,12 @@ from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.network.backbone import build
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
+from dino_cli.store.weights.load import Weights
 from dino_cli.store.weights.load import load as load_weights
 
 __all__ = ["start_from"]
+
+SUFFIXES = (".pth", ".pt", ".safetensors", ".bin")  # names of models have none of these
 
 
 def start_from(
@@ -22,7 +27,7 @@ def start_from(
     """Copy given weights into a fresh backbone, the position grid resampled to this run's, the
     first convolution fitted to its channels."""
     assert config.init_from is not None
-    given = load_weights(model="", weights=config.init_from, reporter=reporter)
+    given = _weights(config.init_from, reporter)
     tensors = dict(given.tensors)
     wanted = backbone.state_dict()
     grid = tensors.get("pos_embed")
@@ -48,6 +53,20 @@ def start_from(
             "choose --arch, --patch-size, --width, --depth, --heads and --in-chans as in those",
         )
     backbone.load_state_dict(tensors)
+
+
+def _weights(given: str, reporter: Reporter) -> Weights:
+    """What stands at that path, else the model of that name."""
+    path = Path(given)
+    named = not path.exists()
+    if named and (path.suffix in SUFFIXES or path.is_absolute() or given.startswith(".")):
+        raise TaskError(f"there are no weights at {given!r}", "check --init-from")
+    try:
+        return load_weights(model=given, weights=None if named else path, reporter=reporter)
+    except TaskError as error:
+        what = f"nothing lies at {given!r}, and {error.what}" if named else error.what
+        fix = re.sub("--(weights|model)", "--init-from", error.fix)  # their names elsewhere
+        raise TaskError(what, fix) from None
 
 
 def _fit_channels(

@@ -2,6 +2,7 @@
 
 import io
 import os
+import tracemalloc
 from pathlib import Path, PurePath
 
 import pytest
@@ -212,3 +213,20 @@ def test_whatever_pillow_writes_and_opens_is_found(tmp_path: Path) -> None:
     found = {file.path for file in find_images([str(tmp_path)])}
     assert found == opened - runs_a_program
     assert {read_image(path).size for path in found} == {(20, 10)}
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_a_long_list_is_never_held_in_pieces(tmp_path, null):
+    """A path of fifty bytes may cost some three hundred while the list is read, not a thousand."""
+    count = 20_000
+    names = [f"/data/photos/{i % 100:010}/{i:020}.jpg" for i in range(count)]
+    (tmp_path / "long.txt").write_text(("\0" if null else "\n").join(names))
+    tracemalloc.start()
+    try:
+        images = find_images([str(tmp_path / "long.txt")], null=null)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 400 * count
+    assert [str(image.path) for image in images] == names
+    assert images[101].relative == PurePath(f"{1:010}/{101:020}.jpg")

@@ -79,7 +79,7 @@ def test_damaged_files_are_refused(
 def test_targets(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("mine")
     targets = [tmp_path / "x.npy", tmp_path / "x.csv"]
-    with pytest.raises(TaskError, match=r"x\.csv' exists already; use --overwrite"):
+    with pytest.raises(TaskError, match=r"x\.csv' already exists; use --overwrite"):
         check_targets(targets, overwrite=False)
     check_targets(targets, overwrite=True)
     with pytest.raises(TaskError, match="none' does not exist"):

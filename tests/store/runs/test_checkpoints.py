@@ -50,6 +50,18 @@ def test_the_newest_ones_stay_under_numbers(folder):
     assert not list(folder.path.glob(".*"))
 
 
+def test_a_kept_checkpoint_is_written_once(folder):
+    kept = folder.path / "checkpoint-0001.pt"
+    with CheckpointWriter(folder, keep=2) as writer:
+        for step in (1, 2):  # the second as after a kill, which writes the same epoch again
+            save(writer, step, keep_as=kept.name)
+            writer.flush()
+            assert kept.samefile(folder.checkpoint)
+        save(writer, 3)
+    assert steps(folder) == {"checkpoint.pt": 3, "checkpoint.1.pt": 2, "checkpoint-0001.pt": 2}
+    assert not list(folder.path.glob(".*"))
+
+
 def test_what_is_written_is_the_state_at_the_call(folder):
     tensor = torch.zeros(1_000_000)
     with CheckpointWriter(folder, keep=2) as writer:
@@ -104,12 +116,23 @@ def test_a_full_disk_is_told_at_the_next_call_and_the_old_file_stays(folder, mon
     assert steps(folder)["checkpoint.1.pt"] == 1
 
 
+def test_an_error_without_words_is_told_by_its_name(folder, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoints.torch, "save", fail)
+    with CheckpointWriter(folder, keep=2) as writer:
+        save(writer, 1)
+        with pytest.raises(TaskError, match=r"cannot write the checkpoint .*\(MemoryError\)"):
+            writer.flush()
+
+
 def test_a_file_system_without_links(folder, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(checkpoints.Path, "hardlink_to", refuse)
     with CheckpointWriter(folder, keep=2) as writer:
-        save(writer, 1)
+        save(writer, 1, keep_as="checkpoint-0001.pt")
         save(writer, 2)
-    assert steps(folder) == {"checkpoint.pt": 2, "checkpoint.1.pt": 1}
+    assert steps(folder) == {"checkpoint.pt": 2, "checkpoint.1.pt": 1, "checkpoint-0001.pt": 1}

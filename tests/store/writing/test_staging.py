@@ -87,6 +87,6 @@ def test_what_stands_in_the_way_is_named(tmp_path):
     (tmp_path / "out" / "other").write_text("")
     check_free(tmp_path / "out", NAMES, overwrite=False)
     (tmp_path / "out" / "page.html").write_text("")
-    with pytest.raises(TaskError, match=r"page\.html.*exists already.*--overwrite"):
+    with pytest.raises(TaskError, match=r"page\.html.*already exists.*--overwrite"):
         check_free(tmp_path / "out", NAMES, overwrite=False)
     check_free(tmp_path / "out", NAMES, overwrite=True)

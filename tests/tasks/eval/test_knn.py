@@ -85,7 +85,7 @@ def test_misuse_is_a_sentence(photos: Path, val: Path, tiny_weights: Path, tmp_p
     assert "does not exist" in fails(1, photos, val, "-o", tmp_path / "no/such")
     (tmp_path / "report").mkdir()
     (tmp_path / "report/train.npy").write_bytes(b"mine")
-    assert "exists already" in fails(1, photos, val, "-o", tmp_path / "report")
+    assert "already exists" in fails(1, photos, val, "-o", tmp_path / "report")
     assert sorted(os.listdir(tmp_path)) == sorted([*before, "report"])
 
 

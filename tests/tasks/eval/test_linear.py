@@ -232,4 +232,4 @@ def test_classifiers_that_do_not_fit(
     own = tmp_path / "own/classifier.safetensors"
     other = make_weights(tmp_path / "other.safetensors", seed=5)
     assert "was trained on features of" in fails(1, val, "--classifier", own, "--weights", other)
-    assert "exists already" in fails(1, photos, val, *model, "-o", tmp_path / "own")
+    assert "already exists" in fails(1, photos, val, *model, "-o", tmp_path / "own")
