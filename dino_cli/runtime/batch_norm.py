@@ -6,7 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["RankBatchNorm", "with_rank_batch_norm"]
+from dino_cli.errors import UsageError
+
+__all__ = ["RankBatchNorm", "check_batch_norm", "with_rank_batch_norm"]
+
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -65,15 +69,50 @@ class RankBatchNorm(_BatchNorm):
         return y.to(input.dtype)
 
 
+class RankBatchNormAct(RankBatchNorm):
+    """For timm's layers, which also drop and activate what they have normalised."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = self.act(self.drop(super().forward(input)))
+        return y
+
+
+def check_batch_norm(network: nn.Module) -> None:
+    """Raise `UsageError` for a batch norm that may do more than what stands for it would."""
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm) and type(layer) not in PLAIN and not _activates(layer):
+            raise UsageError(
+                f"the network has batch norm of its own kind ({type(layer).__name__}), which does "
+                "not go over several processes",
+                "use one process, or another --arch",
+            )
+
+
+def _activates(layer: _BatchNorm) -> bool:
+    from timm.layers import BatchNormAct2d  # most who import this need no timm
+
+    return type(layer) is BatchNormAct2d
+
+
 def with_rank_batch_norm(network: N) -> N:
     """`network` with every batch norm replaced, in place where it is not one itself."""
     for name, child in network.named_children():
         if isinstance(child, _BatchNorm) and not isinstance(child, RankBatchNorm):
-            layer = RankBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
-            layer.load_state_dict(child.state_dict())
-            if child.affine:
-                layer.weight, layer.bias = child.weight, child.bias  # the optimizer knows these
-            setattr(network, name, layer.train(child.training))
+            setattr(network, name, _over_ranks(child))
         else:
             with_rank_batch_norm(child)
     return network
+
+
+def _over_ranks(old: _BatchNorm) -> RankBatchNorm:
+    kind = RankBatchNormAct if _activates(old) else RankBatchNorm
+    layer = kind(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
+    if isinstance(layer, RankBatchNormAct):
+        layer.drop, layer.act = old.drop, old.act  # type: ignore[assignment]
+    layer.load_state_dict(old.state_dict())
+    if old.affine:
+        layer.weight, layer.bias = old.weight, old.bias  # the optimizer knows these
+    return layer.train(old.training)

@@ -15,7 +15,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from dino_cli.errors import DinoError, PeerLost, UsageError
-from dino_cli.runtime.batch_norm import with_rank_batch_norm
+from dino_cli.runtime.batch_norm import check_batch_norm, with_rank_batch_norm
 from dino_cli.runtime.devices import choose_device
 
 __all__ = ["Ranks", "distribute", "rank_device", "ranks_from_environment"]
@@ -99,10 +99,16 @@ class Ranks:
             ) from None
 
     def synchronise_batch_norm(self, network: N, device: torch.device) -> N:
-        """The network with batch norm over the batches of all ranks (SPEC §3.2)."""
+        """The network with batch norm over the batches of all ranks (SPEC §3.2).
+
+        Raises `UsageError` for a kind of batch norm that cannot be replaced.
+        """
+        check_batch_norm(network)
         if device.type == "cuda":
-            convert = nn.SyncBatchNorm.convert_sync_batchnorm
-            return convert(network)  # type: ignore[no-untyped-call,no-any-return]
+            # Not torch's own, which forgets the activations that timm's layers hold.
+            from timm.layers import convert_sync_batchnorm
+
+            return convert_sync_batchnorm(network)  # type: ignore[no-any-return]
         return with_rank_batch_norm(network)
 
 

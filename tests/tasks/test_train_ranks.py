@@ -99,6 +99,15 @@ def test_one_two_and_four_processes_agree(images, config, tmp_path, flags):
         assert len(losses(run)) == 12
 
 
+def test_a_network_with_activations_in_its_norms_trains_alike(images, config, tmp_path):
+    config.write_text(CONFIG.replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", ""))
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["train", images, "--config", config, "--arch", "regnety_002", "--epochs", "1"]
+    dino(*words, "--drop-path", "0", "-o", one)
+    dino(*words, "--drop-path", "0", "-o", two, "--gpus", "2", "--batch-size", "8")
+    assert list(losses(two).values()) == pytest.approx(list(losses(one).values()), rel=1e-3)
+
+
 def test_gradients_sent_as_bf16_are_close(images, config, tmp_path):
     runs = {}
     for name, flags in {"full": [], "half": ["--compress-gradients"]}.items():
