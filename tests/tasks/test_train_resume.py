@@ -104,6 +104,21 @@ def test_a_run_that_overflows_stops_at_its_last_good_checkpoint(images, small, t
     assert len(losses(run)) == 12
 
 
+def test_fp16_that_always_overflows_stops_the_run(images, small, tmp_path, monkeypatch):
+    """With a scale that no halving brings down in time; a few overflows are the normal search."""
+    run = "dino_cli.tasks.train.run"
+    monkeypatch.setattr(f"{run}.choose_precision", lambda *_: "fp16")  # a CPU is refused it else
+    scaler = torch.amp.GradScaler
+    words = ["train", images, "--config", small, "--epochs", "10", "--drop-path", "0"]
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda d: scaler(d, init_scale=2.0**24))
+    dino(*words, "-o", tmp_path / "good", "--max-steps", "24")
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda d: scaler(d, init_scale=2.0**120))
+    result = dino(*words, "-o", tmp_path / "bad", code=1)
+    said = " ".join(result.stderr.split())
+    assert "gradients overflow in fp16, in 20 steps in a row up to step 19" in said
+    assert f"go on with: dino train --resume {tmp_path / 'bad'} --precision bf16" in said
+
+
 def test_a_finished_run_says_so(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "2")
