@@ -175,3 +175,46 @@ def test_a_killed_run_resumes_to_the_same_floats(images, small, tmp_path):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert losses(run) == losses(whole)
+
+
+KILLED = """
+import os, signal, sys
+from dino_cli.store.runs import checkpoints
+from dino_cli.tasks.train import loop
+
+write, at, accuracies = checkpoints.atomic_write, int(sys.argv.pop(1)), iter([30.0, 40.0])
+
+
+def killed(path):
+    global at
+    at -= 1
+    if at == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(path)
+
+
+checkpoints.atomic_write = killed
+loop.teacher_knn = lambda *_: next(accuracies)
+from dino_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [4, 5, 6])  # of checkpoint, teacher and best one, saved twice
+def test_a_run_killed_in_its_last_save_gets_what_is_missing(
+    images, small, tmp_path, monkeypatch, file
+):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    words = ["train", images, "--config", small, "--epochs", "2", "--eval-data", images]
+    accuracies = iter([30.0, 40.0, 40.0])
+    monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", lambda *_: next(accuracies))
+    dino(*words, "-o", whole)
+    killed = [sys.executable, "-c", KILLED, file, *words, "-o", run]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([str(word) for word in killed], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    dino("train", "--resume", run)
+    assert losses(run) == losses(whole)
+    for name in ("teacher.safetensors", "teacher-best.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name

@@ -265,8 +265,8 @@ class Run:
         has = self.folder.checkpoint.is_file()
         again = f"dino train --resume {self.folder.path}" if has else "a new run and"
         raise TaskError(
-            f"gradients overflow in fp16, in {steps} steps in a row up to step {step}, though their "
-            f"scale is down to {scale:g}; the weights do not move any more",
+            f"gradients overflow in fp16, in {steps} steps in a row up to step {step}, though "
+            f"their scale is down to {scale:g}; the weights do not move any more",
             f"go on with: {again} --precision bf16 or --precision fp32",
         )
 
