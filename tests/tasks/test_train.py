@@ -55,11 +55,12 @@ def test_same_seed_same_losses_and_other_seed_others(images, small, tmp_path):
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
-def test_accumulation_equals_the_large_batch(images, small, tmp_path):
+@pytest.mark.parametrize("drop_path", ["0", "0.3"])
+def test_accumulation_equals_the_large_batch(images, small, tmp_path, drop_path):
     """Same images per step in the same order, so the losses agree to rounding."""
     for name, flags in {"one": ["8", "1"], "two": ["4", "2"]}.items():
         dino(
-            "train", images, "--config", small, "-o", tmp_path / name, "--drop-path", "0",
+            "train", images, "--config", small, "-o", tmp_path / name, "--drop-path", drop_path,
             "--batch-size", flags[0], "--accumulate", flags[1],
         )  # fmt: skip
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")

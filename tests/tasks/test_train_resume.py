@@ -50,6 +50,17 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_
         assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
 
 
+@pytest.mark.parametrize("flags", [(), ("--use-bn-in-head",)])
+def test_batch_norm_that_sees_other_batches_is_told(images, small, tmp_path, flags):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "1", *flags)
+    words = ["--batch-size", "4", "--accumulate", "2", "--max-steps", "2"]
+    said = " ".join(dino("train", "--resume", run, *words).stderr.split())
+    told = "batch norm takes 4 images at a time from here on, not 8"
+    assert (told in said) == bool(flags)
+    assert "batch norm" not in dino("train", "--resume", run, "--max-steps", "3").stderr
+
+
 def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "1")

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dino_cli.config.resolve import RESCUING
 from dino_cli.config.setting import to_json
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
+from dino_cli.core.training.step import Networks
 from dino_cli.data.listing.images import ImageList, find_images
 from dino_cli.data.views.batches import Plan, crop_batches
 from dino_cli.errors import TaskError
@@ -107,6 +109,8 @@ def _train_on(
     schedules = schedules_of(config, plan, reporter)
     resumed = checkpoint is not None
     networks = build_networks(config, architecture, device, reporter, resumed=resumed)
+    if checkpoint is not None:
+        _tell_batch_norm(config, folder, plan, networks, reporter)
     precision = choose_precision(config.precision, device)
     scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
     exact = torch.float32 if device.type == "mps" else torch.float64
@@ -177,6 +181,20 @@ def _tell_changes(config: TrainConfig, folder: RunFolder, reporter: Reporter) ->
             reporter.remark(
                 f"from here on with --{name.replace('_', '-')} {now[name]}, not {before[name]}"
             )
+
+
+def _tell_batch_norm(
+    config: TrainConfig, folder: RunFolder, plan: Plan, networks: Networks, reporter: Reporter
+) -> None:
+    """Say that batch norm, which sees a micro-batch of all processes, now sees other ones."""
+    before = folder.read_config()["train"].get("accumulate", config.accumulate)
+    norms = any(isinstance(layer, _BatchNorm) for layer in networks.student.modules())
+    if norms and before != config.accumulate:
+        reporter.remark(
+            f"batch norm takes {plan.total_batch // config.accumulate} images at a time from here "
+            f"on, not {plan.total_batch // before} (--accumulate {config.accumulate}, not "
+            f"{before}), so the run is not quite what it would have been"
+        )
 
 
 def _same_total_batch(
