@@ -82,6 +82,8 @@ def _train_on(
     reporter: Reporter,
 ) -> dict[str, Any]:
     reporter = reporter if ranks.rank == 0 else Reporter()
+    digest = digest_of(files)
+    _same_images(len(files), digest, ranks)
     checkpoint: Path | None = None
     if config.resume:
         checkpoint = ranks.first(lambda: find_checkpoint(folder, reporter.remark))
@@ -115,7 +117,7 @@ def _train_on(
     scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
     exact = torch.float32 if device.type == "mps" else torch.float64
     epoch_loss = torch.zeros(2, device=device, dtype=exact)  # sum and count
-    digest, start = digest_of(files), 0
+    start = 0
     if checkpoint is not None:
         start = restore_run(checkpoint, networks, scaler, plan, epoch_loss, digest=digest)
     alone = ranks.rank == 0
@@ -171,6 +173,18 @@ def _train_on(
             else None,
         )
         return run.steps(feed, start, end)
+
+
+def _same_images(count: int, digest: str, ranks: Ranks) -> None:
+    """Raise `TaskError` where a process has other images than the first; a collective."""
+    (first, names), *others = ranks.everyone((count, digest))
+    for rank, (found, named) in enumerate(others, start=1):
+        if (found, named) != (first, names):
+            how = f"{found} images, process 0 {first}" if found != first else "other names"
+            raise TaskError(
+                f"the processes do not see the same data: process {rank} finds {how}",
+                "give all machines the same files, at paths that DATA names on each",
+            )
 
 
 def _tell_changes(config: TrainConfig, folder: RunFolder, reporter: Reporter) -> None:
