@@ -145,6 +145,8 @@ class Run:
                     self._save(done, best=best)
                 if stop and done < end:
                     self.writer.flush()
+                    # Whoever started us ends the first process too once another has left.
+                    self.ranks.barrier()
                     raise Interrupted(
                         f"stopped after step {done} of {plan.steps}; "
                         f"go on with: dino train --resume {folder.path}"
