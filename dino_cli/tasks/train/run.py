@@ -14,7 +14,7 @@ from dino_cli.config.setting import to_json
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.training.step import Networks
-from dino_cli.data.listing.images import ImageList, find_images
+from dino_cli.data.listing.images import ImageFile, ImageList, find_images
 from dino_cli.data.views.batches import Plan, crop_batches
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -121,13 +121,16 @@ def _train_on(
     if checkpoint is not None:
         start = restore_run(checkpoint, networks, scaler, plan, epoch_loss, digest=digest)
     alone = ranks.rank == 0
-    labelled = labelled_images(config) if alone else []
-    if alone:
+    labelled: list[ImageFile] = []
+
+    def prepare() -> None:
+        labelled.extend(labelled_images(config))
         described = about(config, architecture)
         (update_run if config.resume else create_run)(folder, config, described, plan)
         for leftover in folder.path.glob(".*.part"):  # of a process killed while writing
             leftover.unlink(missing_ok=True)
-    ranks.barrier()
+
+    ranks.first(prepare)
     end = min(plan.steps, config.max_steps or plan.steps)
     if start >= end:
         reporter.remark(f"the run is at step {start} of {end} already; --max-steps may raise that")
