@@ -104,6 +104,28 @@ def test_backbones_that_cannot_take_the_views_are_refused(images, small, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("arch", "sizes"),
+    [
+        ("vit_tiny", ("32", "32")),
+        ("vit_tiny", ("32x16", "16x32")),
+        ("xcit_nano_12_p16_224", ("64x32", "32x64")),
+        ("regnety_002", ("64", "60")),  # the same map of 2 × 2 at the end
+    ],
+)
+def test_views_whose_masks_would_be_confused_are_refused(images, small, tmp_path, arch, sizes):
+    """Recomputed activations would get the masks of the other views, and so wrong gradients."""
+    if arch != "vit_tiny":
+        named = "patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n"
+        small.write_text(small.read_text().replace(named, ""))
+    words = ["train", images, "--config", small, "--arch", arch, "--checkpoint-activations"]
+    words += ["--global-size", sizes[0], "--local-size", sizes[1], "-o", tmp_path / "run"]
+    said = " ".join(dino(*words, code=2).stderr.split())
+    assert f"global and local views of {sizes[0]} and {sizes[1]} px give equally many" in said
+    assert not (tmp_path / "run").exists()
+    dino(*words, "--drop-path", "0", "--max-steps", "1")
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])
 def test_optimizers_and_head_options_run(images, small, tmp_path, optimizer):
     dino(
