@@ -1,5 +1,7 @@
 """Student and teacher so small that a step takes milliseconds, and views for them."""
 
+from dataclasses import replace
+
 import torch
 
 from dino_cli.core.network.architecture import VitArchitecture
@@ -12,12 +14,21 @@ from dino_cli.core.training.step import Networks, Views
 TINY = VitArchitecture(width=16, depth=2, heads=2, patch_size=8, grid=(4, 4))
 
 
-def networks(optimizer="adamw", *, drop_path=0.0, norm_last_layer=True):
+def networks(optimizer="adamw", *, drop_path=0.0, norm_last_layer=True, batch_norm=False):
+    """batch_norm: in the head and before the first block."""
     torch.manual_seed(0)
+    backbone = replace(TINY, conv_stem=batch_norm)
     student, teacher = (
         MultiCrop(
-            build(TINY, drop_path=rate),
-            DinoHead(16, 24, hidden_dim=32, bottleneck_dim=8, norm_last_layer=norm_last_layer),
+            build(backbone, drop_path=rate),
+            DinoHead(
+                16,
+                24,
+                hidden_dim=32,
+                bottleneck_dim=8,
+                use_bn=batch_norm,
+                norm_last_layer=norm_last_layer,
+            ),
         )
         for rate in (drop_path, 0.0)
     )

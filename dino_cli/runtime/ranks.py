@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, _abort_process_group
 from torch.distributed.rendezvous import rendezvous
 
 from dino_cli.errors import DinoError, PeerLost, UsageError
@@ -52,7 +52,10 @@ class Ranks:
             torch.distributed.barrier()
 
     def first(self, make: Callable[[], T]) -> T:
-        """What `make` returns on rank 0, or raises there, on every rank; a collective."""
+        """What `make` returns on rank 0, or raises there, on every rank; a collective.
+
+        What is no error of ours is a `PeerLost` on the others: they are not to blame.
+        """
         if self.count == 1:
             return make()
         box: list[Any] = [None, None]
@@ -61,6 +64,11 @@ class Ranks:
                 box[0] = make()
             except DinoError as error:
                 box[1] = error
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                lost = PeerLost(f"process 0 of this run has failed ({reason})", "see what it says")
+                torch.distributed.broadcast_object_list([None, lost], src=0)
+                raise
         torch.distributed.broadcast_object_list(box, src=0)
         if box[1] is not None:
             raise box[1]
@@ -145,8 +153,23 @@ def ranks_from_environment(device: torch.device, *, minutes: float = 30.0) -> It
     _join(ranks, device, timedelta(minutes=minutes))
     try:
         yield ranks
-    finally:
-        torch.distributed.destroy_process_group()
+    except BaseException:
+        _abandon(device)
+        raise
+    torch.distributed.destroy_process_group()
+
+
+def _abandon(device: torch.device) -> None:
+    """Leave the process group after an error here.
+
+    NCCL's orderly end waits for what is under way, which the others will never answer: nobody would
+    learn of the error. Closing gloo's connections waits for nobody, and tells the others.
+    """
+    with suppress(Exception):
+        if device.type == "cuda":
+            _abort_process_group()
+        else:
+            torch.distributed.destroy_process_group()
 
 
 def _join(ranks: Ranks, device: torch.device, patience: timedelta) -> None:

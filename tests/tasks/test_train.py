@@ -59,11 +59,12 @@ def test_same_seed_same_losses_and_other_seed_others(images, small, tmp_path):
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
-def test_accumulation_equals_the_large_batch(images, small, tmp_path):
+@pytest.mark.parametrize("drop_path", ["0", "0.3"])
+def test_accumulation_equals_the_large_batch(images, small, tmp_path, drop_path):
     """Same images per step in the same order, so the losses agree to rounding."""
     for name, flags in {"one": ["8", "1"], "two": ["4", "2"]}.items():
         dino(
-            "train", images, "--config", small, "-o", tmp_path / name, "--drop-path", "0",
+            "train", images, "--config", small, "-o", tmp_path / name, "--drop-path", drop_path,
             "--batch-size", flags[0], "--accumulate", flags[1],
         )  # fmt: skip
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
@@ -118,6 +119,28 @@ def test_a_network_of_one_size_trains_on_global_views(images, small, tmp_path):
     assert "cannot take views of 16 px (Input height (16)" in " ".join(said.split())
     dino(*words, "--local-crops-number", "0")
     assert len(losses(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arch", "sizes"),
+    [
+        ("vit_tiny", ("32", "32")),
+        ("vit_tiny", ("32x16", "16x32")),
+        ("xcit_nano_12_p16_224", ("64x32", "32x64")),
+        ("regnety_002", ("64", "60")),  # the same map of 2 × 2 at the end
+    ],
+)
+def test_views_whose_masks_would_be_confused_are_refused(images, small, tmp_path, arch, sizes):
+    """Recomputed activations would get the masks of the other views, and so wrong gradients."""
+    if arch != "vit_tiny":
+        named = "patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n"
+        small.write_text(small.read_text().replace(named, ""))
+    words = ["train", images, "--config", small, "--arch", arch, "--checkpoint-activations"]
+    words += ["--global-size", sizes[0], "--local-size", sizes[1], "-o", tmp_path / "run"]
+    said = " ".join(dino(*words, code=2).stderr.split())
+    assert f"global and local views of {sizes[0]} and {sizes[1]} px give equally many" in said
+    assert not (tmp_path / "run").exists()
+    dino(*words, "--drop-path", "0", "--max-steps", "1")
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])

@@ -139,6 +139,35 @@ def test_a_rate_is_judged_by_its_optimizer_and_after_the_warmup(optimizer, ratio
     assert all(f"({said} is usual)" in remark for remark in heard.remarks)
 
 
+def told_of_a_point(*, seen=0, batch=16):
+    """What is said about 20 lines whose images all get one target, the first `seen` recalled."""
+    heard = Heard()
+    plan = Plan(images=1000, epochs=10, batch=16, seed=0)  # short enough to be told soon
+    diagnosis = Diagnosis(TrainConfig(batch_size=batch), plan, heard)
+    entry = {"target_spread": 0.01, "entropy_share": 0.1, "loss": 1.0, "update_ratio": 0.001}
+    lines = [{**entry, "step": 10 * i, "data_wait": 0.0} for i in range(20)]
+    diagnosis.recall(lines[:seen])
+    assert heard.remarks == []
+    for line in lines[seen:]:
+        diagnosis.see(line, seconds=1.0)
+    return heard.remarks
+
+
+def test_a_collapse_is_told_at_once_when_a_run_goes_on():
+    (whole,) = told_of_a_point()
+    assert whole.startswith("point collapse: for 50 steps")
+    (later,) = told_of_a_point(seen=4)
+    assert later == whole
+    (again,) = told_of_a_point(seen=19)  # the person who goes on may not have seen it
+    assert again.startswith("point collapse: for 190 steps")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_few_images_are_no_collapse(batch):
+    """One image has one target; two differ by ln 2 at most."""
+    assert told_of_a_point(batch=batch) == []
+
+
 # Effective ranks of whole runs, a line each 50 steps of 9,469 photos in batches of 64, a line each
 # 100 of 12,000 drawings in batches of 32: k-NN rose all the while.
 HEALTHY = {

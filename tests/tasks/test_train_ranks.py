@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from small_run import losses, small_config
 from typer.testing import CliRunner
 
@@ -113,6 +116,15 @@ def test_a_list_on_stdin_reaches_all_processes(images, config, tmp_path):
     assert losses(run) == losses(whole)
 
 
+def test_a_network_with_activations_in_its_norms_trains_alike(images, config, tmp_path):
+    config.write_text(CONFIG.replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", ""))
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["train", images, "--config", config, "--arch", "regnety_002", "--epochs", "1"]
+    dino(*words, "--drop-path", "0", "-o", one)
+    dino(*words, "--drop-path", "0", "-o", two, "--gpus", "2", "--batch-size", "8")
+    assert list(losses(two).values()) == pytest.approx(list(losses(one).values()), rel=1e-3)
+
+
 def test_gradients_sent_as_bf16_are_close(images, config, tmp_path):
     runs = {}
     for name, flags in {"full": [], "half": ["--compress-gradients"]}.items():
@@ -128,15 +140,16 @@ def test_gradients_sent_as_bf16_are_close(images, config, tmp_path):
 
 def test_another_number_of_processes_goes_on_with_the_same_total_batch(images, config, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    dino("train", images, "--config", config, "-o", whole, "--drop-path", "0")
+    dino("train", images, "--config", config, "-o", whole, "--drop-path", "0.3")
     dino(
-        "train", images, "--config", config, "-o", run, "--drop-path", "0",
+        "train", images, "--config", config, "-o", run, "--drop-path", "0.3",
         "--gpus", "2", "--batch-size", "8", "--max-steps", "5",
     )  # fmt: skip
     _, said = dino("train", "--resume", run, "--gpus", "1", "--max-steps", "9")
     assert "the total batch stays 16: 8 images × 1 processes × 2 accumulated" in said
     _, said = dino("train", "--resume", run, "--gpus", "4", "--max-steps", "12")
     assert "the total batch stays 16: 4 images × 4 processes × 1 accumulated" in said
+    assert "batch norm" not in said
     assert list(losses(run).values()) == pytest.approx(list(losses(whole).values()), rel=1e-4)
     _, said = dino("train", "--resume", run, "--gpus", "3", code=1)
     assert "total batch of 16 does not divide" in said
@@ -167,6 +180,78 @@ def test_an_error_in_one_process_is_told_once_and_ends_the_others(images, config
     assert stderr.count("are fewer than one total batch of 128") >= 1
     assert "process 1 of 2" not in stderr
     assert not (tmp_path / "run").exists()
+
+
+def by_hand(*words, ranks=2, script=("-m", "dino_cli"), each=lambda rank: ()):
+    """The processes of a run without a launcher, which would end the others when one ends."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in range(ranks):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost"}
+        environment |= {"MASTER_PORT": port, "WORLD_SIZE": str(ranks), "RANK": str(rank)}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, *script, *map(str, words), *map(str, each(rank))],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return processes
+
+
+@pytest.mark.parametrize("other", ["fewer", "renamed"])
+def test_processes_that_see_other_images_do_not_train_together(images, config, tmp_path, other):
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(images, here)
+    shutil.copytree(images, there)
+    one = sorted(there.rglob("*.png"))[0]
+    one.unlink() if other == "fewer" else one.rename(one.with_name("other.png"))
+    processes = by_hand(
+        "train", "--config", config, "-o", tmp_path / "run", "--batch-size", "8",
+        each=lambda rank: [[here, there][rank]],
+    )  # fmt: skip
+    for process in processes:
+        _, said = finish(process, 1)
+        found = "39 images, process 0 40" if other == "fewer" else "other names"
+        assert f"do not see the same data: process 1 finds {found}" in " ".join(said.split())
+    assert not (tmp_path / "run").exists()
+
+
+SLOW_SAVE = """
+import time
+from dino_cli.store.runs import checkpoints
+
+save = checkpoints.save_state
+
+
+def slow(*given):
+    time.sleep(3)
+    save(*given)
+
+
+checkpoints.save_state = slow
+from dino_cli.__main__ import main
+main()
+"""
+
+
+def test_nobody_leaves_before_the_checkpoint_of_a_stop_is_written(images, config, tmp_path):
+    """Whoever starts processes kills the others soon after one has ended."""
+    run = tmp_path / "run"
+    first, second = by_hand(
+        "train", images, "--config", config, "-o", run, "--batch-size", "8", "--epochs", "5000",
+        "--max-steps", "5000", script=("-c", SLOW_SAVE),
+    )  # fmt: skip
+    wait_for_step(run, 1, first)
+    second.send_signal(signal.SIGTERM)
+    finish(second, 130)
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
+    finish(first, 130)
+    assert saved == max(losses(run)) + 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -212,6 +297,9 @@ def test_impossible_numbers_of_processes_are_refused(images, config):
         assert said in result.stderr
 
 
+SRUN = 'printf "%s\\n" "$@" "time to save: $TORCH_ELASTIC_SHUTDOWN_TIMEOUT"'
+
+
 def test_the_job_script_is_a_shell_script_that_starts_or_resumes(images, config, tmp_path):
     run = tmp_path / "a run"
     result = CliRunner().invoke(
@@ -223,7 +311,7 @@ def test_the_job_script_is_a_shell_script_that_starts_or_resumes(images, config,
     script.write_text(result.stdout)
     fakes = tmp_path / "bin"
     fakes.mkdir()
-    for name, body in {"srun": 'printf "%s\\n" "$@"', "scontrol": "echo node1"}.items():
+    for name, body in {"srun": SRUN, "scontrol": "echo node1"}.items():
         (fakes / name).write_text(f"#!/bin/sh\n{body}\n")
         (fakes / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{fakes}:{os.environ['PATH']}"}
@@ -239,6 +327,7 @@ def test_the_job_script_is_a_shell_script_that_starts_or_resumes(images, config,
     assert first[0] == "torchrun"
     assert first[first.index("--rdzv-endpoint") + 1] == "node1:29500"
     assert first[first.index("--nproc-per-node") + 1] == "8"
+    assert "time to save: 240" in first
     command = first[first.index("dino_cli") + 1 :]
     assert command[0] == "train"
     assert str(run) in command
@@ -246,7 +335,7 @@ def test_the_job_script_is_a_shell_script_that_starts_or_resumes(images, config,
     run.mkdir()
     (run / "config.json").write_text(json.dumps({}))
     again = words()
-    assert again[again.index("dino_cli") + 1 :] == ["train", "--resume", str(run)]
+    assert again[again.index("dino_cli") + 1 : -1] == ["train", "--resume", str(run)]
 
 
 def test_knn_on_the_first_process_changes_no_number(images, config, tmp_path):

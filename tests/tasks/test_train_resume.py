@@ -74,6 +74,17 @@ def test_a_run_of_a_list_on_stdin_goes_on_without_it(images, small, tmp_path, mo
     assert "name a .txt list instead of -" in result.stderr
 
 
+@pytest.mark.parametrize("flags", [(), ("--use-bn-in-head",)])
+def test_batch_norm_that_sees_other_batches_is_told(images, small, tmp_path, flags):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "1", *flags)
+    words = ["--batch-size", "4", "--accumulate", "2", "--max-steps", "2"]
+    said = " ".join(dino("train", "--resume", run, *words).stderr.split())
+    told = "batch norm takes 4 images at a time from here on, not 8"
+    assert (told in said) == bool(flags)
+    assert "batch norm" not in dino("train", "--resume", run, "--max-steps", "3").stderr
+
+
 def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
@@ -127,6 +138,21 @@ def test_a_run_that_overflows_stops_at_its_last_good_checkpoint(images, small, t
         assert all(torch.equal(good["student"][k], kept["student"][k]) for k in good["student"])
     dino("train", "--resume", run, "--lr", "0.0005", "--clip-grad", "3")
     assert len(losses(run)) == 12
+
+
+def test_fp16_that_always_overflows_stops_the_run(images, small, tmp_path, monkeypatch):
+    """With a scale that no halving brings down in time; a few overflows are the normal search."""
+    run = "dino_cli.tasks.train.run"
+    monkeypatch.setattr(f"{run}.choose_precision", lambda *_: "fp16")  # a CPU is refused it else
+    scaler = torch.amp.GradScaler
+    words = ["train", images, "--config", small, "--epochs", "10", "--drop-path", "0"]
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda d: scaler(d, init_scale=2.0**24))
+    dino(*words, "-o", tmp_path / "good", "--max-steps", "24")
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda d: scaler(d, init_scale=2.0**120))
+    result = dino(*words, "-o", tmp_path / "bad", code=1)
+    said = " ".join(result.stderr.split())
+    assert "gradients overflow in fp16, in 20 steps in a row up to step 19" in said
+    assert f"go on with: dino train --resume {tmp_path / 'bad'} --precision bf16" in said
 
 
 def test_a_finished_run_says_so(images, small, tmp_path):
@@ -185,3 +211,46 @@ def test_a_killed_run_resumes_to_the_same_floats(images, small, tmp_path):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert losses(run) == losses(whole)
+
+
+KILLED = """
+import os, signal, sys
+from dino_cli.store.runs import checkpoints
+from dino_cli.tasks.train import loop
+
+write, at, accuracies = checkpoints.atomic_write, int(sys.argv.pop(1)), iter([30.0, 40.0])
+
+
+def killed(path):
+    global at
+    at -= 1
+    if at == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(path)
+
+
+checkpoints.atomic_write = killed
+loop.teacher_knn = lambda *_: next(accuracies)
+from dino_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [4, 5, 6])  # of checkpoint, teacher and best one, saved twice
+def test_a_run_killed_in_its_last_save_gets_what_is_missing(
+    images, small, tmp_path, monkeypatch, file
+):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    words = ["train", images, "--config", small, "--epochs", "2", "--eval-data", images]
+    accuracies = iter([30.0, 40.0, 40.0])
+    monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", lambda *_: next(accuracies))
+    dino(*words, "-o", whole)
+    killed = [sys.executable, "-c", KILLED, file, *words, "-o", run]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([str(word) for word in killed], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    dino("train", "--resume", run)
+    assert losses(run) == losses(whole)
+    for name in ("teacher.safetensors", "teacher-best.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name

@@ -63,7 +63,11 @@ def effective_rank(features: Tensor) -> Tensor:
     x = features.float() - features.float().mean(dim=0)
     if not torch.isfinite(x).all():
         return x.new_full((), float("nan"))
-    singular: Tensor = torch.linalg.svdvals(x)
+    try:
+        singular: Tensor = torch.linalg.svdvals(x)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # It did not converge: a figure of the log is not worth the run.
+        return x.new_full((), float("nan"))
     share = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
     rank: Tensor = (-torch.xlogy(share, share).sum()).exp()
     return rank

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dino_cli.core.training.health import Health, measure_health, update_ratio
 from dino_cli.core.training.loss import centre_update, dino_loss, teacher_targets
@@ -61,13 +62,16 @@ class StepResult:
     """0-dimensional tensors on the device; reading one waits for it.
 
     loss: mean over ranks and micro-batches. gradient_norm: global norm before clipping. skipped: 1
-    when the loss or a gradient was not finite, and nothing was changed. Only where asked for:
-    health, of this rank's last micro-batch, and update_ratio (see `core.training.health`).
+    when the loss or a gradient was not finite, and nothing was changed. overflowed: 1 when the loss
+    was finite and only gradients were not, scaled for fp16: the student did not move. Only where
+    asked for: health, of this rank's last micro-batch, and update_ratio (see
+    `core.training.health`).
     """
 
     loss: Tensor
     gradient_norm: Tensor
     skipped: Tensor
+    overflowed: Tensor
     health: Health | None = None
     update_ratio: Tensor | None = None
 
@@ -150,6 +154,10 @@ def train_step(
     optimizer.param_groups[0]["weight_decay"] = at.weight_decay
     optimizer.zero_grad(set_to_none=True)
 
+    # The forward passes write what they see into batch norm's running statistics.
+    statistics = _batch_norm_statistics(student, teacher)
+    kept = [_joined(tensors) for tensors in statistics]
+
     batch_mean, mean_loss = torch.zeros_like(networks.centre), networks.centre.new_zeros(1, 1)
     for i, views in enumerate(micro_batches):
         with no_sync() if i < n - 1 else nullcontext():
@@ -184,11 +192,12 @@ def train_step(
 
     # A loss or gradient that is not finite changes nothing: a flag on the device, not a branch.
     bad = ~mean_loss.isfinite()
+    infinite = ~norms.isfinite().all()
     if scaler:
         scaler.step(optimizer)  # it skips by itself what overflowed in fp16, a normal event
         scaler.update()
     else:
-        bad = bad | ~norms.isfinite().all()
+        bad = bad | infinite
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         optimizer.step()
 
@@ -196,15 +205,41 @@ def train_step(
         moved = centre_update(networks.centre, batch_mean, networks.centre_momentum)
         networks.centre.copy_(torch.where(bad, networks.centre, moved))
         update_teacher(teacher, student, torch.where(bad, 0.0, 1 - at.momentum))
+        for tensors, old in zip(statistics, kept, strict=True):
+            _put_back(tensors, torch.where(bad, old, _joined(tensors)))
 
     return StepResult(
         loss=mean_loss,
         gradient_norm=norms.norm(),
         skipped=bad.float(),
+        overflowed=(infinite & ~bad).float(),
         health=measure_health(passed.targets, passed.features, networks.centre)
         if measure
         else None,
         update_ratio=update_ratio(before, [p.detach() for p in trained]) if measure else None,
+    )
+
+
+def _batch_norm_statistics(*networks: nn.Module) -> list[list[Tensor]]:
+    """Buffers of all batch norms, those of one data type together."""
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for network in networks:
+        for layer in network.modules():
+            if isinstance(layer, _BatchNorm):
+                for buffer in layer.buffers(recurse=False):
+                    by_type.setdefault(buffer.dtype, []).append(buffer)
+    return list(by_type.values())
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """A copy of all their elements in a row: one kernel, where there may be hundreds of tensors."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _put_back(tensors: Sequence[Tensor], joined: Tensor) -> None:
+    pieces = torch.split(joined, [tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(
+        list(tensors), [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)]
     )
 
 

@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 class CheckpointWriter:
-    """Writes checkpoint.pt and teacher.safetensors in a thread, from a copy in host memory.
+    """Writes teacher.safetensors and checkpoint.pt in a thread, from a copy in host memory.
 
     `save` returns as soon as the copy is made; one write goes on at a time. A write that failed is
     raised by the next call of any method. Use as a context manager: leaving it waits for the last
@@ -96,14 +96,16 @@ class CheckpointWriter:
         best: bool,
     ) -> None:
         try:
+            # The checkpoint comes last: a run killed before that repeats these steps and writes all
+            # of them once more; after it, nothing would.
+            save_teacher(self.folder.teacher, teacher, about)
+            if best:
+                save_teacher(self.folder.best, teacher, about)
             with atomic_write(self.folder.checkpoint) as temporary:
                 save_state(temporary, state)
                 if keep_as:
                     self._keep(temporary, state, keep_as)
                 self._rotate()
-            save_teacher(self.folder.teacher, teacher, about)
-            if best:
-                save_teacher(self.folder.best, teacher, about)
         except Exception as error:  # told by the thread that trains
             self._error = error
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from typing import Any
 
 import torch
 
@@ -96,15 +97,6 @@ def check(config: TrainConfig) -> None:
     _require(all(s > 0 for s in config.std), config, "std", "must be positive")
     if config.final_size is not None:
         _require(min(config.final_size) > 0, config, "final_size", "must be positive")
-    if config.checkpoint_activations and config.drop_path and config.local_crops_number:
-        pairs: list[tuple[Size, Size]] = [(config.global_size, config.local_size)]
-        pairs.append(config.final_size or (1, 2))
-        if any(a == b for a, b in pairs):
-            raise UsageError(
-                "--checkpoint-activations with --drop-path needs global and local views of "
-                "different sizes",
-                "change --local-size, or use --drop-path 0",
-            )
     warmup = config.warmup_epochs
     if warmup is not None and not 0 <= warmup <= config.epochs:
         raise UsageError(
@@ -142,9 +134,39 @@ def _require(good: bool, config: TrainConfig, name: str, rule: str) -> None:
 
 
 def check_views(architecture: Architecture, config: TrainConfig) -> None:
-    """Raise `UsageError` for a timm model that cannot take views of these sizes, or --drop-path."""
+    """Raise `UsageError` for a timm model that cannot take views of these sizes or --drop-path, and
+    for views that --checkpoint-activations would confuse."""
+    if not isinstance(architecture, VitArchitecture):
+        _check_timm(architecture, config)
+    if config.checkpoint_activations and config.drop_path and config.local_crops_number:
+        pairs: list[tuple[Size, Size]] = [(config.global_size, config.local_size)]
+        pairs += [config.final_size] if config.final_size else []
+        for pair in pairs:
+            large, small = (_last_shape(architecture, config, size) for size in pair)
+            if large == small:  # by which `core.training.droppath` tells them apart
+                raise UsageError(
+                    f"global and local views of {size_text(pair[0])} and {size_text(pair[1])} px "
+                    "give equally many features, and --checkpoint-activations with --drop-path "
+                    "could not tell them apart",
+                    "change --local-size, or use --drop-path 0",
+                )
+
+
+def _last_shape(
+    architecture: Architecture, config: TrainConfig, size: Size
+) -> int | tuple[int, ...]:
+    """How many patches the view has, or the shape of its last feature map: where those of two sizes
+    differ, so do all maps before."""
+    height, width = height_and_width(size)
     if isinstance(architecture, VitArchitecture):
-        return
+        return (height // architecture.patch_size) * (width // architecture.patch_size)
+    with torch.device("meta"):
+        net: Any = build(architecture)
+        features = net.forward_features(torch.empty(2, config.in_chans, height, width))
+    return tuple(features.shape[1:])
+
+
+def _check_timm(architecture: Architecture, config: TrainConfig) -> None:
     sizes = {config.global_size, *(config.final_size or ())}
     if config.local_crops_number:
         sizes.add(config.local_size)

@@ -16,6 +16,8 @@ __all__ = ["Diagnosis"]
 # Nats by which targets differ between images: 1.2 to 2 in runs that learn, .1 and less in those
 # that collapsed.
 COLLAPSED_SPREAD = 0.3
+# Targets of n images differ by ln n nats at most, so few images are always alike.
+FEW_IMAGES = 8
 # With targets so alike, an entropy above this share of ln K is uniform, below it one-hot collapse.
 UNIFORM_SHARE = 0.5
 UNIFORM_LOSS = 0.97  # share of ln K; below it the run still learns, slowly
@@ -63,12 +65,21 @@ class Diagnosis:
         self._see_wait(entry)
 
     def recall(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Lines of a run that goes on: how high its rank has been."""
+        """Lines of a run that goes on: since when it has collapsed or lost rank; says nothing.
+
+        Not its rate and its waiting, which may be what a person has changed now.
+        """
+        aloud, self.reporter = self.reporter, Reporter()
         for entry in entries:
             if "step" in entry:
-                self._keep_rank(entry)
+                self._see_collapse(entry)
+                self._see_rank(entry)
+        self.reporter = aloud
+        self.said.clear()  # what goes on is told again, to whoever goes on
 
     def _see_collapse(self, entry: Mapping[str, Any]) -> None:
+        if self.config.batch_size < FEW_IMAGES:  # the figures are of one process's micro-batch
+            return
         spread, share, step = entry["target_spread"], entry["entropy_share"], entry["step"]
         learning = entry["loss"] is not None and entry["loss"] < UNIFORM_LOSS * self.most
         if (

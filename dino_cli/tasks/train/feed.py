@@ -75,7 +75,12 @@ class Feed:
 
     def views(self, batches: Sequence[CropBatch | PhotoBatch], step: int) -> list[Views]:
         """The views of each micro-batch, on the device."""
-        return [self._views(batch, step, micro) for micro, batch in enumerate(batches)]
+        groups = [self._groups(batch) for batch in batches]
+        masks = self._masks(groups[0], step)
+        return [
+            Views(groups=g, masks=[self._moved(mask[..., micro, :].flatten(1)) for mask in masks])
+            for micro, g in enumerate(groups)
+        ]
 
     def _check_share(self) -> None:
         bad = self.all_unreadable()
@@ -115,25 +120,34 @@ class Feed:
             )
         return batch
 
-    def _views(self, batch: CropBatch | PhotoBatch, step: int, micro: int) -> Views:
-        """Normalised views on the device, and the stochastic depth of this step."""
-        config, plan = self.config, self.plan
-        p = preprocessing_of(config)
+    def _groups(self, batch: CropBatch | PhotoBatch) -> list[Tensor]:
+        """Normalised views on the device."""
+        p = preprocessing_of(self.config)
         if isinstance(batch, PhotoBatch):
-            groups = render_views(batch, p, self.device)
-        else:
-            groups = [normalize_views(g, p, self.device) for g in batch.groups]
-        masks: list[Tensor] = []
-        if any(self.rates):
-            for i, group in enumerate(groups):
-                mask = draw_masks(
-                    self.rates,
-                    key=(config.seed, step, micro, i),
-                    views=group.shape[0] // plan.batch,
-                    images=plan.batch * plan.ranks,
-                    share=plan.share,
-                )
-                if self.device.type == "cuda":  # else a copy would wait for the step before
-                    mask = mask.pin_memory()
-                masks.append(mask.to(self.device, non_blocking=True))
-        return Views(groups=groups, masks=masks)
+            return render_views(batch, p, self.device)
+        return [normalize_views(group, p, self.device) for group in batch.groups]
+
+    def _masks(self, groups: Sequence[Tensor], step: int) -> list[Tensor]:
+        """Stochastic depth of this rank at a step, (layers, V_i, micro-batches, B) per resolution.
+
+        Drawn for the whole total batch, so that neither ranks nor --accumulate change a run.
+        """
+        plan = self.plan
+        if not any(self.rates):
+            return []
+        return [
+            draw_masks(
+                self.rates,
+                # The zero was once a micro-batch: runs of then go on with the same masks.
+                key=(self.config.seed, step, 0, i),
+                views=group.shape[0] // plan.batch,
+                images=plan.total_batch,
+                share=slice(None),
+            ).view(len(self.rates), -1, plan.accumulate, plan.batch * plan.ranks)[..., plan.share]
+            for i, group in enumerate(groups)
+        ]
+
+    def _moved(self, mask: Tensor) -> Tensor:
+        if self.device.type == "cuda":  # else a copy would wait for the step before
+            mask = mask.pin_memory()
+        return mask.to(self.device, non_blocking=True)

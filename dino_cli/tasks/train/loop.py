@@ -36,6 +36,9 @@ __all__ = ["Run"]
 
 SECONDS_BETWEEN_DRAWINGS = 30.0  # of loss.png, which takes a third of a second
 MOST_SKIPPED = 3  # steps in a row that are not finite
+# Steps in a row whose fp16 gradients overflow. The scaler halves its scale at each, from 65,536: a
+# dozen may be its search for the right one.
+MOST_OVERFLOWED = 20
 
 
 @dataclass(kw_only=True)
@@ -67,6 +70,7 @@ class Run:
         self.autocast = partial(autocast, device, self.precision)
         # Steps that were not finite: since the last line, in a row now, most in a row.
         self.skipped = torch.zeros(3, device=device)
+        self.overflowed = torch.zeros((), device=device)  # steps in a row now
         self.diagnosis = Diagnosis(config, self.plan, self.reporter)
         self.events = Events(self.folder.path if self.ranks.rank == 0 else None)
         if config.compile:
@@ -148,6 +152,8 @@ class Run:
                         self._save(done, best=best)
                 if stop and done < end:
                     self.writer.flush()
+                    # Whoever started us ends the first process too once another has left.
+                    self.ranks.barrier()
                     raise Interrupted(
                         f"stopped after step {done} of {plan.steps}; "
                         f"go on with: dino train --resume {folder.path}"
@@ -216,6 +222,7 @@ class Run:
         count, now, most = self.skipped
         now = (now + 1) * result.skipped
         self.skipped = torch.stack([count + result.skipped, now, torch.maximum(most, now)])
+        self.overflowed = (self.overflowed + 1) * result.overflowed
 
     def _open_log(self, start: int) -> AbstractContextManager[Log | None]:
         if self.ranks.rank != 0:
@@ -238,6 +245,8 @@ class Run:
         self.reporter.metric({**known, "wait": f"{100 * entry['data_wait']:.0f}%"})
         self.diagnosis.see(entry, seconds)
         self._tell_skipped(entry["step"])
+        if self.scaler:
+            self._tell_overflowed(self.scaler.get_scale(), entry["step"])
 
     def _tell_skipped(self, step: int) -> None:
         count, now, most = (int(n) for n in self.skipped.tolist())
@@ -263,6 +272,20 @@ class Run:
                 "were skipped; if this repeats, lower --lr, or use --precision fp32 or a smaller "
                 "--clip-grad"
             )
+
+    def _tell_overflowed(self, scale: float, step: int) -> None:
+        """Raise `TaskError` when fp16 holds the gradients no more: only the teacher moves then."""
+        steps = int(self.overflowed.item())
+        if steps < MOST_OVERFLOWED and scale >= 1:
+            return
+        self.writer.flush()
+        has = self.folder.checkpoint.is_file()
+        again = f"dino train --resume {self.folder.path}" if has else "a new run and"
+        raise TaskError(
+            f"gradients overflow in fp16, in {steps} steps in a row up to step {step}, though "
+            f"their scale is down to {scale:g}; the weights do not move any more",
+            f"go on with: {again} --precision bf16 or --precision fp32",
+        )
 
     def _end_epoch(self, done: int, log: Log | None) -> bool:
         """Whether the teacher is the best so far, by k-NN."""

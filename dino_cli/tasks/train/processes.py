@@ -57,6 +57,7 @@ if [ -f "$run/config.json" ]; then
 else
   command=({command})
 fi
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240  # seconds to save, where the launcher gives 30
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node {gpus} \\
   --rdzv-backend c10d --rdzv-endpoint "$head:29500" --rdzv-id "$SLURM_JOB_ID" \\

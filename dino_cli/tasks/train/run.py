@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dino_cli.config.resolve import RESCUING
 from dino_cli.config.setting import to_json
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
+from dino_cli.core.training.step import Networks
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
-from dino_cli.data.listing.images import ImageList, find_images
+from dino_cli.data.listing.images import ImageFile, ImageList, find_images
 from dino_cli.data.views.batches import Plan, crop_batches
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -95,6 +97,8 @@ def _train_on(
     listed: bytes | None,
 ) -> dict[str, Any]:
     reporter = reporter if ranks.rank == 0 else Reporter()
+    digest = digest_of(files)
+    _same_images(len(files), digest, ranks)
     checkpoint: Path | None = None
     if config.resume:
         checkpoint = ranks.first(lambda: find_checkpoint(folder, reporter.remark))
@@ -122,21 +126,26 @@ def _train_on(
     schedules = schedules_of(config, plan, reporter)
     resumed = checkpoint is not None
     networks = build_networks(config, architecture, device, reporter, resumed=resumed)
+    if checkpoint is not None:
+        _tell_batch_norm(config, folder, plan, networks, reporter)
     precision = choose_precision(config.precision, device)
     scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
     exact = torch.float32 if device.type == "mps" else torch.float64
     epoch_loss = torch.zeros(2, device=device, dtype=exact)  # sum and count
-    digest, start = digest_of(files), 0
+    start = 0
     if checkpoint is not None:
         start = restore_run(checkpoint, networks, scaler, plan, epoch_loss, digest=digest)
     alone = ranks.rank == 0
-    labelled = labelled_images(config) if alone else []
-    if alone:
+    labelled: list[ImageFile] = []
+
+    def prepare() -> None:
+        labelled.extend(labelled_images(config))
         described = about(config, architecture)
         (update_run if config.resume else create_run)(folder, config, described, plan, listed)
         for leftover in folder.path.glob(".*.part"):  # of a process killed while writing
             leftover.unlink(missing_ok=True)
-    ranks.barrier()
+
+    ranks.first(prepare)
     end = min(plan.steps, config.max_steps or plan.steps)
     if start >= end:
         reporter.remark(f"the run is at step {start} of {end} already; --max-steps may raise that")
@@ -184,6 +193,18 @@ def _train_on(
         return run.steps(feed, start, end)
 
 
+def _same_images(count: int, digest: str, ranks: Ranks) -> None:
+    """Raise `TaskError` where a process has other images than the first; a collective."""
+    (first, names), *others = ranks.everyone((count, digest))
+    for rank, (found, named) in enumerate(others, start=1):
+        if (found, named) != (first, names):
+            how = f"{found} images, process 0 {first}" if found != first else "other names"
+            raise TaskError(
+                f"the processes do not see the same data: process {rank} finds {how}",
+                "give all machines the same files, at paths that DATA names on each",
+            )
+
+
 def _tell_changes(config: TrainConfig, folder: RunFolder, reporter: Reporter) -> None:
     """Say what makes this another run than the one that was started, to save it."""
     before, now = folder.read_config()["train"], to_json(config)
@@ -192,6 +213,20 @@ def _tell_changes(config: TrainConfig, folder: RunFolder, reporter: Reporter) ->
             reporter.remark(
                 f"from here on with --{name.replace('_', '-')} {now[name]}, not {before[name]}"
             )
+
+
+def _tell_batch_norm(
+    config: TrainConfig, folder: RunFolder, plan: Plan, networks: Networks, reporter: Reporter
+) -> None:
+    """Say that batch norm, which sees a micro-batch of all processes, now sees other ones."""
+    before = folder.read_config()["train"].get("accumulate", config.accumulate)
+    norms = any(isinstance(layer, _BatchNorm) for layer in networks.student.modules())
+    if norms and before != config.accumulate:
+        reporter.remark(
+            f"batch norm takes {plan.total_batch // config.accumulate} images at a time from here "
+            f"on, not {plan.total_batch // before} (--accumulate {config.accumulate}, not "
+            f"{before}), so the run is not quite what it would have been"
+        )
 
 
 def _same_total_batch(

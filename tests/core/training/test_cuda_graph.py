@@ -112,6 +112,16 @@ def test_replaying_changes_no_float(recorder, drop_path):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+def test_a_replayed_pass_that_is_not_finite_leaves_batch_norm_as_it_was(recorder):
+    n, passes = networks(batch_norm=True), GraphedPasses(clip_grad=0.5)
+    train_step(n, [views()], values(0), clip_grad=0.5, passes=passes)
+    before = state(n)
+    bad = views(seed=2)
+    bad.groups[0][0, 0, 0, 0] = float("nan")
+    assert train_step(n, [bad], values(1), clip_grad=0.5, passes=passes).skipped.item() == 1
+    assert all(torch.equal(before[key], value) for key, value in state(n).items())
+
+
 def test_the_recorder_would_notice_inputs_that_are_not_copied(recorder, monkeypatch):
     """Replayed on the views of the first step, the second differs."""
     plain, _ = run(None, drop_path=0.0)

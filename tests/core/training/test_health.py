@@ -63,6 +63,14 @@ def test_effective_rank():
     assert math.isnan(effective_rank(torch.full((4, 3), float("nan"))).item())
 
 
+def test_a_rank_that_cannot_be_computed_is_no_number(monkeypatch):
+    def fail(_):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "svdvals", fail)
+    assert math.isnan(health(torch.eye(K)).feature_rank.item())
+
+
 def test_update_ratio_is_of_all_tensors_together():
     before = [torch.tensor([3.0]), torch.tensor([[0.0, 4.0]])]
     after = [torch.tensor([3.3]), torch.tensor([[0.4, 4.0]])]

@@ -75,6 +75,42 @@ def test_a_step_that_is_not_finite_changes_nothing(optimizer, fault):
         torch.testing.assert_close(state(n)[name], tensor, msg=name)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_that_is_not_finite_leaves_batch_norm_as_it_was(accumulate):
+    """Its running statistics would be NaN for ever, and so would what is computed by them."""
+    n = networks(batch_norm=True)
+    train_step(n, [views()] * accumulate, AT, clip_grad=3.0)
+    before = state(n)
+    batch = views(seed=2)
+    batch.groups[0][0, 0, 0, 0] = float("nan")
+    batches = [batch, views(seed=3)][:accumulate]
+    assert train_step(n, batches, AT, clip_grad=3.0).skipped.item() == 1
+    for name, tensor in state(n).items():
+        assert torch.equal(tensor, before[name]), name
+    # A good step moves them.
+    train_step(n, [views()] * accumulate, AT, clip_grad=3.0)
+    after = state(n)
+    moved = [name for name in before if "running" in name or "tracked" in name]
+    assert moved
+    assert not any(torch.equal(after[name], before[name]) for name in moved)
+
+
+def test_gradients_that_overflow_in_fp16_are_told_from_a_loss_that_is_not_finite():
+    n = networks()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = copy.deepcopy(n.student.state_dict())
+    result = train_step(n, [views()], AT, clip_grad=3.0, scaler=scaler)
+    assert (result.skipped.item(), result.overflowed.item()) == (0, 1)
+    assert all(torch.equal(before[k], v) for k, v in n.student.state_dict().items())
+    batch = views()
+    batch.groups[0][0, 0, 0, 0] = float("nan")
+    result = train_step(n, [batch], AT, clip_grad=3.0, scaler=scaler)
+    assert (result.skipped.item(), result.overflowed.item()) == (1, 0)
+    usual = torch.amp.GradScaler("cpu")
+    result = train_step(n, [views()], AT, clip_grad=3.0, scaler=usual)
+    assert (result.skipped.item(), result.overflowed.item()) == (0, 0)
+
+
 def test_a_frozen_last_layer_neither_moves_nor_decays_nor_ages():
     n = networks()
     frozen = StepValues(**{**vars(AT), "freeze_last_layer": True})

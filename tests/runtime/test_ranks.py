@@ -1,0 +1,49 @@
+"""What one process does when another, or itself, fails."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+
+from dino_cli.errors import PeerLost, TaskError
+from dino_cli.runtime import Ranks, ranks, ranks_from_environment
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), ValueError("bug"), TaskError("known")])
+def test_any_error_of_the_first_process_reaches_the_others(monkeypatch, error):
+    """Left in the broadcast, they would wait for it for half an hour."""
+    sent = []
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(
+        torch.distributed, "broadcast_object_list", lambda box, src: sent.extend(box)
+    )
+    with pytest.raises(type(error)):
+        Ranks(rank=0, count=2).first(fail)
+    assert len(sent) == 2
+
+    def receive(box, src):
+        box[:] = sent
+
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", receive)
+    told = TaskError if isinstance(error, TaskError) else PeerLost
+    with pytest.raises(told, match=str(error)):
+        Ranks(rank=1, count=2).first(fail)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_an_error_on_a_gpu_nobody_waits_for_the_others(monkeypatch, fails):
+    """As the orderly end of NCCL does, which came before the sentence that says what is wrong."""
+    called = []
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(ranks, "_join", lambda *_: None)
+    monkeypatch.setattr(ranks, "_abort_process_group", lambda: called.append("abort"))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: called.append("end"))
+    with suppress(TaskError), ranks_from_environment(torch.device("cuda")):
+        if fails:
+            raise TaskError("something")
+    assert called == (["abort"] if fails else ["end"])
