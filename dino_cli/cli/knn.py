@@ -31,7 +31,8 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
         )
     from dino_cli.tasks.early import check_inputs
 
-    check_inputs(config.queries)
+    if config.duplicates is None:  # which takes no queries, and says so
+        check_inputs(config.queries)
     from dino_cli.tasks.knn.run import knn as run
 
     result = run(config, terminal, given=terminal.given)

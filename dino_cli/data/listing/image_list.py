@@ -4,14 +4,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.data.listing.names import Names, joined
 
-__all__ = ["ImageFile", "ImageList", "ImageListBuilder"]
+__all__ = ["ImageFile", "ImageList", "ImageListBuilder", "Row"]
+
+# A picture: path of its folder, place of that below the argument ("" for the top), name, label.
+Row = tuple[str, str, str, str]
+BLOCK = 1 << 16  # pictures that are strings at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,9 @@ class ImageListBuilder:
 
     def __init__(self, *, distinct: bool = False) -> None:
         self.repeated = 0
-        self._seen: set[str] | None = set() if distinct else None
+        # Names by their folder's absolute path, which is found once for each spelling.
+        self._seen: dict[str, set[str]] | None = {} if distinct else None
+        self._spelled: dict[str, set[str]] = {}
         self._folders: dict[_Folder, int] = {}
         self._labels: dict[str, int] = {}
         self._names: list[Names] = []
@@ -123,8 +129,7 @@ class ImageListBuilder:
         own = np.array([self._label(label) for label in labels], np.int32)
         ids = own[label_ids if label_ids is not None else np.zeros(len(names), np.int64)]
         if self._seen is not None:
-            base = os.path.abspath(path)
-            new = [self._is_new(os.path.join(base, name)) for name in names]
+            new = [self._is_new(path, name) for name in names]
             if not all(new):
                 names = Names.pack(n for n, is_new in zip(names, new, strict=True) if is_new)
                 ids = ids[np.array(new)]
@@ -132,15 +137,23 @@ class ImageListBuilder:
 
     def add(self, files: Iterable[ImageFile]) -> None:
         """Pictures one by one."""
-        names, folders, labels = [], [], []
-        for file in files:
-            if self._seen is not None and not self._is_new(os.path.abspath(file.path)):
+        self.add_rows(map(_row, files))
+
+    def add_rows(self, rows: Iterable[Row]) -> None:
+        """The same from strings, which is much faster."""
+        names: list[str] = []
+        folders: list[int] = []
+        labels: list[int] = []
+        for path, relative, name, label in rows:
+            if self._seen is not None and not self._is_new(path, name):
                 continue
-            relative = str(file.relative.parent)
-            folders.append(self._folder(str(file.path.parent), "" if relative == "." else relative))
-            names.append(file.path.name)
-            labels.append(self._label(file.label))
-        self._append(Names.pack(names), np.array(folders, np.int32), np.array(labels, np.int32))
+            names.append(name)
+            folders.append(self._folder(path, relative))
+            labels.append(self._label(label))
+            if len(names) == BLOCK:
+                self._append(Names.pack(names), np.array(folders), np.array(labels))
+                names, folders, labels = [], [], []
+        self._append(Names.pack(names), np.array(folders), np.array(labels))
 
     def build(self) -> ImageList:
         empty = [np.empty(0, np.int32)]
@@ -152,15 +165,19 @@ class ImageListBuilder:
             self._labels,
         )
 
-    def _append(self, names: Names, folders: NDArray[np.int32], labels: NDArray[np.int32]) -> None:
+    def _append(self, names: Names, folders: NDArray[Any], labels: NDArray[Any]) -> None:
         self._names.append(names)
-        self._folder_ids.append(folders)
-        self._label_ids.append(labels)
+        self._folder_ids.append(folders.astype(np.int32))
+        self._label_ids.append(labels.astype(np.int32))
 
-    def _is_new(self, key: str) -> bool:
+    def _is_new(self, folder: str, name: str) -> bool:
         assert self._seen is not None
-        new = key not in self._seen
-        self._seen.add(key)
+        known = self._spelled.get(folder)
+        if known is None:
+            known = self._seen.setdefault(os.path.abspath(folder), set())
+            self._spelled[folder] = known
+        new = name not in known
+        known.add(name)
         self.repeated += not new
         return new
 
@@ -169,3 +186,9 @@ class ImageListBuilder:
 
     def _label(self, label: str) -> int:
         return self._labels.setdefault(label.replace("\0", ""), len(self._labels))
+
+
+def _row(file: ImageFile) -> Row:
+    relative = str(file.relative.parent)
+    folder = str(file.path.parent)
+    return folder, "" if relative == "." else relative, file.path.name, file.label

@@ -99,7 +99,7 @@ def _is_list(names: Sequence[str]) -> bool:
 
 def _add(builder: ImageListBuilder, argument: str, stdin: TextIO, null: bool) -> None:
     if argument == "-":
-        builder.add(read_stdin(stdin, null=null))
+        builder.add_rows(read_stdin(stdin, null=null))
         return
     path = Path(argument)
     try:
@@ -110,7 +110,7 @@ def _add(builder: ImageListBuilder, argument: str, stdin: TextIO, null: bool) ->
         if path.exists() and not path.is_file():
             raise TaskError(f"{argument!r} is neither a file nor a folder", "name one of these")
         if path.is_file() and path.suffix.lower() == ".txt":
-            builder.add(read_list(path, null=null))
+            builder.add_rows(read_list(path, null=null))
             return
     except (OSError, ValueError) as error:
         raise _unreadable(argument, error) from None

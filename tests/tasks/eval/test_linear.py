@@ -162,7 +162,7 @@ def test_a_resumed_training_is_the_same(
     assert resumed["history"] == whole["history"]
     a, b = (load_file(tmp_path / name / "classifier.safetensors") for name in ("whole", "parts"))
     assert torch.equal(a["weight"], b["weight"])
-    assert "exists already" in fails(1, photos, val, *out, "--resume")
+    assert "already exists" in fails(1, photos, val, *out, "--resume")
 
 
 def test_resume_without_a_checkpoint_starts(
