@@ -47,7 +47,7 @@ def help_(config: HelpConfig, terminal: Terminal) -> dict[str, Any] | None:
         if found is None:
             close = get_close_matches(name, [*known, *group.commands], n=1, cutoff=0.5)
             raise UsageError(
-                f"{name!r} is no topic and no command",
+                f"{name!r} is neither a topic nor a command",
                 f"did you mean dino help {close[0]}?" if close else "dino help lists the topics",
             )
     group.main(args=[*config.topic, "--help"], prog_name="dino", standalone_mode=False)

@@ -24,7 +24,7 @@ class BenchOptions:
     """How long, and where."""
 
     seconds: float = setting(
-        20.0, "Measure for about so long; at least three pairs, whatever they take."
+        20.0, "Approximate measuring time in seconds; at least three pairs, whatever they take."
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps.")
 

@@ -17,7 +17,7 @@ class DemoConfig(ModelOptions, ComputeOptions):
     output: Path = setting(Path("demo"), "Folder for the results.", flag="--output,-o")
     train: bool = setting(
         False,
-        "Repeat the whole training from nothing, watching the heads; again: go on.",
+        "Repeat the whole training from nothing, watching the heads; run again to resume.",
     )
     seed: int = setting(0, "Seed of the drawings.")
     overwrite: bool = setting(False, "Replace an existing output; with --train, start anew.")

@@ -55,7 +55,8 @@ class EvalLinearConfig(
         False, "Beside the full protocol also the fast one, and how far both agree."
     )
     n_last_blocks: int | None = setting(
-        None, "CLS tokens of so many last blocks. Default, as the paper: 4; 1 for ViT-B."
+        None,
+        "Number of last blocks whose CLS tokens are used. Default, as the paper: 4; 1 for ViT-B.",
     )
     avgpool: bool | None = setting(
         None, "Also the mean of the patch tokens, as the paper for ViT-B.", switch=True

@@ -114,7 +114,7 @@ def _typed(values: Mapping[str, Any], source: Path) -> dict[str, Any]:
         if name not in hints:
             close = get_close_matches(name, hints, n=1)
             raise UsageError(
-                f"{source} sets {key!r}, which is no option of dino train",
+                f"{source} sets {key!r}, which is not an option of dino train",
                 f"did you mean {close[0]!r}?" if close else "see dino train --help",
             )
         result[name] = as_type(value, hints[name], key, source, "dino train")

@@ -61,7 +61,7 @@ class TrainConfig(ImageOptions, ListOptions):
         "mixed precision can be unstable.",
         panel=MODEL,
     )
-    width: int | None = setting(None, "Width of a ViT beside the named ones.", panel=MODEL)
+    width: int | None = setting(None, "Width, for a ViT other than the named sizes.", panel=MODEL)
     depth: int | None = setting(None, "Number of blocks of such a ViT.", panel=MODEL)
     heads: int | None = setting(
         None, "Attention heads of such a ViT; else width / 64.", panel=MODEL

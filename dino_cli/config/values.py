@@ -18,7 +18,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise TaskError(f"cannot read {path} ({error.strerror})", "check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise TaskError(f"{path} is not a TOML file ({error})", "mend that line") from None
+        raise TaskError(f"{path} is not a TOML file ({error})", "fix that line") from None
 
 
 def as_type(value: Any, hint: Any, key: str, source: Path, command: str) -> Any:

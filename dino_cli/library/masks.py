@@ -19,9 +19,9 @@ from dino_cli.errors import TaskError
 from dino_cli.library.model import load_model
 from dino_cli.library.pictures import Pictures, many_of, rgb_of
 from dino_cli.progress import Reporter
-from dino_cli.tasks.attention.look import Seen
-from dino_cli.tasks.attention.photos import Photo, Unfit, Unread, groups_of, photo_of
-from dino_cli.tasks.attention.plan import Plan, plan, read_options
+from dino_cli.tasks.attention.look import AttentionResult
+from dino_cli.tasks.attention.photos import LoadedPhoto, Unfit, UnreadPhoto, groups_of, photo_of
+from dino_cli.tasks.attention.plan import AttentionPlan, plan, read_options
 from dino_cli.tasks.attention.stills import look_at
 from dino_cli.tasks.model import Model
 
@@ -85,7 +85,7 @@ def attention_masks(
     made: dict[int, Masks] = {}
     photos = (_read(number, one, asked) for number, one in enumerate(many))
     for group in groups_of(photos, batch_size):
-        assert not isinstance(group, Unread)  # _read raises instead
+        assert not isinstance(group, UnreadPhoto)  # _read raises instead
         for photo, seen in zip(group, look_at(asked, group), strict=True):
             made[photo.index] = _mask(photo, seen, asked, _name(many[photo.index]))
     return [made[number] for number in range(len(many))]
@@ -95,7 +95,7 @@ def _name(picture: Pictures) -> str:
     return str(picture) if isinstance(picture, str | PathLike) else ""
 
 
-def _read(number: int, picture: Pictures, asked: Plan) -> Photo:
+def _read(number: int, picture: Pictures, asked: AttentionPlan) -> LoadedPhoto:
     path = _name(picture)
     told = repr(path) if path else f"picture {number}"
     try:
@@ -108,7 +108,7 @@ def _read(number: int, picture: Pictures, asked: Plan) -> Photo:
         raise TaskError(f"cannot use {told}: {error}", "give another") from None
 
 
-def _mask(photo: Photo, seen: Seen, asked: Plan, path: str) -> Masks:
+def _mask(photo: LoadedPhoto, seen: AttentionResult, asked: AttentionPlan, path: str) -> Masks:
     if seen.whole is not None:
         mask, score = seen.whole.numpy(), seen.score
     else:

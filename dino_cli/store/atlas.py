@@ -15,7 +15,7 @@ from pathlib import Path
 from dino_cli.errors import TaskError
 from dino_cli.store.embeddings.parquet import (
     GROUP,
-    Projected,
+    Projection,
     projection_columns,
     projection_fields,
     require_pyarrow,
@@ -41,7 +41,7 @@ def write_table(
     path: Path,
     paths: Sequence[str],
     labels: Sequence[str],
-    projected: Projected,
+    projected: Projection,
     pictures: Iterator[bytes | None] | None,
 ) -> None:
     """The table of a site as .parquet: path, label where there are any, image (JPEG) unless None,

@@ -20,8 +20,8 @@ from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load
 from dino_cli.store.weights.registry import entries
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.staging import check_free, staged
-from dino_cli.store.writing.tables import check_targets, told
+from dino_cli.store.writing.staging import check_free, stage_results
+from dino_cli.store.writing.tables import check_targets, explain_errors
 
 __all__ = ["export"]
 
@@ -131,13 +131,13 @@ def _load(config: ExportConfig, reporter: Reporter) -> Weights:
 def _places(config: ExportConfig, layout: str) -> Iterator[tuple[Path, Path]]:
     """Where to write the weights and the card, which take their names together at the end."""
     if layout == "huggingface":
-        with staged(config.output, FOLDER_FILES) as stage:
+        with stage_results(config.output, FOLDER_FILES) as stage:
             yield stage, stage / "README.md"
         return
     new = [path for path in (config.output, _card_path(config)) if not path.exists()]
     try:
         with (
-            told(config.output),
+            explain_errors(config.output),
             atomic_write(_card_path(config)) as card,
             atomic_write(config.output) as target,
         ):

@@ -17,7 +17,7 @@ from dino_cli.store.weights.load import Weights, load
 __all__ = ["Model", "open_model", "untrained_twin"]
 
 
-class Options(Protocol):
+class ModelAndComputeOptions(Protocol):
     """What `ModelOptions` and `ComputeOptions` have together."""
 
     @property
@@ -71,7 +71,7 @@ class Model:
         }
 
 
-def open_model(options: Options, reporter: Reporter) -> Model:
+def open_model(options: ModelAndComputeOptions, reporter: Reporter) -> Model:
     """Load the weights and put them on the device. Raises `TaskError` and `UsageError`."""
     # A wrong device is found before anything is downloaded.
     device = runtime.choose_device(options.device)

@@ -11,8 +11,8 @@ from dino_cli.core.evaluation.neighbors import nearest
 from dino_cli.core.pca.plane import principal_plane
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings.parquet import Projected
-from dino_cli.store.embeddings.reading import Features
+from dino_cli.store.embeddings.parquet import Projection
+from dino_cli.store.embeddings.reading import FeatureArray
 
 __all__ = ["Method", "has_umap", "neighbors_of", "project"]
 
@@ -24,12 +24,12 @@ BLOCK = 8192
 
 
 def project(
-    features: Features,
+    features: FeatureArray,
     reporter: Reporter,
     *,
     method: Literal["auto", "pca", "umap"] = "auto",
     neighbors: bool = True,
-) -> tuple[Projected, Method]:
+) -> tuple[Projection, Method]:
     """Places of all rows (N, D), their neighbours, and how the places came about.
 
     auto: UMAP where umap-learn is installed and there are enough pictures, else PCA. neighbors:
@@ -58,11 +58,11 @@ def project(
     places = principal_plane(whole) if used == "pca" else _umap(whole, rows, distances)
     reporter.advance(count)
     reporter.finish()
-    return Projected(places, rows, distances), used
+    return Projection(places, rows, distances), used
 
 
 def neighbors_of(
-    features: Features, most: int = NEIGHBORS
+    features: FeatureArray, most: int = NEIGHBORS
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Rows of the nearest others by cosine (N, K), nearest first, and their distances."""
     count = features.shape[0]
@@ -90,7 +90,7 @@ def has_umap() -> bool:
 
 
 def _umap(
-    features: Features, rows: NDArray[np.int64], distances: NDArray[np.float32]
+    features: FeatureArray, rows: NDArray[np.int64], distances: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     from umap import UMAP
 

@@ -14,7 +14,7 @@ from dino_cli.config.report import ReportConfig
 from dino_cli.config.resolve import stored
 from dino_cli.config.setting import arguments, options
 from dino_cli.config.train import TrainConfig
-from dino_cli.data.views.batches import Plan
+from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import Chart, heat, line_chart, picture, write_page
@@ -141,7 +141,7 @@ def _diagnose(
     """What the run itself said as it went, from its log."""
     if not {"images", "total_batch"} <= counts.keys():
         return []
-    plan = Plan(
+    plan = BatchPlan(
         images=counts["images"], epochs=config.epochs, batch=counts["total_batch"], seed=config.seed
     )
     heard = _Heard()

@@ -101,7 +101,7 @@ def test_an_unknown_topic_names_a_close_one():
     shown = CliRunner().invoke(app, ["help", "maks"])
     assert shown.exit_code == 2
     assert shown.stderr == (
-        "dino: error: 'maks' is no topic and no command; did you mean dino help masks?\n"
+        "dino: error: 'maks' is neither a topic nor a command; did you mean dino help masks?\n"
     )
     assert "lists the topics" in CliRunner().invoke(app, ["help", "zzzzzz"]).stderr
 

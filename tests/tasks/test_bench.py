@@ -23,7 +23,7 @@ from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.bench import limits, measure, reference
 from dino_cli.tasks.bench.knn import bench_knn
-from dino_cli.tasks.bench.measure import Pair, paired, row
+from dino_cli.tasks.bench.measure import PairedTimes, paired, row
 from dino_cli.tasks.bench.networks import architecture, twins
 from dino_cli.tasks.bench.photos import draw_photos, write_photos
 from dino_cli.tasks.bench.views import bench_views
@@ -78,7 +78,7 @@ def test_pairs_are_run_in_turn_and_told_as_medians(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_row_is_of_one_unit() -> None:
-    pair = Pair(ours=0.5, reference=2.0, ratio=4.1, cpu_ratio=None, pairs=7)
+    pair = PairedTimes(ours=0.5, reference=2.0, ratio=4.1, cpu_ratio=None, pairs=7)
     assert row("x", pair, 10, "photo", limit=0.01, limit_is="peak") == {
         "work": "x", "unit": "ms/photo", "ours": 50.0, "reference": 200.0, "ratio": 4.1,
         "cpu_ratio": None, "limit": 10.0, "limit_is": "peak", "share_of_limit": 0.2, "pairs": 7,

@@ -188,7 +188,7 @@ def test_misuse_is_a_sentence(photos: Path, tiny_weights: Path, tmp_path: Path) 
     assert "-1 workers" in fails(2, one, *out, "--workers", -1)
     assert "--crop 0 is not a positive" in fails(2, one, *out, "--crop", 0)
     assert "crop of 224 pixels is larger" in fails(2, one, *out, "--resize", 100)
-    assert "--crop 200 is no multiple of the patch size 16; use --crop 192" in fails(
+    assert "--crop 200 is not a multiple of the patch size 16; use --crop 192" in fails(
         2, one, *out, "--crop", 200
     )
     assert sorted(os.listdir(tmp_path)) == before

@@ -205,10 +205,10 @@ def _written(test: Path, index: Path, out: Path, how: str) -> list[dict[str, str
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--duplicates", 2], 2, "--duplicates 2 is no cosine"),
+        (["--duplicates", 2], 2, "--duplicates 2 is not a cosine"),
         (["--duplicates", 0.9, "-o", "d.html"], 2, "duplicates are listed as .csv"),
         (["q.npy", "--duplicates", 0.9], 2, "takes no queries"),
-        (["--min-similarity", -3], 2, "--min-similarity -3 is no cosine"),
+        (["--min-similarity", -3], 2, "--min-similarity -3 is not a cosine"),
         (["--confusion", "c.jpg"], 2, "the confusion matrix is a .png"),
         (["--confusion", "no/c.png"], 1, "mkdir -p"),
         (["-o", "p.txt"], 2, "predictions are .csv or .html"),

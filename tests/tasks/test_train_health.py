@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.config.train import TrainConfig
-from dino_cli.data.views.batches import Plan
+from dino_cli.data.views.batches import BatchPlan
 from dino_cli.progress import Reporter
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.demo.draw import draw_folder
@@ -106,7 +106,7 @@ def test_waiting_for_images_is_told_once(monkeypatch, workers, cores, processes,
         monkeypatch.setattr(f"dino_cli.{where}.available_cores", lambda: cores * processes)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     heard = Heard()
-    plan = Plan(images=1000, epochs=10, batch=10, seed=0)
+    plan = BatchPlan(images=1000, epochs=10, batch=10, seed=0)
     diagnosis = Diagnosis(TrainConfig(workers=workers), plan, heard)
     entry = dict.fromkeys(("target_spread", "entropy_share", "update_ratio", "loss"))
     for step in range(40):
@@ -123,7 +123,7 @@ def test_waiting_for_images_is_told_once(monkeypatch, workers, cores, processes,
 def test_a_rate_is_judged_by_its_optimizer_and_after_the_warmup(optimizer, ratio, said):
     """LARS at the rate of the original's ResNet-50: 1.2 to 2.1 % of the weights' length a step."""
     heard = Heard()
-    plan = Plan(images=1000, epochs=20, batch=10, seed=0)
+    plan = BatchPlan(images=1000, epochs=20, batch=10, seed=0)
     config = TrainConfig(epochs=20, warmup_epochs=5, optimizer=optimizer)
     diagnosis = Diagnosis(config, plan, heard)
     entry = dict.fromkeys(("target_spread", "entropy_share", "loss"))
@@ -142,7 +142,7 @@ def test_a_rate_is_judged_by_its_optimizer_and_after_the_warmup(optimizer, ratio
 def told_of_a_point(*, seen=0, batch=16):
     """What is said about 20 lines whose images all get one target, the first `seen` recalled."""
     heard = Heard()
-    plan = Plan(images=1000, epochs=10, batch=16, seed=0)  # short enough to be told soon
+    plan = BatchPlan(images=1000, epochs=10, batch=16, seed=0)  # short enough to be told soon
     diagnosis = Diagnosis(TrainConfig(batch_size=batch), plan, heard)
     entry = {"target_spread": 0.01, "entropy_share": 0.1, "loss": 1.0, "update_ratio": 0.001}
     lines = [{**entry, "step": 10 * i, "data_wait": 0.0} for i in range(20)]
@@ -182,7 +182,7 @@ HEALTHY = {
 def told(ranks, *, every=50, seen=0, **options):
     """What is said about a series of ranks, of which the first `seen` are another process's."""
     heard = Heard()
-    plan = Plan(images=64 * 100, epochs=20, batch=64, seed=0)
+    plan = BatchPlan(images=64 * 100, epochs=20, batch=64, seed=0)
     config = TrainConfig(epochs=20, warmup_epochs=0.5, **options)
     diagnosis = Diagnosis(config, plan, heard)
     entry = {"target_spread": 0.42, "entropy_share": 0.3, "loss": 3.0, "update_ratio": 0.001}

@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MOMENTUM", "Hits", "LinearClassifiers", "cosine_rate", "linear_features", "top_hits"]
+__all__ = [
+    "MOMENTUM",
+    "CorrectAnswers",
+    "LinearClassifiers",
+    "cosine_rate",
+    "linear_features",
+    "top_hits",
+]
 
 MOMENTUM = 0.9
 SPREAD = 0.01  # standard deviation of the initial weights
@@ -87,18 +94,18 @@ class LinearClassifiers:
 
 
 @dataclass(frozen=True)
-class Hits:
+class CorrectAnswers:
     """Per image whether the label is the best answer, and among the five best: bool (…, B)."""
 
     top1: Tensor
     top5: Tensor
 
 
-def top_hits(logits: Tensor, labels: Tensor) -> Hits:
+def top_hits(logits: Tensor, labels: Tensor) -> CorrectAnswers:
     """logits: (…, B, C); labels: int64 (B,). Among equal logits the lower class comes first."""
     place = torch.arange(logits.shape[-1], device=logits.device)
     at = labels.reshape(-1, 1).expand(*logits.shape[:-1], 1)
     own = logits.gather(-1, at)
     before = (logits > own) | ((logits == own) & (place < at))
     rank = before.sum(dim=-1)
-    return Hits(rank < 1, rank < 5)
+    return CorrectAnswers(rank < 1, rank < 5)

@@ -52,7 +52,7 @@ def _labels(image: Image.Image) -> NDArray[np.uint8]:
     if values.ndim == 2:
         return _grey(values)
     if values.shape[2] != 3:
-        raise UnreadableImage(f"a picture of mode {image.mode} is no label map")
+        raise UnreadableImage(f"a picture of mode {image.mode} is not a label map")
     if (values[..., 0] == values[..., 1]).all() and (values[..., 1] == values[..., 2]).all():
         return _grey(values[..., 0])
     return _colours(values)

@@ -23,7 +23,7 @@ from dino_cli.data.decoding.pixel_limit import refuse_too_large
 from dino_cli.data.listing.formats import image_formats
 from dino_cli.data.listing.shards import in_shard, read_member
 
-__all__ = ["LUMINANCE", "fitted", "read_input", "read_samples", "scaled", "shown"]
+__all__ = ["LUMINANCE", "as_picture", "fitted", "read_input", "read_samples", "scaled"]
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's mode L
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -84,7 +84,7 @@ def fitted(values: NDArray[np.float32], channels: int | None) -> NDArray[np.floa
     return np.ascontiguousarray(values)
 
 
-def shown(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
+def as_picture(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Something to look at, uint8 (H, W, 3): one channel in grey, else the first three as colours.
 
     Values in [0, 1] keep their brightness; others are drawn from the darkest to the lightest.

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
-from dino_cli.data.decoding.own_depth import read_samples, shown
+from dino_cli.data.decoding.own_depth import as_picture, read_samples
 
 __all__ = ["SIDE", "small_picture", "thumbnail"]
 
@@ -24,7 +24,7 @@ def small_picture(path: Path, *, exif: bool = True, side: int = SIDE) -> Image.I
         picture = read_image(path, exif=exif)
     except UnreadableImage as error:
         try:
-            picture = Image.fromarray(shown(read_samples(path, None, exif=exif)))
+            picture = Image.fromarray(as_picture(read_samples(path, None, exif=exif)))
         except UnreadableImage:
             raise ValueError(error.reason) from None
     picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)

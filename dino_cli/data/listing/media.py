@@ -17,10 +17,10 @@ from dino_cli.data.listing.names import Names
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 
-__all__ = ["Found", "find_frames", "find_media"]
+__all__ = ["MediaList", "find_frames", "find_media"]
 
 
-class Found(NamedTuple):
+class MediaList(NamedTuple):
     """Pictures and frames; rates: frames per second of each video that has some, by its path."""
 
     files: ImageList
@@ -51,7 +51,7 @@ def find_frames(
     reporter: Reporter,
     *,
     null: bool = False,
-) -> Found:
+) -> MediaList:
     """As `find_images`, and every video, named or in a folder, as its frames after the pictures.
 
     fps: at most so many frames of each second. The label of a frame is its video's: the first
@@ -73,7 +73,7 @@ def find_frames(
             builder.add(file for i, file in enumerate(files) if i not in gone)
             files = builder.build()
     if not videos:
-        return Found(files, {})
+        return MediaList(files, {})
     return _with_frames(files, videos, fps, reporter)
 
 
@@ -82,7 +82,7 @@ def _with_frames(
     videos: Sequence[ImageFile],
     fps: float | None,
     reporter: Reporter,
-) -> Found:
+) -> MediaList:
     builder, rates = ImageListBuilder(), {}
     builder.add(files)
     seen: set[str] = set()
@@ -104,7 +104,7 @@ def _with_frames(
         folder, name = os.path.split(path)
         names = Names.pack(frame_name(name, number) for number in numbers)
         builder.add_folder(folder or ".", os.path.dirname(video.relative), names, [video.label])
-    return Found(builder.build(), rates)
+    return MediaList(builder.build(), rates)
 
 
 def _videos_in_folders(arguments: Sequence[str]) -> tuple[list[ImageFile], list[str]]:

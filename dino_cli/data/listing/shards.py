@@ -249,4 +249,4 @@ def _no_tar(path: str, reason: str) -> TaskError:
         if file.read(6).startswith(MAGIC):
             return _compressed(path)
     reason = " ".join(reason.split()) or "unknown content"
-    return TaskError(f"{path!r} is no readable tar ({reason})", "make or fetch it again")
+    return TaskError(f"{path!r} is not a readable tar ({reason})", "make or fetch it again")

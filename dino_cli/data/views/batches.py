@@ -18,12 +18,12 @@ from dino_cli.data.decoding.own_depth import read_samples
 from dino_cli.data.listing.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import normalize
 from dino_cli.data.views.draws import ViewDraw, ViewSpec, draw_view, epoch_order, uniforms
-from dino_cli.data.views.pack import Photo, PhotoBatch, pack_photos, take_photo
+from dino_cli.data.views.pack import PackedPhoto, PhotoBatch, pack_photos, take_photo
 from dino_cli.data.views.render import render_view
 from dino_cli.data.views.render_own_depth import render_samples
 from dino_cli.data.workers import load
 
-__all__ = ["CropBatch", "Plan", "ViewSchedule", "crop_batches", "normalize_views"]
+__all__ = ["BatchPlan", "ViewBatch", "ViewSchedule", "crop_batches", "normalize_views"]
 
 MAX_NEIGHBOURS = 100  # unreadable files in a row before an epoch gives up
 
@@ -83,7 +83,7 @@ class _Key(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BatchPlan:
     """Which images each step of each rank sees; a pure function of its fields.
 
     Every epoch is a permutation from (seed, epoch); the last partial total batch is dropped.
@@ -131,7 +131,7 @@ class Plan:
                 yield [_Key(int(i), epoch, progress) for i in chosen]
 
 
-class CropBatch(NamedTuple):
+class ViewBatch(NamedTuple):
     """One micro-batch from the workers: per resolution (B, V_i, h, w, C), uint8, or float32 of
     pictures in their own depth; files that were unreadable, with the reason (the next readable file
     stood in)."""
@@ -196,7 +196,7 @@ class _Photos(_Crops):
 
     nothing = None
 
-    def render(self, pixels: NDArray[Any], groups: list[list[ViewDraw]]) -> Photo:
+    def render(self, pixels: NDArray[Any], groups: list[list[ViewDraw]]) -> PackedPhoto:
         return take_photo(pixels, groups)
 
 
@@ -211,23 +211,23 @@ class _Samples(_Crops):
         return [np.stack([render_samples(pixels, draw) for draw in group]) for group in groups]
 
 
-def _collate_photos(items: list[tuple[Photo | None, list[tuple[str, str]]]]) -> PhotoBatch:
+def _collate_photos(items: list[tuple[PackedPhoto | None, list[tuple[str, str]]]]) -> PhotoBatch:
     unreadable = [entry for _, entries in items for entry in entries]
     return pack_photos([photo for photo, _ in items], unreadable)
 
 
-def _collate(items: list[tuple[list[NDArray[Any]], list[tuple[str, str]]]]) -> CropBatch:
+def _collate(items: list[tuple[list[NDArray[Any]], list[tuple[str, str]]]]) -> ViewBatch:
     unreadable = [entry for _, entries in items for entry in entries]
     if any(not groups for groups, _ in items):
-        return CropBatch([], unreadable)
+        return ViewBatch([], unreadable)
     stacked = [
         torch.from_numpy(np.stack(views)) for views in zip(*[g for g, _ in items], strict=True)
     ]
-    return CropBatch(stacked, unreadable)
+    return ViewBatch(stacked, unreadable)
 
 
 class _Order(Sampler[list[_Key]]):
-    def __init__(self, plan: Plan, start_step: int, end_step: int) -> None:
+    def __init__(self, plan: BatchPlan, start_step: int, end_step: int) -> None:
         self.arguments = (start_step, end_step)
         self.plan = plan
 
@@ -241,7 +241,7 @@ class _Order(Sampler[list[_Key]]):
 def crop_batches(
     files: Sequence[ImageFile],
     schedule: ViewSchedule,
-    plan: Plan,
+    plan: BatchPlan,
     *,
     start_step: int,
     end_step: int,
@@ -250,7 +250,7 @@ def crop_batches(
     pin: bool = False,
     photos: bool = False,
     channels: int = 3,
-) -> Iterator[CropBatch | PhotoBatch]:
+) -> Iterator[ViewBatch | PhotoBatch]:
     """Micro-batches of the steps from start to end, in order; workers run ahead across epochs.
 
     photos: the workers only decode, and `data.views.render_batch` makes the views. channels: unless

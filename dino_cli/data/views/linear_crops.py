@@ -18,11 +18,11 @@ from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.views.draws import ViewDraw, ViewSpec, draw_view, epoch_order, uniforms
 from dino_cli.data.workers import load, workers_for
 
-__all__ = ["Augmented", "augmented_batches", "render_crop"]
+__all__ = ["CroppedBatch", "augmented_batches", "render_crop"]
 
 
 @dataclass(frozen=True, slots=True)
-class Augmented:
+class CroppedBatch:
     """images: uint8 (B, 3, s, s); indices: their B positions; failures: (position, reason)."""
 
     images: Tensor
@@ -76,14 +76,14 @@ class _Crops(Dataset[tuple[int, "NDArray[np.uint8] | str"]]):
         return index, render_crop(image, draw_view(self.spec, u, image.height, image.width))
 
 
-def _collate(samples: list[tuple[int, NDArray[np.uint8] | str]]) -> Augmented:
+def _collate(samples: list[tuple[int, NDArray[np.uint8] | str]]) -> CroppedBatch:
     failures = [(i, sample) for i, sample in samples if isinstance(sample, str)]
     read = [(i, sample) for i, sample in samples if not isinstance(sample, str)]
     if not read:
-        return Augmented(torch.empty((0, 3, 0, 0), dtype=torch.uint8), [], failures)
+        return CroppedBatch(torch.empty((0, 3, 0, 0), dtype=torch.uint8), [], failures)
     indices, pixels = zip(*read, strict=True)
     stacked = np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
-    return Augmented(torch.from_numpy(stacked), list(indices), failures)
+    return CroppedBatch(torch.from_numpy(stacked), list(indices), failures)
 
 
 def augmented_batches(
@@ -95,7 +95,7 @@ def augmented_batches(
     epoch: int,
     workers: int,
     exif: bool = True,
-) -> Iterator[Augmented]:
+) -> Iterator[CroppedBatch]:
     """The batches of one epoch in its order; the last one may be smaller.
 
     Unreadable files are missing from their batch and named in `failures`.

@@ -17,7 +17,7 @@ from torch import Tensor
 from dino_cli.data.views.draws import ViewDraw
 from dino_cli.data.views.render import hue_shift, resample
 
-__all__ = ["Photo", "PhotoBatch", "Stage", "pack_photos", "take_photo"]
+__all__ = ["PackedPhoto", "PhotoBatch", "Stage", "pack_photos", "take_photo"]
 
 # A photo is sent whole when it has at most so many times the pixels of its views. A larger one
 # would cost more to send than to resample where it was decoded, so its crops are sent.
@@ -26,7 +26,7 @@ SIDE_STEP = 128  # photos are padded to multiples of it, and multiplied together
 JITTER = ("brightness", "contrast", "saturation", "hue")
 
 
-class Photo(NamedTuple):
+class PackedPhoto(NamedTuple):
     """One photo. groups: the draws of each resolution. whole: the photo, (H, W, 3), or None and
     crops: per resolution uint8 (V_i, h, w, 3), resampled and not yet flipped."""
 
@@ -70,17 +70,19 @@ class PhotoBatch(NamedTuple):
         return not self.sizes
 
 
-def take_photo(pixels: NDArray[np.uint8], groups: Sequence[Sequence[ViewDraw]]) -> Photo:
+def take_photo(pixels: NDArray[np.uint8], groups: Sequence[Sequence[ViewDraw]]) -> PackedPhoto:
     """One decoded photo (H, W, 3) and its draws, as it will be sent."""
     draws = [list(group) for group in groups]
     views = sum(draw.shape[0] * draw.shape[1] for group in draws for draw in group)
     if pixels.shape[0] * pixels.shape[1] <= MOST_PIXELS * views:
-        return Photo(draws, pixels, [])
+        return PackedPhoto(draws, pixels, [])
     crops = [np.stack([resample(pixels, draw) for draw in group]) for group in draws]
-    return Photo(draws, None, crops)
+    return PackedPhoto(draws, None, crops)
 
 
-def pack_photos(photos: Sequence[Photo | None], unreadable: list[tuple[str, str]]) -> PhotoBatch:
+def pack_photos(
+    photos: Sequence[PackedPhoto | None], unreadable: list[tuple[str, str]]
+) -> PhotoBatch:
     """One batch. None stands for a photo that could not be read: then the batch is empty."""
     here = [photo for photo in photos if photo is not None]
     if len(here) < len(photos):
@@ -119,7 +121,7 @@ def pack_photos(photos: Sequence[Photo | None], unreadable: list[tuple[str, str]
     )
 
 
-def _padded(photo: Photo) -> tuple[int, int]:
+def _padded(photo: PackedPhoto) -> tuple[int, int]:
     if photo.whole is None:
         return 0, 0
     height, width = (-(-side // SIDE_STEP) * SIDE_STEP for side in photo.whole.shape[:2])

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write, sync_to_disk
-from dino_cli.store.writing.tables import told
+from dino_cli.store.writing.tables import explain_errors
 
-__all__ = ["Block", "Blocks", "Row"]
+__all__ = ["Blocks", "FeatureBlock", "Row"]
 
 RUN, READY, FINISHED = "run.json", "ready.json", "finished"
 FORMAT = 1
@@ -40,7 +40,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Block:
+class FeatureBlock:
     """Some rows that follow each other; features are read when asked for."""
 
     file: Path
@@ -119,7 +119,7 @@ class Blocks:
     ) -> None:
         """Begin anew; what an earlier run left is removed."""
         self.size, self.files, self.replaces = size, files, replaces  # first: from here on ours
-        with told(self.output):
+        with explain_errors(self.output):
             self.remove()
             self.folder.mkdir()
             values: dict[str, Any] = {"format": FORMAT, "size": size, "files": files}
@@ -145,13 +145,13 @@ class Blocks:
         self.resumed, self.replaces = True, bool(values.get("replaces"))
         wanted_blocks = range(self.count)
         bad = [n for n in self.done() if n not in wanted_blocks or not self._block(n).is_whole()]
-        with told(self.output):
+        with explain_errors(self.output):
             for number in bad:
                 self._file(number).unlink(missing_ok=True)
         return len(bad)
 
-    def _block(self, number: int) -> Block:
-        return Block(self._file(number))
+    def _block(self, number: int) -> FeatureBlock:
+        return FeatureBlock(self._file(number))
 
     def _run(self) -> dict[str, Any]:
         try:
@@ -179,7 +179,7 @@ class Blocks:
             return sorted(int(n[:-4]) for n in names if n.endswith(".npz") and n[:-4].isdigit())
         return []
 
-    def __iter__(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[FeatureBlock]:
         return (self._block(number) for number in self.done())
 
     def write(
@@ -202,7 +202,7 @@ class Blocks:
         content["thumbnails"] = np.frombuffer(b"".join(thumbnails), np.uint8)
         content["ends"] = np.cumsum([len(t) for t in thumbnails], dtype=np.int64)
         with (
-            told(self.output),
+            explain_errors(self.output),
             atomic_write(self._file(number)) as temporary,
             temporary.open("wb") as file,
         ):
@@ -211,7 +211,7 @@ class Blocks:
     def finished(self) -> Path:
         """An empty folder for the finished files."""
         folder = self.folder / FINISHED
-        with told(self.output):
+        with explain_errors(self.output):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
         return folder
@@ -223,7 +223,7 @@ class Blocks:
         by `recover`.
         """
         folder = self.folder / FINISHED
-        with told(self.output):
+        with explain_errors(self.output):
             for path in folder.iterdir():
                 sync_to_disk(path)
             new = {path.name for path in folder.iterdir()}

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from dino_cli.config.frame_names import split_frame
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.embeddings.blocks import Row
-from dino_cli.store.writing.tables import row_writer, told
+from dino_cli.store.writing.tables import explain_errors, row_writer
 
 __all__ = [
     "FORMAT",
     "SUFFIXES",
     "TABLES",
-    "Exported",
+    "FeatureExport",
     "export_files",
     "file_of_kind",
     "frame_and_time",
@@ -43,7 +43,7 @@ TABLES = frozenset({".parquet", ".csv"})  # hold vectors, but no grids
 SAFETENSORS = {"<f4": "F32", "<f2": "F16"}
 
 
-class Exported(Protocol):
+class FeatureExport(Protocol):
     """Rows on their way into a file. Iterators start anew at each call."""
 
     @property
@@ -80,7 +80,12 @@ def export_files(output: Path, kinds: Sequence[str]) -> list[Path]:
 
 
 def write_export(
-    folder: Path, name: str, exported: Exported, facts: Mapping[str, Any], *, projected: Any = None
+    folder: Path,
+    name: str,
+    exported: FeatureExport,
+    facts: Mapping[str, Any],
+    *,
+    projected: Any = None,
 ) -> None:
     """Write the files of an export called `name` into an empty folder.
 
@@ -88,7 +93,7 @@ def write_export(
     """
     output = folder / name
     content = {"format": FORMAT, **facts}
-    with told(output):
+    with explain_errors(output):
         if output.suffix == ".parquet":
             from dino_cli.store.embeddings.parquet import write_parquet
 
@@ -103,14 +108,14 @@ def write_export(
         _write_sources(sources_path(output), exported)
 
 
-def _write_npy(output: Path, exported: Exported, _: Mapping[str, Any]) -> None:
+def _write_npy(output: Path, exported: FeatureExport, _: Mapping[str, Any]) -> None:
     kinds = list(exported.shapes)
     for kind in kinds:
         with file_of_kind(output, kind, kinds).open("wb") as file:
             _write_array(file, exported, kind)
 
 
-def _write_npz(output: Path, exported: Exported, facts: Mapping[str, Any]) -> None:
+def _write_npz(output: Path, exported: FeatureExport, facts: Mapping[str, Any]) -> None:
     """Stored, not deflated: so that rows can be read from the middle."""
     with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
 
@@ -132,7 +137,7 @@ def _write_npz(output: Path, exported: Exported, facts: Mapping[str, Any]) -> No
             np.lib.format.write_array(file, text, allow_pickle=False)
 
 
-def _write_safetensors(output: Path, exported: Exported, facts: Mapping[str, Any]) -> None:
+def _write_safetensors(output: Path, exported: FeatureExport, facts: Mapping[str, Any]) -> None:
     """The format's eight bytes, JSON and tensors; the library would need all rows in memory."""
     header: dict[str, Any] = {"__metadata__": {"dino": json.dumps(facts)}}
     start = 0
@@ -156,7 +161,7 @@ def _write_safetensors(output: Path, exported: Exported, facts: Mapping[str, Any
                 file.write(np.ascontiguousarray(array).tobytes())
 
 
-def _write_csv(output: Path, exported: Exported, facts: Mapping[str, Any]) -> None:
+def _write_csv(output: Path, exported: FeatureExport, facts: Mapping[str, Any]) -> None:
     header, formats = ["path", "label", *frame_columns(facts)], {}
     for kind, (shape, _dtype) in exported.shapes.items():
         header += [f"{kind}_{i}" for i in range(shape[0])]
@@ -192,7 +197,7 @@ def _frame_cells(row: Row, facts: Mapping[str, Any]) -> list[object]:
     return list(frame_and_time(row.path, facts) or ("", ""))
 
 
-_WRITERS: dict[str, Callable[[Path, Exported, Mapping[str, Any]], None]] = {
+_WRITERS: dict[str, Callable[[Path, FeatureExport, Mapping[str, Any]], None]] = {
     ".npy": _write_npy,
     ".npz": _write_npz,
     ".safetensors": _write_safetensors,
@@ -200,14 +205,14 @@ _WRITERS: dict[str, Callable[[Path, Exported, Mapping[str, Any]], None]] = {
 }
 
 
-def _write_table(path: Path, exported: Exported, facts: Mapping[str, Any]) -> None:
+def _write_table(path: Path, exported: FeatureExport, facts: Mapping[str, Any]) -> None:
     with _text(path) as file:
         write_row = row_writer(file, ["path", "label", *frame_columns(facts)])
         for row in exported.rows():
             write_row([row.path, row.label, *_frame_cells(row, facts)])
 
 
-def _write_sources(path: Path, exported: Exported) -> None:
+def _write_sources(path: Path, exported: FeatureExport) -> None:
     with _text(path) as file:
         for row in exported.rows():
             name = row.path
@@ -249,7 +254,7 @@ def _unescaped(name: str) -> str:
     return re.sub(r"\\([\\n])", lambda found: "\n" if found[1] == "n" else "\\", name)
 
 
-def _write_array(file: IO[bytes], exported: Exported, kind: str) -> None:
+def _write_array(file: IO[bytes], exported: FeatureExport, kind: str) -> None:
     shape, dtype = exported.shapes[kind]
     _reserve(file, exported.count * int(np.prod(shape)) * np.dtype(dtype).itemsize)
     _write_header(file, (exported.count, *shape), dtype)

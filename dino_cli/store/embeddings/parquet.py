@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from dino_cli.errors import TaskError
 
 if TYPE_CHECKING:
-    from dino_cli.store.embeddings.formats import Exported
+    from dino_cli.store.embeddings.formats import FeatureExport
 
 __all__ = [
     "GROUP",
-    "Projected",
+    "Projection",
     "VectorColumn",
     "parquet_projection",
     "parquet_thumbnails",
@@ -40,7 +40,7 @@ KEY = b"dino"
 
 
 @dataclass(frozen=True)
-class Projected:
+class Projection:
     """Places on a plane, float32 (N, 2), and for each row its neighbours (N, K), nearest first:
     rows, int64, and their cosine distances, float32."""
 
@@ -62,7 +62,7 @@ def require_pyarrow() -> Any:
 
 
 def write_parquet(
-    path: Path, exported: "Exported", facts: Mapping[str, Any], projected: Projected | None
+    path: Path, exported: "FeatureExport", facts: Mapping[str, Any], projected: Projection | None
 ) -> None:
     """Write all rows; those of one row group are in memory at a time."""
     from dino_cli.store.embeddings.formats import frame_and_time
@@ -116,7 +116,7 @@ def projection_fields(pa: Any) -> list[Any]:
     return [pa.field(name, kind) for name, kind in named]
 
 
-def projection_columns(pa: Any, projected: Projected, start: int, count: int) -> list[Any]:
+def projection_columns(pa: Any, projected: Projection, start: int, count: int) -> list[Any]:
     """The content of these columns, for `count` rows from `start` on."""
     rows = slice(start, start + count)
     x, y = projected.places[rows, 0], projected.places[rows, 1]
@@ -222,7 +222,7 @@ def parquet_thumbnails(path: Path) -> Iterator[bytes]:
             yield picture["bytes"].as_py()
 
 
-def parquet_projection(path: Path) -> Projected | None:
+def parquet_projection(path: Path) -> Projection | None:
     """Places and neighbours that `--project` put there; None where it did not.
 
     Raises `TaskError` when the columns are damaged.
@@ -240,7 +240,7 @@ def parquet_projection(path: Path) -> Projected | None:
         )
         count = len(places[0])
         if count and np.isfinite(places).all():
-            return Projected(
+            return Projection(
                 np.stack(places, axis=1),
                 rows.reshape(count, -1).astype(np.int64),
                 distances.reshape(count, -1).astype(np.float32),

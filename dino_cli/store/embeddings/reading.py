@@ -20,8 +20,8 @@ from dino_cli.store.embeddings.formats import FORMAT, SUFFIXES, file_of_kind
 
 __all__ = [
     "Embeddings",
+    "FeatureArray",
     "FeatureRows",
-    "Features",
     "embeddings_paths",
     "is_feature_file",
     "open_export",
@@ -31,7 +31,7 @@ __all__ = [
 AGAIN = "make it with `dino embed`"
 
 
-class Features(Protocol):
+class FeatureArray(Protocol):
     """Features (N, D), or (N, h, w, D), read in slices of rows."""
 
     @property
@@ -68,11 +68,11 @@ class Embeddings:
     """
 
     path: Path
-    features: Features
+    features: FeatureArray
     paths: list[str]
     labels: list[str]
     metadata: Mapping[str, Any]
-    arrays: Mapping[str, Features] = field(default_factory=dict)
+    arrays: Mapping[str, FeatureArray] = field(default_factory=dict)
 
 
 def is_feature_file(name: str) -> bool:
@@ -122,7 +122,7 @@ def open_export(path: Path) -> Embeddings:
 
 def _read_npy(path: Path) -> Embeddings:
     paths, labels, metadata = _read_beside(path)
-    arrays: dict[str, Features] = {}
+    arrays: dict[str, FeatureArray] = {}
     kinds = list(metadata.get("arrays") or {metadata.get("features", "cls"): None})
     for kind in kinds:
         file = file_of_kind(path, kind, kinds)
@@ -172,7 +172,7 @@ def _read_npz(path: Path) -> Embeddings:
         with np.load(path, allow_pickle=False) as content:
             metadata = json.loads(str(content["metadata"]))
             paths, labels = content["paths"].tolist(), content["labels"].tolist()
-        arrays: dict[str, Features] = {
+        arrays: dict[str, FeatureArray] = {
             kind: FeatureRows(path, _member(path, kind)) for kind in metadata["arrays"]
         }
         first = next(iter(arrays.values()))
@@ -204,7 +204,7 @@ def _read_safetensors(path: Path) -> Embeddings:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-        arrays: dict[str, Features] = {}
+        arrays: dict[str, FeatureArray] = {}
         for kind in metadata["arrays"]:
             about = header[kind]
             dtype = {"F32": "<f4", "F16": "<f2"}[about["dtype"]]
@@ -228,7 +228,7 @@ def _read_parquet(path: Path) -> Embeddings:
         raise
     except Exception:  # as above
         raise _unlike(path) from None
-    arrays: dict[str, Features] = dict(file.columns)
+    arrays: dict[str, FeatureArray] = dict(file.columns)
     first = next(iter(arrays.values()))
     return Embeddings(path, first, file.paths, file.labels, file.metadata, arrays)
 

@@ -28,9 +28,9 @@ from dino_cli.store.pictures.figures import (
 
 __all__ = [
     "RESULT_NAMES",
-    "Compared",
-    "Fitted",
-    "Shown",
+    "HeadTile",
+    "MaskPicture",
+    "PixelMask",
     "Style",
     "attention_pictures",
     "encoded",
@@ -60,7 +60,7 @@ class Style:
 
 
 @dataclass(frozen=True)
-class Shown:
+class MaskPicture:
     """A heat map, a mask, or a mask and the heat map that it came from; one entry per patch.
 
     name: as in `mask_{name}.png`. attention: float32 (h, w), mask: bool (h, w). score: how far the
@@ -77,7 +77,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Compared:
+class HeadTile:
     """A tile of `grid.png`: a heat map (h, w) under the outline of its mask."""
 
     caption: str
@@ -87,19 +87,19 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class PixelMask:
     """A mask in pixels: `here` at the view's size, `full` at the photo's. parts: of `full`, with
     their scores, when objects are told apart."""
 
-    shown: Shown
+    shown: MaskPicture
     here: Mask
     full: Mask
     parts: Parts | None
 
 
 def fitted_masks(
-    view: Pixels, layout: PatchLayout, shown: Sequence[Shown], style: Style
-) -> list[Fitted]:
+    view: Pixels, layout: PatchLayout, shown: Sequence[MaskPicture], style: Style
+) -> list[PixelMask]:
     """The shown masks in pixels; False where no patch lies.
 
     view: the photo (H', W', 3) at the size of overlays; layout: of the patches over the original.
@@ -120,16 +120,16 @@ def fitted_masks(
             if style.refine:  # specks that the filter left are no objects
                 full = np.asarray(parts.labels > 0)
                 here = full if small == layout else here
-        fitted.append(Fitted(one, here, full, parts))
+        fitted.append(PixelMask(one, here, full, parts))
     return fitted
 
 
 def attention_pictures(
     view: Pixels,
     layout: PatchLayout,
-    shown: Sequence[Shown],
-    fitted: Sequence[Fitted],
-    compared: Sequence[Compared],
+    shown: Sequence[MaskPicture],
+    fitted: Sequence[PixelMask],
+    compared: Sequence[HeadTile],
     style: Style,
     point: tuple[float, float] | None = None,
 ) -> dict[str, Pixels | Mask | Image.Image]:
@@ -183,7 +183,7 @@ def npy(values: NDArray[np.float32]) -> bytes:
     return buffer.getvalue()
 
 
-def laid_over(view: Pixels, mask: Fitted, style: Style, *, captions: bool = True) -> Pixels:
+def laid_over(view: Pixels, mask: PixelMask, style: Style, *, captions: bool = True) -> Pixels:
     """A mask, or its parts, over the photo (H', W', 3) at any size; captions: the parts' scores."""
     size = (view.shape[1], view.shape[0])
     if mask.parts is None:

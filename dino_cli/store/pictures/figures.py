@@ -83,7 +83,7 @@ def heat_map(
 
 
 def rgb_of(colour: str) -> tuple[int, int, int]:
-    """ "#ffc400" or "orange" → (255, 196, 0). Raises `ValueError` for what is no colour."""
+    """ "#ffc400" or "orange" → (255, 196, 0). Raises `ValueError` for what is not a colour."""
     red, green, blue = ImageColor.getrgb(colour)[:3]
     return red, green, blue
 

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MOST_CLASSES", "Entry", "MapLayout", "beside", "entries_of", "map_layout", "spread_out"]
+__all__ = [
+    "MOST_CLASSES",
+    "LegendEntry",
+    "MapLayout",
+    "beside",
+    "entries_of",
+    "map_layout",
+    "spread_out",
+]
 
 MOST_CLASSES = 20  # with a colour of their own
 DESIGNED = 2400  # pixels across that the sizes below are meant for
@@ -23,7 +31,7 @@ TILE = (104, 210)  # shortest and longest side of a small picture
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendEntry:
     """A line of the legend. colour: its place among the colours; None for grey."""
 
     text: str
@@ -50,7 +58,7 @@ class MapLayout:
     unit: float
 
 
-def entries_of(labels: Sequence[str]) -> tuple[list[Entry], NDArray[np.int64]]:
+def entries_of(labels: Sequence[str]) -> tuple[list[LegendEntry], NDArray[np.int64]]:
     """The legend, and for each row the number of its colour, -1 for grey.
 
     Up to 20 classes by name; of more, the 20 largest by size, the rest together in grey. "" is
@@ -63,12 +71,14 @@ def entries_of(labels: Sequence[str]) -> tuple[list[Entry], NDArray[np.int64]]:
     if len(named) > MOST_CLASSES:
         named = sorted(counts, key=lambda label: (-counts[label], label))[:MOST_CLASSES]
     numbers = {label: i for i, label in enumerate(named)}
-    entries = [Entry(label, counts[label], i) for label, i in numbers.items()]
+    entries = [LegendEntry(label, counts[label], i) for label, i in numbers.items()]
     if others := len(counts) - len(named):
         rest = sum(counts.values()) - sum(entry.count for entry in entries)
-        entries.append(Entry(f"{others} other classes" if others > 1 else "1 other", rest, None))
+        entries.append(
+            LegendEntry(f"{others} other classes" if others > 1 else "1 other", rest, None)
+        )
     if without := sum(not label for label in labels):
-        entries.append(Entry("unlabelled", without, None))
+        entries.append(LegendEntry("unlabelled", without, None))
     return entries, np.array([numbers.get(label, -1) for label in labels], np.int64)
 
 

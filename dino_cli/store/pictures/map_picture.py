@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from dino_cli.store.pictures.map_layout import Entry, MapLayout
+from dino_cli.store.pictures.map_layout import LegendEntry, MapLayout
 from dino_cli.store.writing.atomic import atomic_write
 
 __all__ = ["draw_map", "legend_width"]
@@ -28,7 +28,7 @@ CORNER = 0.07  # of a small picture's side
 Pixels = NDArray[np.uint8]
 
 
-def legend_width(entries: Sequence[Entry], width: int) -> float:
+def legend_width(entries: Sequence[LegendEntry], width: int) -> float:
     """Pixels across that a legend needs on a picture of that width."""
     unit = width / 2400
     return max((_line_width(entry, unit) for entry in entries), default=0.0)
@@ -39,7 +39,7 @@ def draw_map(
     layout: MapLayout,
     title: str,
     subtitle: str,
-    entries: Sequence[Entry],
+    entries: Sequence[LegendEntry],
     colours: NDArray[np.int64],
     pictures: Mapping[int, Image.Image],
 ) -> None:
@@ -133,7 +133,9 @@ def _rounded(size: tuple[int, int], corner: float) -> Image.Image:
     return mask.resize(size, Image.Resampling.BOX)
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, layout: MapLayout, entries: Sequence[Entry]) -> None:
+def _draw_legend(
+    draw: ImageDraw.ImageDraw, layout: MapLayout, entries: Sequence[LegendEntry]
+) -> None:
     unit = layout.unit
     left, top = layout.box[2] + round(56 * unit), layout.box[1]
     line = min(52 * unit, (layout.box[3] - top) / max(1, len(entries)))
@@ -150,7 +152,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, layout: MapLayout, entries: Sequence
         draw.text(after, count, fill=FAINT, font=_font(round(24 * unit)), anchor="lm")
 
 
-def _line_width(entry: Entry, unit: float) -> float:
+def _line_width(entry: LegendEntry, unit: float) -> float:
     name = _font(round(28 * unit)).getlength(_short(entry.text))
     return 38 * unit + name + _font(round(24 * unit)).getlength(f"  {entry.count:,}")
 

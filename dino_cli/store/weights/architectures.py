@@ -16,9 +16,9 @@ from dino_cli.core.network.architecture import (
     VitArchitecture,
 )
 from dino_cli.errors import TaskError
-from dino_cli.store.weights.layouts import Named
+from dino_cli.store.weights.layouts import NamedTensors
 
-__all__ = ["Known", "is_own_arch", "read_architecture"]
+__all__ = ["ArchitectureHints", "is_own_arch", "read_architecture"]
 
 Tensors = Mapping[str, Tensor]
 
@@ -39,7 +39,7 @@ DIMENSIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class ArchitectureHints:
     """What the person or the registry says about the architecture; None: read it off the tensors.
 
     config: of a Hugging Face `config.json`.
@@ -56,7 +56,7 @@ def is_own_arch(name: str | None) -> bool:
     return name is None or ALIASES.get(name, name) in VIT_SIZES
 
 
-def read_architecture(named: Named, known: Known) -> Architecture:
+def read_architecture(named: NamedTensors, known: ArchitectureHints) -> Architecture:
     """The architecture of tensors under timm's names. Raises `TaskError` when it cannot be told."""
     _expect_dimensions(named.tensors)
     _expect_activation(named, known.config)
@@ -71,7 +71,9 @@ def read_architecture(named: Named, known: Known) -> Architecture:
     return _vit(named.tensors, known, eps=eps, supervised=named.supervised)
 
 
-def _vit(tensors: Tensors, known: Known, *, eps: float, supervised: bool) -> VitArchitecture:
+def _vit(
+    tensors: Tensors, known: ArchitectureHints, *, eps: float, supervised: bool
+) -> VitArchitecture:
     for name in ("cls_token", "pos_embed", "blocks.0.mlp.fc1.weight"):
         if name not in tensors:
             raise TaskError(f"the tensor {name!r} is missing, which tells the architecture", WHOLE)
@@ -126,7 +128,7 @@ def _expect_dimensions(tensors: Tensors) -> None:
             )
 
 
-def _expect_activation(named: Named, config: Mapping[str, Any]) -> None:
+def _expect_activation(named: NamedTensors, config: Mapping[str, Any]) -> None:
     """No tensor tells the activation, so that another one would give other features in silence."""
     gated = "blocks.0.mlp.fc1_g.weight" in named.tensors
     wanted = {"vit": "gelu", "dinov3": "silu" if gated else "gelu", "resnet": "relu"}[named.kind]
@@ -165,14 +167,14 @@ def _patch_size(tensors: Tensors, *, stem: bool) -> int:
     return rows
 
 
-def _heads(width: int, known: Known) -> int:
+def _heads(width: int, known: ArchitectureHints) -> int:
     heads = known.heads or known.config.get("num_attention_heads")
     if heads is None and known.arch is not None:
         heads = VIT_SIZES[ALIASES.get(known.arch, known.arch)][2]
     if heads is None:
         if width % 64:
             raise TaskError(
-                f"its width {width} is no multiple of 64, so the number of heads cannot be told",
+                f"its width {width} is not a multiple of 64, so the number of heads cannot be told",
                 "give it with --heads",
             )
         heads = width // 64
@@ -181,7 +183,7 @@ def _heads(width: int, known: Known) -> int:
     return heads
 
 
-def _agree(width: int, depth: int, patch_size: int, known: Known) -> None:
+def _agree(width: int, depth: int, patch_size: int, known: ArchitectureHints) -> None:
     """Raises `TaskError` when the tensors are not those of what was asked for."""
     if known.patch_size is not None and known.patch_size != patch_size:
         raise TaskError(
@@ -197,7 +199,7 @@ def _agree(width: int, depth: int, patch_size: int, known: Known) -> None:
             )
 
 
-def _dinov3(tensors: Tensors, known: Known) -> TimmArchitecture:
+def _dinov3(tensors: Tensors, known: ArchitectureHints) -> TimmArchitecture:
     """timm's Eva with rotary positions; the LayerNorm eps, 1e-5, is among timm's arguments."""
     gated = "blocks.0.mlp.fc1_g.weight" in tensors
     hidden = f"blocks.0.mlp.{'fc1_g' if gated else 'fc1'}.weight"
@@ -224,7 +226,7 @@ def _dinov3(tensors: Tensors, known: Known) -> TimmArchitecture:
     )
 
 
-def _resnet(tensors: Tensors, known: Known) -> TimmArchitecture:
+def _resnet(tensors: Tensors, known: ArchitectureHints) -> TimmArchitecture:
     """ResNet-50, or one with other numbers and widths of bottlenecks."""
     if known.patch_size or known.heads:
         raise TaskError(
@@ -235,7 +237,7 @@ def _resnet(tensors: Tensors, known: Known) -> TimmArchitecture:
     for stage in range(1, 5):
         first = tensors.get(f"layer{stage}.0.conv1.weight")
         if first is None or first.ndim != 4 or f"layer{stage}.0.conv3.weight" not in tensors:
-            raise TaskError("it is no ResNet of bottlenecks", WHOLE)
+            raise TaskError("it is not a ResNet of bottlenecks", WHOLE)
         blocks = {name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")}
         layers.append(len(blocks))
         channels.append(first.shape[0])

@@ -9,15 +9,15 @@ from dino_cli.progress import Reporter
 from dino_cli.store.weights.digests import check, expected, record_path, sha256_of
 from dino_cli.store.weights.download import partial_files
 from dino_cli.store.weights.folders import weight_files
-from dino_cli.store.weights.hub import Located, locate
+from dino_cli.store.weights.hub import LocatedWeights, locate
 from dino_cli.store.weights.registry import shipped_folder
 from dino_cli.store.weights.repository import cache_folder
 
-__all__ = ["Verified", "remove_model", "verify_model"]
+__all__ = ["VerifiedFile", "remove_model", "verify_model"]
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedFile:
     """A file compared with the digest it should have.
 
     by: who expects `wanted`: `pinned` (our registry), `hub`, `recorded` at the first download, or
@@ -35,7 +35,7 @@ class Verified:
         return self.sha256 == self.wanted
 
 
-def verify_model(name: str) -> list[Verified]:
+def verify_model(name: str) -> list[VerifiedFile]:
     """Compare every file of a model on this disk. Raises `TaskError` when there is none."""
     found = locate(name, offline=True, reporter=Reporter())
     verified = []
@@ -44,7 +44,7 @@ def verify_model(name: str) -> list[Verified]:
         wanted = expected(path, found.sha256)
         if wanted is None:
             wanted = digest, check(name, path, digest)
-        verified.append(Verified(name, path, digest, *wanted))
+        verified.append(VerifiedFile(name, path, digest, *wanted))
     return verified
 
 
@@ -61,7 +61,7 @@ def remove_model(name: str) -> list[tuple[Path, int]]:
             return removed
 
 
-def _remove(name: str, found: Located) -> tuple[Path, int]:
+def _remove(name: str, found: LocatedWeights) -> tuple[Path, int]:
     path = found.path
     if path.parent == shipped_folder():
         raise TaskError(f"the model {name!r} ships with the package", "leave it")

@@ -13,7 +13,7 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.download import Unanswered, answers, cached_download, download
-from dino_cli.store.weights.registry import Entry, close_matches, entries, refuse
+from dino_cli.store.weights.registry import ModelEntry, close_matches, entries, refuse
 from dino_cli.store.weights.repository import (
     WEIGHT_FILES,
     absent,
@@ -25,11 +25,11 @@ from dino_cli.store.weights.repository import (
 )
 from dino_cli.store.weights.sharded import read_json
 
-__all__ = ["Located", "locate", "on_disk", "reach"]
+__all__ = ["LocatedWeights", "locate", "on_disk", "reach"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Located:
+class LocatedWeights:
     """Weights of a named model on this disk.
 
     path: a file, or a folder in Hugging Face's form. source: where they come from, for outputs.
@@ -48,7 +48,7 @@ class Located:
     sha256: str | None = None
 
 
-def locate(name: str, *, offline: bool, reporter: Reporter) -> Located:
+def locate(name: str, *, offline: bool, reporter: Reporter) -> LocatedWeights:
     """Find or fetch the model `name`: ours, a hub id, or timm's.
 
     Raises `TaskError` when there is no such model, or no way to it, within five seconds.
@@ -61,7 +61,7 @@ def locate(name: str, *, offline: bool, reporter: Reporter) -> Located:
         return _of_timm(name.removeprefix("timm/"), name, offline, reporter)
     if name.count("/") == 1:
         path = hub_model(name, offline, reporter)
-        return Located(path=path, name=name, source=name, arch=_timm_architecture(path))
+        return LocatedWeights(path=path, name=name, source=name, arch=_timm_architecture(path))
     return _of_timm(name, name, offline, reporter)
 
 
@@ -87,7 +87,7 @@ def reach(name: str) -> None:
             raise unreachable(entry, str(error)) from None
 
 
-def on_disk(entry: Entry) -> Path | None:
+def on_disk(entry: ModelEntry) -> Path | None:
     """Where the weights of one of our models are on this disk; None when they must be fetched."""
     found = entry.shipped or (cached_download(entry.url) if entry.url else None)
     if found is None and entry.hub:
@@ -96,7 +96,7 @@ def on_disk(entry: Entry) -> Path | None:
     return found
 
 
-def _of_entry(entry: Entry, offline: bool, reporter: Reporter) -> Located:
+def _of_entry(entry: ModelEntry, offline: bool, reporter: Reporter) -> LocatedWeights:
     path = entry.shipped or (cached_download(entry.url) if entry.url else None)
     source = entry.file if path is not None and path == entry.shipped else entry.url
     if path is None and entry.hub:
@@ -111,7 +111,7 @@ def _of_entry(entry: Entry, offline: bool, reporter: Reporter) -> Located:
             f"the model {entry.name!r} ships with the package, but {entry.file} is not there",
             "install dino-cli again, or give a file with --weights",
         )
-    return Located(
+    return LocatedWeights(
         path=path,
         name=entry.name,
         source=str(source),
@@ -123,7 +123,7 @@ def _of_entry(entry: Entry, offline: bool, reporter: Reporter) -> Located:
     )
 
 
-def _download(entry: Entry, url: str, reporter: Reporter) -> Path:
+def _download(entry: ModelEntry, url: str, reporter: Reporter) -> Path:
     try:
         return download(url, entry.sha256, reporter)
     except Unanswered as error:
@@ -133,14 +133,14 @@ def _download(entry: Entry, url: str, reporter: Reporter) -> Path:
 # timm
 
 
-def _of_timm(timm_name: str, name: str, offline: bool, reporter: Reporter) -> Located:
+def _of_timm(timm_name: str, name: str, offline: bool, reporter: Reporter) -> LocatedWeights:
     import timm
 
     base, _, tag = timm_name.partition(".")
     if not timm.is_model(base):
         if name.startswith("timm/"):
             path = hub_model(name, offline, reporter)
-            return Located(path=path, name=name, source=name, arch=_timm_architecture(path))
+            return LocatedWeights(path=path, name=name, source=name, arch=_timm_architecture(path))
         near = close_matches(name, timm.list_models(pretrained=True))
         hint = f"did you mean {', '.join(near)}?" if near else "see `dino weights list`"
         raise TaskError(f"there is no model {name!r}", hint)
@@ -157,7 +157,7 @@ def _of_timm(timm_name: str, name: str, offline: bool, reporter: Reporter) -> Lo
             f"timm has no weights of {timm_name!r} on the hub",
             f"fetch {config.get('url') or 'them'} and give the file with --weights",
         )
-    return Located(
+    return LocatedWeights(
         path=hub_model(repository, offline, reporter, file=config.get("hf_hub_filename")),
         name=name,
         source=repository,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dino_cli.core.network.architecture import Architecture, TimmArchitecture, VitArchitecture
 from dino_cli.errors import TaskError
-from dino_cli.store.weights.architectures import Known, read_architecture
+from dino_cli.store.weights.architectures import ArchitectureHints, read_architecture
 from dino_cli.store.weights.folders import Source, open_source
 from dino_cli.store.weights.layouts import HEADS, bare_names, network_of, to_timm_names
 from dino_cli.store.weights.lookalikes import looks_like
@@ -76,7 +76,7 @@ def _arranged(tensors: Mapping[str, Tensor], source: Source) -> tuple[Architectu
         own = {name: t for name, t in bare.items() if not name.startswith(HEADS)}
         return source.own.architecture, own
     named = to_timm_names(shapes)
-    return read_architecture(named, Known(config=source.config)), named.tensors
+    return read_architecture(named, ArchitectureHints(config=source.config)), named.tensors
 
 
 def _compared(a: Architecture, named: Mapping[str, Tensor]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.lookalikes import looks_like
 
-__all__ = ["HEADS", "Named", "bare_names", "network_of", "to_timm_names"]
+__all__ = ["HEADS", "NamedTensors", "bare_names", "network_of", "to_timm_names"]
 
 Tensors = dict[str, Tensor]
 Rename = tuple[str, str]
@@ -80,7 +80,7 @@ RESNET_NAMES: tuple[Rename, ...] = (
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedTensors:
     """Tensors under timm's names.
 
     kind: `vit` (timm's VisionTransformer), `dinov3` (timm's Eva), `resnet`.
@@ -94,7 +94,7 @@ class Named:
     supervised: bool = False
 
 
-def to_timm_names(tensors: Mapping[str, Tensor]) -> Named:
+def to_timm_names(tensors: Mapping[str, Tensor]) -> NamedTensors:
     """Recognise the layout and rename. Raises `TaskError` when no layout is recognised.
 
     Missing and unexpected tensors pass; whoever fills the network finds them.
@@ -104,17 +104,17 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> Named:
     supervised = any(name in bare and bare[name].ndim == 2 for name in signs)
     bare = {name: tensor for name, tensor in bare.items() if not name.startswith(HEADS)}
     if "embeddings.patch_embeddings.weight" in bare:
-        return Named(_dinov3(bare), "dinov3", True)
+        return NamedTensors(_dinov3(bare), "dinov3", True)
     if "embedder.embedder.convolution.weight" in bare:
-        return Named(_resnet(bare), "resnet", True)
+        return NamedTensors(_resnet(bare), "resnet", True)
     if "embeddings.patch_embeddings.projection.weight" in bare:
         renamed = _fused(_fused(_renamed(bare, VIT_NAMES)), *GATED)
-        return Named(_fold_registers(renamed), "vit", True, supervised)
+        return NamedTensors(_fold_registers(renamed), "vit", True, supervised)
     if "patch_embed.proj.weight" in bare or "patch_embed.proj.0.weight" in bare:
-        return Named(_fold_registers(_renamed(bare, DINOV2_NAMES)), "vit", False, supervised)
+        return NamedTensors(_fold_registers(_renamed(bare, DINOV2_NAMES)), "vit", False, supervised)
     if "conv1.weight" in bare and "layer1.0.conv1.weight" in bare:
         rest = {name: t for name, t in bare.items() if not name.startswith("fc.")}
-        return Named(rest, "resnet")
+        return NamedTensors(rest, "resnet")
     shown, like = ", ".join(list(tensors)[:3]), looks_like(bare)
     raise TaskError(
         f"its tensors ({shown}, …) go by the names of no known layout"

@@ -20,7 +20,7 @@ from dino_cli.core.network.architecture import (
 )
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.weights.architectures import Known, is_own_arch, read_architecture
+from dino_cli.store.weights.architectures import ArchitectureHints, is_own_arch, read_architecture
 from dino_cli.store.weights.digests import check, sha256_of
 from dino_cli.store.weights.empty import empty_network
 from dino_cli.store.weights.folders import OwnRun, Source, open_source, weight_files
@@ -69,7 +69,7 @@ def load(
     a damaged file, or a tensor that is missing, unexpected, misshapen or not finite; `UsageError`
     for an unknown `arch`.
     """
-    known = Known(arch=arch, patch_size=patch_size, heads=heads)
+    known = ArchitectureHints(arch=arch, patch_size=patch_size, heads=heads)
     if weights is not None:
         source = open_source(weights, checkpoint_key)
         if source.timm_config is None and source.own is None and not source.preprocessor:
@@ -97,7 +97,10 @@ def load(
 
 
 def _read(
-    source: Source, known: Known, checkpoint_key: str, digests: Mapping[Path, str] | None = None
+    source: Source,
+    known: ArchitectureHints,
+    checkpoint_key: str,
+    digests: Mapping[Path, str] | None = None,
 ) -> Weights:
     try:
         tensors = network_of(source.content, checkpoint_key)
@@ -120,7 +123,7 @@ def _read(
 
 
 def _arrange(
-    tensors: dict[str, Tensor], source: Source, known: Known
+    tensors: dict[str, Tensor], source: Source, known: ArchitectureHints
 ) -> tuple[Architecture, dict[str, Tensor]]:
     """The architecture, and the tensors under its names."""
     if source.own is not None:
@@ -133,7 +136,7 @@ def _arrange(
     return read_architecture(named, replace(known, config=source.config)), named.tensors
 
 
-def _own(run: OwnRun, known: Known) -> Architecture:
+def _own(run: OwnRun, known: ArchitectureHints) -> Architecture:
     """What the run says, which the options may not contradict."""
     a = run.architecture
     facts = {"arch": None}

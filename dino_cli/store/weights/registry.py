@@ -12,11 +12,11 @@ import dino_cli
 from dino_cli.config.shared import Preprocessing
 from dino_cli.errors import TaskError
 
-__all__ = ["Entry", "close_matches", "entries", "refuse", "shipped_folder"]
+__all__ = ["ModelEntry", "close_matches", "entries", "refuse", "shipped_folder"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ModelEntry:
     """One model by name.
 
     architecture: for `--arch`, None when the file itself tells it. hub: Hugging Face repository;
@@ -72,9 +72,9 @@ def _registry() -> Mapping[str, Any]:
 
 
 @cache
-def entries() -> Mapping[str, Entry]:
+def entries() -> Mapping[str, ModelEntry]:
     """All models by name, in the file's order. Raises `TaskError` for a damaged installation."""
-    return {name: Entry(name=name, **values) for name, values in _registry()["model"].items()}
+    return {name: ModelEntry(name=name, **values) for name, values in _registry()["model"].items()}
 
 
 def refuse(name: str) -> None:

@@ -19,7 +19,7 @@ from dino_cli.store.weights.download import (
     require_room,
     within,
 )
-from dino_cli.store.weights.registry import Entry, close_matches, entries
+from dino_cli.store.weights.registry import ModelEntry, close_matches, entries
 from dino_cli.store.weights.sharded import shards
 
 __all__ = [
@@ -41,7 +41,7 @@ def hub_model(
     repository: str,
     offline: bool,
     reporter: Reporter,
-    entry: Entry | None = None,
+    entry: ModelEntry | None = None,
     file: str | None = None,
 ) -> Path:
     """The folder of a repository's snapshot with weights and configs; of timm's, the file itself.
@@ -79,7 +79,7 @@ def _complete(weights: Path) -> bool:
     return all(path.is_file() for path in (weights.parent / "config.json", *files))
 
 
-def _fetch(repository: str, file: str, reporter: Reporter, entry: Entry | None) -> Path | None:
+def _fetch(repository: str, file: str, reporter: Reporter, entry: ModelEntry | None) -> Path | None:
     """A file of a repository, into the cache; None when the hub has no such file."""
     cached = cached_file(repository, file)
     if cached is not None:
@@ -96,7 +96,7 @@ def _fetch(repository: str, file: str, reporter: Reporter, entry: Entry | None) 
     return path
 
 
-def remote_size(repository: str, file: str, entry: Entry | None = None) -> int | None:
+def remote_size(repository: str, file: str, entry: ModelEntry | None = None) -> int | None:
     """Bytes of a file on the hub; None when the hub has no such file.
 
     Raises `TaskError` when the hub does not answer in time, or does not give the repository.
@@ -217,8 +217,8 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def absent(model: Entry | str) -> TaskError:
-    name = model.name if isinstance(model, Entry) else model
+def absent(model: ModelEntry | str) -> TaskError:
+    name = model.name if isinstance(model, ModelEntry) else model
     return TaskError(
         f"the model {name!r} is not on this disk (neither shipped nor in {cache_folder()})",
         f"fetch it once with `dino weights download {name}` and no --offline, or give a file with"
@@ -226,10 +226,12 @@ def absent(model: Entry | str) -> TaskError:
     )
 
 
-def unreachable(model: Entry | str, why: str) -> TaskError:
-    name = model.name if isinstance(model, Entry) else model
+def unreachable(model: ModelEntry | str, why: str) -> TaskError:
+    name = model.name if isinstance(model, ModelEntry) else model
     where = (
-        model.url if isinstance(model, Entry) and model.url else f"https://huggingface.co/{name}"
+        model.url
+        if isinstance(model, ModelEntry) and model.url
+        else f"https://huggingface.co/{name}"
     )
     return TaskError(
         f"the model {name!r} cannot be fetched: {why}, and {cache_folder()} does not hold it",

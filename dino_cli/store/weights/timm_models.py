@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dino_cli.core.network.architecture import Architecture, TimmArchitecture, VitArchitecture
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.store.weights.architectures import Known, is_own_arch, read_architecture
+from dino_cli.store.weights.architectures import ArchitectureHints, is_own_arch, read_architecture
 from dino_cli.store.weights.empty import empty_network
 from dino_cli.store.weights.layouts import HEADS, bare_names, to_timm_names
 
@@ -20,7 +20,7 @@ __all__ = ["as_timm", "timm_config"]
 
 
 def as_timm(
-    name: str, tensors: Mapping[str, Tensor], known: Known
+    name: str, tensors: Mapping[str, Tensor], known: ArchitectureHints
 ) -> tuple[Architecture, dict[str, Tensor]]:
     """The architecture that timm calls `name`, and the tensors under its names.
 
@@ -71,7 +71,7 @@ def _expect_size(found: Architecture, base: str) -> None:
             )
 
 
-def _fitted(base: str, bare: Mapping[str, Tensor], known: Known) -> TimmArchitecture:
+def _fitted(base: str, bare: Mapping[str, Tensor], known: ArchitectureHints) -> TimmArchitecture:
     """With the arguments under which the model takes any image size and these tensors."""
     arguments: dict[str, Any] = {"dynamic_img_size": True}
     if "dinov3" in base:  # timm's default there is the mean of the patches

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from dino_cli.errors import TaskError
 
-__all__ = ["held"]
+__all__ = ["lock_output"]
 
 
 @contextmanager
-def held(output: Path) -> Iterator[None]:
+def lock_output(output: Path) -> Iterator[None]:
     """Hold `output` for this process. Raises `TaskError` when another one has it.
 
     By a hidden file beside it, `.<name>.lock`, gone at the end; what a killed process leaves of it

@@ -10,7 +10,7 @@ from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import hidden_beside, sweep_beside
 from dino_cli.store.writing.existing import already_exists
 
-__all__ = ["check_free", "staged"]
+__all__ = ["check_free", "stage_results"]
 
 OLD = "old-"  # before the names of what is being replaced
 
@@ -27,7 +27,7 @@ def check_free(output: Path, names: Sequence[str], *, overwrite: bool) -> None:
 
 
 @contextmanager
-def staged(output: Path, names: Sequence[str]) -> Iterator[Path]:
+def stage_results(output: Path, names: Sequence[str]) -> Iterator[Path]:
     """Yield a hidden folder beside `output`; at the end those of `names` in it move to `output`.
 
     They replace what stands there under the same names, the last name last; everything else in

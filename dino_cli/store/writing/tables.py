@@ -10,7 +10,14 @@ from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.existing import already_exists
 
-__all__ = ["check_targets", "csv_table", "row_writer", "skipped_path", "told", "write_skipped"]
+__all__ = [
+    "check_targets",
+    "csv_table",
+    "explain_errors",
+    "row_writer",
+    "skipped_path",
+    "write_skipped",
+]
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what begins one, in some spreadsheet
 
@@ -83,7 +90,7 @@ def write_skipped(output: Path, skipped: Iterable[tuple[str, str]]) -> Path | No
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def explain_errors(path: Path) -> Iterator[None]:
     """Turn what the file system refuses while `path` is written into a `TaskError`."""
     try:
         yield

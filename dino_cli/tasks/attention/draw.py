@@ -6,21 +6,21 @@ from typing import Any
 
 from dino_cli.store.coco import Segmentation, annotation
 from dino_cli.store.pictures.attention import (
-    Fitted,
-    Shown,
+    MaskPicture,
+    PixelMask,
     attention_pictures,
     fitted_masks,
 )
 from dino_cli.tasks.attention.gallery import Tiles, tiles
-from dino_cli.tasks.attention.look import Seen, compared, shown
-from dino_cli.tasks.attention.photos import Photo
-from dino_cli.tasks.attention.plan import Plan
+from dino_cli.tasks.attention.look import AttentionResult, head_tiles, mask_pictures
+from dino_cli.tasks.attention.photos import LoadedPhoto
+from dino_cli.tasks.attention.plan import AttentionPlan
 
-__all__ = ["Drawn", "draw"]
+__all__ = ["DrawnResults", "draw"]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnResults:
     """pictures: by name without suffix, when asked for; annotations: of each COCO file; tiles: of
     the gallery; facts: for the result's row."""
 
@@ -30,16 +30,18 @@ class Drawn:
     facts: dict[str, Any]
 
 
-def draw(plan: Plan, photo: Photo, seen: Seen, *, best: int, page: bool) -> Drawn:
+def draw(
+    plan: AttentionPlan, photo: LoadedPhoto, seen: AttentionResult, *, best: int, page: bool
+) -> DrawnResults:
     """Everything that is kept of a photo. best: the head that stands for `best`."""
     asked = plan.asked
-    ones = shown(seen, asked.chosen, plan.config.masks, best)
+    ones = mask_pictures(seen, asked.chosen, plan.config.masks, best)
     fitted = fitted_masks(photo.view, photo.layout, ones, asked.style)
     point = asked.query.at(photo.layout.photo) if asked.query is not None else None
     pictures: Mapping[str, Any] = {}
     if asked.pictures:
         pictures = attention_pictures(
-            photo.view, photo.layout, ones, fitted, compared(seen, best), asked.style, point
+            photo.view, photo.layout, ones, fitted, head_tiles(seen, best), asked.style, point
         )
     facts: dict[str, Any] = {
         "size": list(photo.layout.photo),
@@ -53,7 +55,7 @@ def draw(plan: Plan, photo: Photo, seen: Seen, *, best: int, page: bool) -> Draw
         facts["instances"] = {
             one.shown.name: len(one.parts.scores) for one in fitted if one.parts is not None
         }
-    return Drawn(
+    return DrawnResults(
         pictures,
         {kind: _annotations(plan.categories, fitted, kind) for kind in asked.coco},
         tiles(photo, seen, ones, fitted, asked.style, best, point) if page else None,
@@ -62,7 +64,7 @@ def draw(plan: Plan, photo: Photo, seen: Seen, *, best: int, page: bool) -> Draw
 
 
 def _annotations(
-    categories: Sequence[str], fitted: Sequence[Fitted], kind: Segmentation
+    categories: Sequence[str], fitted: Sequence[PixelMask], kind: Segmentation
 ) -> list[dict[str, Any]]:
     made = []
     for one in fitted:
@@ -78,5 +80,5 @@ def _annotations(
     return [one for one in made if one is not None]
 
 
-def _score(one: Shown) -> float:
+def _score(one: MaskPicture) -> float:
     return round(one.score, 4)

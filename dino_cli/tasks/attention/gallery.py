@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from dino_cli import __version__
 from dino_cli.core.masks.instances import Parts
 from dino_cli.store.pages import Picture, heat, picture
-from dino_cli.store.pictures.attention import Fitted, Shown, Style, laid_over
+from dino_cli.store.pictures.attention import MaskPicture, PixelMask, Style, laid_over
 from dino_cli.store.pictures.figures import PART_COLOURS, part_colour, point_marked
-from dino_cli.tasks.attention.look import Seen
+from dino_cli.tasks.attention.look import AttentionResult
 
 __all__ = ["MOST_CARDS", "Objects", "Tiles", "card", "gallery", "tiles"]
 
@@ -40,9 +40,9 @@ class Objects:
 
 def tiles(
     photo: Any,
-    seen: Seen,
-    shown: Sequence[Shown],
-    fitted: Sequence[Fitted],
+    seen: AttentionResult,
+    shown: Sequence[MaskPicture],
+    fitted: Sequence[PixelMask],
     style: Style,
     best: int,
     point: tuple[float, float] | None,

@@ -20,14 +20,14 @@ from dino_cli.core.masks.objects import (
 from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError
-from dino_cli.store.pictures.attention import Compared, Shown
+from dino_cli.store.pictures.attention import HeadTile, MaskPicture
 from dino_cli.tasks.model import Model
 
-__all__ = ["Seen", "compared", "look", "shown"]
+__all__ = ["AttentionResult", "attend", "head_tiles", "mask_pictures"]
 
 
 @dataclass(frozen=True)
-class Seen:
+class AttentionResult:
     """What one forward pass gave for a photo, on the CPU; `h` × `w` patches.
 
     attention: (H, h, w) float32; masks: (H + 1, h, w) bool, of each head and of their mean;
@@ -47,13 +47,13 @@ class Seen:
     score: float
 
 
-def look(
+def attend(
     model: Model,
     pixels: Tensor,
     p: Preprocessing,
     config: AttentionConfig,
     patches: Sequence[int] | None = None,
-) -> list[Seen]:
+) -> list[AttentionResult]:
     """Attention and masks of uint8 pixels (B, 3, H, W); patches: those that ask, instead of CLS."""
     asking = torch.tensor(patches, device=model.device) if patches is not None else None
     tokens = None
@@ -92,7 +92,7 @@ def look(
     overlaps = head_overlaps(masks, seeded)
     best = overlaps[:, :-1].argmax(dim=1).tolist()
     return [
-        Seen(
+        AttentionResult(
             heads[i],
             masks[i],
             tuple(overlaps[i].tolist()),
@@ -105,9 +105,9 @@ def look(
     ]
 
 
-def shown(
-    seen: Seen, chosen: Sequence[int | str], masks: str, best: int | None = None
-) -> list[Shown]:
+def mask_pictures(
+    seen: AttentionResult, chosen: Sequence[int | str], masks: str, best: int | None = None
+) -> list[MaskPicture]:
     """What gets pictures of its own: the photo's one mask if there is one, and the chosen heads.
 
     best: the head to take for `best`, instead of this photo's own.
@@ -116,7 +116,7 @@ def shown(
     if seen.whole is not None:
         guess = seen.score < GUESS_BELOW[masks]
         result.append(
-            Shown(
+            MaskPicture(
                 masks,
                 mask=seen.whole.numpy(),
                 score=seen.score,
@@ -133,15 +133,15 @@ def shown(
             assert isinstance(index, int)
             heat = seen.attention.mean(dim=0) if head == "mean" else seen.attention[index]
             mask = seen.masks[index].numpy() if seen.whole is None else None
-            result.append(Shown(name, heat.numpy(), mask, score=seen.overlaps[index]))
+            result.append(MaskPicture(name, heat.numpy(), mask, score=seen.overlaps[index]))
     return list({one.name: one for one in result}.values())
 
 
-def compared(seen: Seen, best: int) -> list[Compared]:
+def head_tiles(seen: AttentionResult, best: int) -> list[HeadTile]:
     """The tiles of the grid: the heads' mean, then every head, one of them marked as best."""
-    mean = Compared("mean", seen.attention.mean(dim=0).numpy(), seen.masks[-1].numpy())
+    mean = HeadTile("mean", seen.attention.mean(dim=0).numpy(), seen.masks[-1].numpy())
     heads = [
-        Compared(
+        HeadTile(
             f"head {head}, best" if head == best else f"head {head}",
             attention.numpy(),
             mask.numpy(),

@@ -16,9 +16,9 @@ from dino_cli.store.pictures.attention import RESULT_NAMES
 from dino_cli.store.writing.folders import ResultFolders
 from dino_cli.store.writing.staging import check_free
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.tasks.attention.draw import Drawn
+from dino_cli.tasks.attention.draw import DrawnResults
 from dino_cli.tasks.attention.gallery import MOST_CARDS, Tiles, card, gallery
-from dino_cli.tasks.attention.plan import COCO_NAMES, Asked, Plan
+from dino_cli.tasks.attention.plan import COCO_NAMES, AttentionPlan, AttentionRequest
 from dino_cli.tasks.embed import nothing_read
 
 __all__ = ["SKIPPED", "Outputs", "list_skipped", "outputs", "wants_card"]
@@ -50,7 +50,9 @@ class Outputs:
         if views:
             self.cards[number] = card(row, name, views)
 
-    def annotate(self, number: tuple[int, int], image: Mapping[str, Any], drawn: Drawn) -> None:
+    def annotate(
+        self, number: tuple[int, int], image: Mapping[str, Any], drawn: DrawnResults
+    ) -> None:
         """The COCO entries of a photo, or of a frame (the second number)."""
         for kind, annotations in drawn.annotations.items():
             self.coco[kind].add(number, image, annotations)
@@ -70,7 +72,7 @@ class Outputs:
             )
         self.unread[number] = (str(path), reason)
 
-    def write_shared(self, plan: Plan, videos: Sequence[Mapping[str, Any]]) -> None:
+    def write_shared(self, plan: AttentionPlan, videos: Sequence[Mapping[str, Any]]) -> None:
         """The COCO files and the page, of all that is done."""
         if not self.rows or not plan.asked.files:
             return
@@ -165,7 +167,9 @@ def list_skipped(
 
 
 @contextmanager
-def outputs(root: Path, asked: Asked, *, strict: bool, overwrite: bool) -> Iterator[Outputs]:
+def outputs(
+    root: Path, asked: AttentionRequest, *, strict: bool, overwrite: bool
+) -> Iterator[Outputs]:
     """Outputs below `root`, checked before any work. Raises `TaskError` if files are in the way."""
     if asked.files:
         check_free(root, asked.files, overwrite=overwrite)
@@ -179,7 +183,7 @@ def wants_card(number: int) -> bool:
     return number < MOST_CARDS
 
 
-def _options(plan: Plan) -> str:
+def _options(plan: AttentionPlan) -> str:
     """What the person asked for, in words for the page."""
     c = plan.config
     said = [

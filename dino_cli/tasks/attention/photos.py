@@ -14,20 +14,20 @@ from PIL import Image
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.masks.layout import PatchLayout
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.own_depth import read_input, shown
+from dino_cli.data.decoding.own_depth import as_picture, read_input
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.preprocess import build_transform
 from dino_cli.errors import DinoError, TaskError, UsageError
 from dino_cli.store.pictures.figures import view_of
 from dino_cli.tasks.attention.query import Query
 
-__all__ = ["Photo", "Unfit", "Unread", "groups_of", "photo_groups", "photo_of"]
+__all__ = ["LoadedPhoto", "Unfit", "UnreadPhoto", "groups_of", "photo_groups", "photo_of"]
 
 MOST_PATCHES = 65_536  # of one photo: a strip of 1 × 100 pixels must not exhaust the memory
 
 
 @dataclass(frozen=True)
-class Photo:
+class LoadedPhoto:
     """A photo that was read. index: its position among the files. view: uint8 (H', W', 3) for
     pictures; pixels: uint8 (h·p, w·p, 3) for the network, or float32 of `own_depth`; asking: the
     number of the patch that a query names."""
@@ -48,7 +48,7 @@ class Unfit(ValueError):
 
 
 @dataclass(frozen=True)
-class Unread:
+class UnreadPhoto:
     """A file that gave no photo, and why. error: of a picture that does not go with the options."""
 
     index: int
@@ -65,7 +65,7 @@ def photo_groups(
     size: int,
     ahead: int,
     query: Query | None = None,
-) -> Iterator[list[Photo] | Unread]:
+) -> Iterator[list[LoadedPhoto] | UnreadPhoto]:
     """Groups of at most `size` photos whose pixels have one shape, and the files that fail.
 
     p: without crop or trim. At most `ahead` files are being read at a time, and at most 2 `size`
@@ -75,11 +75,13 @@ def photo_groups(
     yield from groups_of(_read_ahead(pool, files, read, ahead), size)
 
 
-def groups_of(photos: Iterable[Photo | Unread], size: int) -> Iterator[list[Photo] | Unread]:
+def groups_of(
+    photos: Iterable[LoadedPhoto | UnreadPhoto], size: int
+) -> Iterator[list[LoadedPhoto] | UnreadPhoto]:
     """Photos whose pixels have one shape together, at most `size`; 2 `size` wait at most."""
-    waiting: dict[tuple[int, ...], list[Photo]] = {}
+    waiting: dict[tuple[int, ...], list[LoadedPhoto]] = {}
     for photo in photos:
-        if isinstance(photo, Unread):
+        if isinstance(photo, UnreadPhoto):
             yield photo
             continue
         shape = photo.pixels.shape
@@ -97,7 +99,7 @@ def photo_of(
     p: Preprocessing,
     patch: int,
     query: Query | None,
-) -> Photo:
+) -> LoadedPhoto:
     """What is needed of a picture that was read, in RGB or as samples in float32.
 
     Raises `Unfit` for one that becomes too large or does not hold the query's point, `ValueError`
@@ -105,7 +107,7 @@ def photo_of(
     """
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         image = Image.fromarray(image)
-    photo = shown(image) if isinstance(image, np.ndarray) else np.asarray(image)
+    photo = as_picture(image) if isinstance(image, np.ndarray) else np.asarray(image)
     height, width = (
         p.resize
         if isinstance(p.resize, tuple)
@@ -124,7 +126,7 @@ def photo_of(
     )
     rows, columns = layout.trimmed
     asking = _asking(query, layout) if query is not None else None
-    return Photo(index, view_of(photo), resized[:rows, :columns], layout, asking)
+    return LoadedPhoto(index, view_of(photo), resized[:rows, :columns], layout, asking)
 
 
 def _asking(query: Query, layout: PatchLayout) -> int:
@@ -137,10 +139,10 @@ def _asking(query: Query, layout: PatchLayout) -> int:
 def _read_ahead(
     pool: ThreadPoolExecutor,
     files: Sequence[ImageFile],
-    read: Callable[[int, ImageFile], Photo | Unread],
+    read: Callable[[int, ImageFile], LoadedPhoto | UnreadPhoto],
     ahead: int,
-) -> Iterator[Photo | Unread]:
-    reading: deque[Future[Photo | Unread]] = deque()
+) -> Iterator[LoadedPhoto | UnreadPhoto]:
+    reading: deque[Future[LoadedPhoto | UnreadPhoto]] = deque()
     for index, file in enumerate(files):
         reading.append(pool.submit(read, index, file))
         if len(reading) >= ahead:
@@ -151,12 +153,12 @@ def _read_ahead(
 
 def _read(
     index: int, file: ImageFile, *, p: Preprocessing, patch: int, query: Query | None
-) -> Photo | Unread:
+) -> LoadedPhoto | UnreadPhoto:
     try:
         return photo_of(index, read_input(file.path, p), p, patch, query)
     except UnreadableImage as error:
-        return Unread(index, error.reason)
+        return UnreadPhoto(index, error.reason)
     except Unfit as error:
-        return Unread(index, str(error), error.error)
+        return UnreadPhoto(index, str(error), error.error)
     except (ValueError, MemoryError) as error:
-        return Unread(index, str(error) or "not enough memory for it")
+        return UnreadPhoto(index, str(error) or "not enough memory for it")

@@ -14,13 +14,13 @@ from dino_cli.store.pictures.figures import rgb_of
 from dino_cli.tasks.attention.query import Query, parse_query
 from dino_cli.tasks.model import Model, open_model
 
-__all__ = ["COCO_NAMES", "Asked", "Plan", "parse_heads", "plan", "read_options"]
+__all__ = ["COCO_NAMES", "AttentionPlan", "AttentionRequest", "parse_heads", "plan", "read_options"]
 
 COCO_NAMES: dict[Segmentation, str] = {"rle": "coco.json", "polygons": "coco-polygons.json"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class AttentionRequest:
     """The options of a person, read. pictures: a folder of them for each input; coco: which COCO
     files; page: the gallery."""
 
@@ -38,11 +38,11 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class AttentionPlan:
     """Everything that does not change from picture to picture."""
 
     config: AttentionConfig
-    asked: Asked
+    asked: AttentionRequest
     model: Model
     preprocessing: Preprocessing
     patch: int
@@ -61,7 +61,7 @@ class Plan:
         return list(dict.fromkeys(names))
 
 
-def read_options(config: AttentionConfig) -> Asked:
+def read_options(config: AttentionConfig) -> AttentionRequest:
     """Raises `UsageError` for what cannot be, before anything is loaded or looked for."""
     if not config.images:
         raise UsageError("no picture given", "name files or folders: dino attention photo.jpg")
@@ -84,9 +84,10 @@ def read_options(config: AttentionConfig) -> Asked:
         outline = rgb_of(config.outline)
     except ValueError:
         raise UsageError(
-            f"--outline {config.outline!r} is no colour", "write '#ffc400' or a name such as orange"
+            f"--outline {config.outline!r} is not a colour",
+            "write '#ffc400' or a name such as orange",
         ) from None
-    return Asked(
+    return AttentionRequest(
         chosen=tuple(parse_heads(config.head)),
         query=parse_query(config.query) if config.query is not None else None,
         style=Style(
@@ -129,8 +130,8 @@ def parse_heads(text: str) -> list[int | str]:
 
 
 def plan(
-    config: AttentionConfig, asked: Asked, reporter: Reporter, model: Model | None = None
-) -> Plan:
+    config: AttentionConfig, asked: AttentionRequest, reporter: Reporter, model: Model | None = None
+) -> AttentionPlan:
     """Open the network, or take an open one, and check what was asked against it.
 
     Raises `UsageError`, `TaskError`.
@@ -159,10 +160,12 @@ def plan(
     )
     if config.compile:
         model.backbone.compile_blocks(config.layer)
-    return Plan(config=config, asked=asked, model=model, preprocessing=preprocessing, patch=patch)
+    return AttentionPlan(
+        config=config, asked=asked, model=model, preprocessing=preprocessing, patch=patch
+    )
 
 
-def _patch_size(model: Model, asked: Asked) -> int:
+def _patch_size(model: Model, asked: AttentionRequest) -> int:
     name, backbone = model.weights.name, model.backbone
     if not backbone.has_attention and backbone.has_blocks and asked.query is None:
         raise UsageError(

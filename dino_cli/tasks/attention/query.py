@@ -39,7 +39,7 @@ def parse_query(text: str) -> Query:
     found = POINT.fullmatch(text)
     if found is None or found[2] != found[4]:
         raise UsageError(
-            f"--query {text!r} is no point",
+            f"--query {text!r} is not a point",
             "write x,y in pixels, such as --query 320,180, or in per cent: --query 50%,40%",
         )
     query = Query(float(found[1]), float(found[3]), found[2] == "%")

@@ -14,10 +14,10 @@ from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.videos import NO_H264, h264_program
 from dino_cli.store.writing.folders import folder_names
-from dino_cli.store.writing.locks import held
+from dino_cli.store.writing.locks import lock_output
 from dino_cli.tasks.attention.outputs import SKIPPED, Outputs, outputs
 from dino_cli.tasks.attention.photos import Unfit
-from dino_cli.tasks.attention.plan import Plan, parse_heads, plan, read_options
+from dino_cli.tasks.attention.plan import AttentionPlan, parse_heads, plan, read_options
 from dino_cli.tasks.attention.stills import Stills
 from dino_cli.tasks.attention.videos import Frames, run_video
 
@@ -42,7 +42,7 @@ def attention(config: AttentionConfig, reporter: Reporter) -> dict[str, Any]:
     inputs = [*pictures, *(video for video, _ in sequences)]
     names = folder_names([file.relative for file in inputs], reserved=[SKIPPED, *asked.files])
     with (
-        held(config.output),
+        lock_output(config.output),
         outputs(config.output, asked, strict=config.strict, overwrite=config.overwrite) as out,
     ):
         out.folders.check(names if asked.pictures else [], overwrite=config.overwrite)
@@ -73,7 +73,7 @@ class _Work:
 
     def __init__(
         self,
-        planned: Plan,
+        planned: AttentionPlan,
         out: Outputs,
         pictures: Sequence[ImageFile],
         sequences: Sequence[tuple[ImageFile, Sequence[ImageFile]]],

@@ -13,20 +13,20 @@ from dino_cli.data.listing.images import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.pictures.attention import encoded, npy
-from dino_cli.tasks.attention.draw import Drawn, draw
-from dino_cli.tasks.attention.look import Seen, look
+from dino_cli.tasks.attention.draw import DrawnResults, draw
+from dino_cli.tasks.attention.look import AttentionResult, attend
 from dino_cli.tasks.attention.outputs import Outputs, wants_card
-from dino_cli.tasks.attention.photos import Photo, Unread, photo_groups
-from dino_cli.tasks.attention.plan import Plan
+from dino_cli.tasks.attention.photos import LoadedPhoto, UnreadPhoto, photo_groups
+from dino_cli.tasks.attention.plan import AttentionPlan
 
 __all__ = ["Stills", "look_at"]
 
 
-def look_at(plan: Plan, photos: Sequence[Photo]) -> list[Seen]:
+def look_at(plan: AttentionPlan, photos: Sequence[LoadedPhoto]) -> list[AttentionResult]:
     """One forward pass over photos of one shape."""
     pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos]))
     asking = [photo.asking for photo in photos if photo.asking is not None]
-    return look(
+    return attend(
         plan.model,
         pixels.permute(0, 3, 1, 2).contiguous(),
         plan.preprocessing,
@@ -43,7 +43,7 @@ class Stills:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: AttentionPlan,
         outputs: Outputs,
         files: Sequence[ImageFile],
         names: Sequence[PurePath],
@@ -52,7 +52,7 @@ class Stills:
     ) -> None:
         self.plan, self.outputs, self.reporter = plan, outputs, reporter
         self.files, self.names, self.file_names = files, names, file_names
-        self.writing: deque[Future[tuple[int, dict[str, Any], Drawn]]] = deque()
+        self.writing: deque[Future[tuple[int, dict[str, Any], DrawnResults]]] = deque()
 
     def run(self) -> None:
         """All photos. After an interruption those that were being written are finished."""
@@ -71,7 +71,7 @@ class Stills:
                 query=self.plan.asked.query,
             )
             for group in groups:
-                if isinstance(group, Unread):
+                if isinstance(group, UnreadPhoto):
                     path = self.files[group.index].path
                     self.outputs.skip(group.index, path, group.reason, group.error)
                     self.reporter.advance()
@@ -95,7 +95,9 @@ class Stills:
             self.writing.popleft()
             self.reporter.advance()
 
-    def _write(self, photo: Photo, seen: Seen) -> tuple[int, dict[str, Any], Drawn]:
+    def _write(
+        self, photo: LoadedPhoto, seen: AttentionResult
+    ) -> tuple[int, dict[str, Any], DrawnResults]:
         page = self.plan.asked.page and wants_card(photo.index)
         drawn = draw(self.plan, photo, seen, best=seen.best, page=page)
         folder = None
@@ -105,7 +107,7 @@ class Stills:
         row = {"input": str(self.files[photo.index].path), "folder": folder, **drawn.facts}
         return photo.index, row, drawn
 
-    def _keep(self, index: int, row: dict[str, Any], drawn: Drawn) -> None:
+    def _keep(self, index: int, row: dict[str, Any], drawn: DrawnResults) -> None:
         height, width = row["size"]
         image = {"file_name": self.file_names[index], "height": height, "width": width}
         self.outputs.annotate((index, 0), image, drawn)

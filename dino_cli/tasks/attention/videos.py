@@ -17,12 +17,12 @@ from dino_cli.data.decoding.video import PictureFrames, VideoFrames
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.pictures.videos import VideoWriter, video_writer
-from dino_cli.tasks.attention.draw import Drawn, draw
+from dino_cli.tasks.attention.draw import DrawnResults, draw
 from dino_cli.tasks.attention.gallery import Tiles
-from dino_cli.tasks.attention.look import Seen
+from dino_cli.tasks.attention.look import AttentionResult
 from dino_cli.tasks.attention.outputs import Outputs, wants_card
-from dino_cli.tasks.attention.photos import Photo, Unfit, photo_of
-from dino_cli.tasks.attention.plan import Plan
+from dino_cli.tasks.attention.photos import LoadedPhoto, Unfit, photo_of
+from dino_cli.tasks.attention.plan import AttentionPlan
 from dino_cli.tasks.attention.stills import look_at
 
 __all__ = ["Frames", "run_video"]
@@ -33,7 +33,7 @@ Frames = VideoFrames | PictureFrames
 
 
 def run_video(
-    plan: Plan,
+    plan: AttentionPlan,
     outputs: Outputs,
     frames: Frames,
     number: int,
@@ -88,7 +88,7 @@ class _Frames:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: AttentionPlan,
         outputs: Outputs,
         frames: Frames,
         number: int,
@@ -127,7 +127,7 @@ class _Frames:
                 return True
         return False
 
-    def _read(self, source: Iterator[Any], pool: ThreadPoolExecutor) -> list[Photo]:
+    def _read(self, source: Iterator[Any], pool: ThreadPoolExecutor) -> list[LoadedPhoto]:
         p, patch, query = self.plan.preprocessing, self.plan.patch, self.plan.asked.query
         frames = islice(source, self.plan.config.batch_size)
         return list(pool.map(lambda frame: photo_of(0, frame, p, patch, query), frames))
@@ -136,10 +136,10 @@ class _Frames:
         self,
         stack: ExitStack,
         pool: ThreadPoolExecutor,
-        batch: Sequence[Photo],
-        seen: Sequence[Seen],
+        batch: Sequence[LoadedPhoto],
+        seen: Sequence[AttentionResult],
     ) -> int:
-        work: list[Future[Drawn]] = []
+        work: list[Future[DrawnResults]] = []
         for photo, one in zip(batch, seen, strict=True):
             # The head that fits best so far: a choice of each frame's own would flicker.
             self.overlaps += one.overlaps[:-1]
@@ -151,7 +151,7 @@ class _Frames:
             self._keep(stack, future.result())
         return len(work)
 
-    def _keep(self, stack: ExitStack, drawn: Drawn) -> None:
+    def _keep(self, stack: ExitStack, drawn: DrawnResults) -> None:
         height, width = drawn.facts["size"]
         image = {
             "file_name": f"{self.video['name']}/{self.count:06d}.jpg",

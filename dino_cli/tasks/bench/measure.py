@@ -12,13 +12,13 @@ import torch
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 
-__all__ = ["Pair", "describe", "finish", "paired", "row"]
+__all__ = ["PairedTimes", "describe", "finish", "paired", "row"]
 
 LEAST = 3  # pairs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class PairedTimes:
     """Medians over the pairs. ours, reference: seconds by the clock on the wall. ratio: reference
     to ours, of each pair. cpu_ratio: the same of processor time, which others on the machine
     disturb less; None where the processor does not do the work."""
@@ -39,7 +39,7 @@ def paired(
     reporter: Reporter,
     name: str,
     share: float = 1.0,
-) -> Pair:
+) -> PairedTimes:
     """Run both once unmeasured, then in turn, each first every other time, for about that share of
     `seconds`."""
     if not seconds >= 0:
@@ -62,7 +62,7 @@ def paired(
         cpu.append((own[1], theirs[1]))
         reporter.advance()
     reporter.finish()
-    return Pair(
+    return PairedTimes(
         ours=median(a for a, _ in times),
         reference=median(b for _, b in times),
         ratio=median(b / a for a, b in times),
@@ -73,7 +73,7 @@ def paired(
 
 def row(
     work: str,
-    pair: Pair,
+    pair: PairedTimes,
     per: int,
     unit: str,
     *,

@@ -26,7 +26,7 @@ from dino_cli.runtime import (
 )
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.bench.limits import matrix_peak
-from dino_cli.tasks.bench.measure import Pair, describe, finish, row
+from dino_cli.tasks.bench.measure import PairedTimes, describe, finish, row
 from dino_cli.tasks.bench.networks import architecture
 from dino_cli.tasks.bench.photos import write_photos
 from dino_cli.tasks.bench.reference import Step, ten_views
@@ -82,7 +82,7 @@ def bench_train(config: BenchTrainConfig, reporter: Reporter) -> dict[str, Any]:
         theirs = _theirs(config, folder, device, workers, config.seconds / 2)
         reporter.finish()
         limit = 1e9 * gflop_per_image(asked, architecture_of(asked))
-    pair = Pair(ours=ours, reference=theirs, ratio=theirs / ours, cpu_ratio=None, pairs=1)
+    pair = PairedTimes(ours=ours, reference=theirs, ratio=theirs / ours, cpu_ratio=None, pairs=1)
     return {
         **describe(device),
         "precision": precision,

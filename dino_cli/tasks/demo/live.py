@@ -39,7 +39,7 @@ def compute_flags(options: ComputeOptions) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value != "auto"}
 
 
-class Forwarded(Reporter):
+class ForwardedProgress(Reporter):
     """Passes on how far a training is, under another name; keeps its remarks for itself."""
 
     def __init__(self, reporter: Reporter, name: str) -> None:
@@ -60,7 +60,7 @@ class Forwarded(Reporter):
         self.reporter.finish()
 
 
-class WholeRun(Forwarded):
+class WholeRun(ForwardedProgress):
     """Shows each part of the training as what it is of the whole, and the time left for that."""
 
     def __init__(self, reporter: Reporter, images: int) -> None:
@@ -135,7 +135,7 @@ def live_steps(
         workers=0,  # starting one takes longer than these steps would gain
         **compute_flags(options),
     )
-    result = train(config, Forwarded(reporter, "training, live"))
+    result = train(config, ForwardedProgress(reporter, "training, live"))
     entries = [entry for entry in Log.read(run / "log.jsonl") if "step" in entry]
     return LiveSteps(
         losses=[float(entry["loss"]) for entry in entries],

@@ -32,8 +32,8 @@ from dino_cli.tasks.model import Model
 __all__ = [
     "Drawings",
     "Example",
-    "Glance",
     "Neighbours",
+    "NetworkView",
     "draw_all",
     "examples",
     "look_masks",
@@ -164,7 +164,7 @@ def look_masks(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Glance:
+class NetworkView:
     """What one network looks at in one picture.
 
     heads: (H, h, w) float32; mean: (h, w); mask: bool (h, w), of the mean; iou: its overlap.
@@ -183,7 +183,7 @@ class Example:
     name: str
     photo: NDArray[np.uint8]
     truth: NDArray[np.bool_]
-    glances: dict[str, Glance]
+    glances: dict[str, NetworkView]
 
 
 def examples(
@@ -201,7 +201,7 @@ def examples(
             photo=photos.images[i],
             truth=photos.masks[i],
             glances={
-                name: Glance(
+                name: NetworkView(
                     heads=maps[i, :-1].numpy(),
                     mean=maps[i, -1].numpy(),
                     mask=masks[i].numpy(),

@@ -7,7 +7,7 @@ from dino_cli import __version__
 from dino_cli.data.drawings.images import CLASSES
 from dino_cli.data.drawings.sets import DrawingSet
 from dino_cli.store.pages import Chart, Picture, cut_out, heat, line_chart, picture
-from dino_cli.tasks.demo.look import Drawings, Example, Glance
+from dino_cli.tasks.demo.look import Drawings, Example, NetworkView
 from dino_cli.tasks.demo.scores import Votes
 
 __all__ = ["Story", "demo_values", "example_values", "moment_values", "training_values"]
@@ -61,7 +61,7 @@ def example_values(one: Example, trained: str = "Trained without labels") -> dic
     }
 
 
-def _glance(one: Example, network: str, glance: Glance) -> dict[str, Any]:
+def _glance(one: Example, network: str, glance: NetworkView) -> dict[str, Any]:
     of = f"of the {network} network, drawing of a {one.name}"
     return {
         "heads": [heat(h, f"Attention of head {i} {of}.") for i, h in enumerate(glance.heads)],

@@ -18,16 +18,16 @@ from dino_cli.errors import Interrupted, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores, one_thread
 from dino_cli.store.pages import write_page
-from dino_cli.store.writing.staging import check_free, staged
+from dino_cli.store.writing.staging import check_free, stage_results
 from dino_cli.tasks.attention.run import attention
 from dino_cli.tasks.demo.draw import draw_folder
 from dino_cli.tasks.demo.live import live_steps
 from dino_cli.tasks.demo.look import Example, draw_all, examples, look_masks, look_neighbours
 from dino_cli.tasks.demo.page import Story, demo_values
-from dino_cli.tasks.demo.scores import sides, untrained_twin
+from dino_cli.tasks.demo.scores import input_sizes, untrained_twin
 from dino_cli.tasks.model import open_model
 
-__all__ = ["PAGE", "DemoSizes", "demo", "demo_seed", "line", "next_commands"]
+__all__ = ["PAGE", "DemoSizes", "command_line", "demo", "demo_seed", "next_commands"]
 
 PAGE = "index.html"
 RESULTS = ("gallery", "drawn", "attention", PAGE)  # the page last: it is there when all is
@@ -67,14 +67,17 @@ def demo(config: DemoConfig, reporter: Reporter) -> dict[str, Any]:
     seed = demo_seed(config.seed)
     check_free(config.output, RESULTS, overwrite=config.overwrite)
     model = open_model(config, reporter)
-    size = sides(model)
+    size = input_sizes(model)
     weights = sum(p.numel() for p in model.backbone.net.parameters())
     small = weights < SMALL_NETWORK
     counts = FULL if small else BRIEF
     networks = {"trained": model, "untrained": untrained_twin(model)}
     clock = _Clock()
     try:
-        with one_thread() if small else nullcontext(), staged(config.output, RESULTS) as stage:
+        with (
+            one_thread() if small else nullcontext(),
+            stage_results(config.output, RESULTS) as stage,
+        ):
             with clock("drawing"):
                 drawings = draw_all(
                     seed,
@@ -195,24 +198,24 @@ def next_commands(config: DemoConfig) -> list[dict[str, str]]:
     return [
         {
             "why": "Attention as heat maps, masks and arrays, for any images:",
-            "command": line(
+            "command": command_line(
                 "dino", "attention", out / "drawn/images/cat", *network, "-o", out / "cats"
             ),
         },
         {
             "why": "Features of a folder, and how well they tell its classes apart:",
-            "command": line("dino", "embed", out / "drawn/images", *network, "-o", feats)
+            "command": command_line("dino", "embed", out / "drawn/images", *network, "-o", feats)
             + " && "
-            + line("dino", "knn", "--index", feats),
+            + command_line("dino", "knn", "--index", feats),
         },
         {
             "why": "Repeat the whole training from nothing and watch the heads find the objects:",
-            "command": line("dino", "demo", "--train", *again),
+            "command": command_line("dino", "demo", "--train", *again),
         },
     ]
 
 
-def line(*words: str | Path) -> str:
+def command_line(*words: str | Path) -> str:
     """A command line that a shell takes apart into these words again."""
     return shlex.join(str(word) for word in words)
 

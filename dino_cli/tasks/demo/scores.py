@@ -28,8 +28,8 @@ __all__ = [
     "classify",
     "features_of",
     "histograms",
+    "input_sizes",
     "iou",
-    "sides",
     "untrained_twin",
 ]
 
@@ -43,7 +43,7 @@ Images = NDArray[np.uint8]
 Advance = Callable[[int], None]
 
 
-def sides(model: Model) -> tuple[int, int]:
+def input_sizes(model: Model) -> tuple[int, int]:
     """Pixels of the drawings for features and for attention, both whole numbers of patches.
 
     Drawings have no size of their own, so they are drawn as large as the network takes its images,

@@ -34,8 +34,8 @@ from dino_cli.tasks.demo.live import (
 )
 from dino_cli.tasks.demo.look import draw_all, examples, look_masks, look_neighbours
 from dino_cli.tasks.demo.page import moment_values, training_values
-from dino_cli.tasks.demo.run import demo_seed, line, next_commands
-from dino_cli.tasks.demo.scores import sides
+from dino_cli.tasks.demo.run import command_line, demo_seed, next_commands
+from dino_cli.tasks.demo.scores import input_sizes
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.train.run import train
 from dino_cli.tasks.train.setup import architecture_of, attention_size_of, preprocessing_of
@@ -130,7 +130,7 @@ class _Training:
                 reporter=self.reporter,
                 masks=False,
             )
-        small, large = sides(self._untrained())
+        small, large = input_sizes(self._untrained())
         self.drawings = draw_all(
             self.seed,
             bank=self.sizes.bank,
@@ -292,19 +292,19 @@ class _Training:
         return [
             {
                 "why": "The demo's page for the network that you trained:",
-                "command": line("dino", "demo", *network, "-o", out / "own"),
+                "command": command_line("dino", "demo", *network, "-o", out / "own"),
             },
             {
                 "why": "Its attention as heat maps, masks and arrays:",
-                "command": line(
+                "command": command_line(
                     "dino", "attention", images / "cat/000009.png", *network, "-o", out / "cat"
                 ),
             },
             {
                 "why": "Its features, and how well they tell the classes of its drawings apart:",
-                "command": line("dino", "embed", images, *network, "-o", out / "feats.npy")
+                "command": command_line("dino", "embed", images, *network, "-o", out / "feats.npy")
                 + " && "
-                + line("dino", "knn", "--index", out / "feats.npy"),
+                + command_line("dino", "knn", "--index", out / "feats.npy"),
             },
         ]
 

@@ -16,7 +16,7 @@ from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.embeddings.formats import read_sources
 from dino_cli.store.embeddings.reading import Embeddings, open_export
-from dino_cli.tasks.embed.merge import Base
+from dino_cli.tasks.embed.merge import EarlierExport
 
 __all__ = ["changed_file", "find_new"]
 
@@ -29,7 +29,7 @@ def find_new(
     reporter: Reporter,
     *,
     contents: bool = True,
-) -> tuple[Base, list[ImageFile]]:
+) -> tuple[EarlierExport, list[ImageFile]]:
     """The export at `config.output`, and the files to embed.
 
     A file is known by its path while its content is what was embedded; a changed one is embedded
@@ -46,7 +46,7 @@ def find_new(
     keep = np.ones(len(export.paths), dtype=np.bool_)
     if not contents:
         new = [file for file in files if os.path.abspath(file.path) not in places]
-        return Base(export, digests, keep), new
+        return EarlierExport(export, digests, keep), new
     known, new, copies = set(digests), [], 0
     with ThreadPoolExecutor(max(1, min(config.workers, available_cores()))) as pool:
         found = pool.map(_digest, files)
@@ -67,11 +67,11 @@ def find_new(
     if changed:
         have = "1 picture has" if changed == 1 else f"{changed} pictures have"
         reporter.remark(f"{have} changed since, and are embedded again at the end")
-    return Base(export, digests, keep), new
+    return EarlierExport(export, digests, keep), new
 
 
 def changed_file(
-    config: EmbedConfig, files: Sequence[ImageFile], base: Base, reporter: Reporter
+    config: EmbedConfig, files: Sequence[ImageFile], base: EarlierExport, reporter: Reporter
 ) -> ImageFile | None:
     """The first file whose content is not what the export's row was made of; None for none."""
     known = {os.path.abspath(p): d for p, d in zip(base.export.paths, base.digests, strict=True)}

@@ -20,13 +20,13 @@ from dino_cli.progress import Reporter
 from dino_cli.tasks.model import Model
 
 __all__ = [
-    "Embedded",
+    "EmbedResult",
     "EmbeddedBatch",
     "embed_batches",
     "embed_files",
     "embed_pixels",
+    "normalise_rows",
     "nothing_read",
-    "unit",
 ]
 
 
@@ -41,7 +41,7 @@ class EmbeddedBatch:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbedResult:
     """One batch: features, float32 (B, D), of B files; (path, reason) of the unreadable ones."""
 
     features: NDArray[np.float32]
@@ -59,12 +59,12 @@ def embed_files(
     kind: Kind = "cls",
     strict: bool = False,
     multi_scale: bool = False,
-) -> Iterator[Embedded]:
+) -> Iterator[EmbedResult]:
     """Vectors of one kind of the readable files, in order; see `embed_batches`."""
     for batch in embed_batches(
         files, model, p, compute, reporter, kinds=(kind,), strict=strict, multi_scale=multi_scale
     ):
-        yield Embedded(
+        yield EmbedResult(
             batch.arrays.get(kind, np.empty((0, 0), np.float32)),
             [files[i] for i in batch.indices],
             [(files[i].path.as_posix(), reason) for i, reason in batch.failures],
@@ -125,7 +125,7 @@ def embed_pixels(
         yield EmbeddedBatch(arrays, batch.indices, batch.failures)
 
 
-def unit(array: NDArray[Any]) -> NDArray[Any]:
+def normalise_rows(array: NDArray[Any]) -> NDArray[Any]:
     """Every vector, along the last dimension, scaled to length 1; the type stays."""
     given = torch.from_numpy(array)
     scaled: NDArray[Any] = F.normalize(given.float(), dim=-1).to(given.dtype).numpy()

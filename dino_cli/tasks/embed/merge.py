@@ -12,13 +12,13 @@ from dino_cli.store.embeddings.parquet import parquet_thumbnails
 from dino_cli.store.embeddings.reading import Embeddings
 from dino_cli.tasks.embed.share import other_grid
 
-__all__ = ["Base", "Merged"]
+__all__ = ["EarlierExport", "MergedBlocks"]
 
 SLICE = 1024  # rows of the earlier export at a time
 
 
 @dataclass(frozen=True)
-class Base:
+class EarlierExport:
     """An earlier export that is being added to. digests: SHA-256 of its rows' pictures; keep:
     bool (N,), rows that stay."""
 
@@ -28,7 +28,7 @@ class Base:
 
 
 @dataclass
-class Merged:
+class MergedBlocks:
     """What `store.embeddings.formats` writes; see `Exported` there.
 
     Raises `TaskError` at its making when the pictures of two blocks make different grids.
@@ -36,7 +36,7 @@ class Merged:
 
     kinds: Sequence[str]
     blocks: Blocks
-    base: Base | None = None
+    base: EarlierExport | None = None
     count: int = 0
     shapes: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
     classes: set[str] = field(default_factory=set)

@@ -90,7 +90,7 @@ def _overrides(options: TransformOptions, p: Preprocessing, model: Model) -> dic
     if "crop" in changed and model.backbone.has_blocks and changed["crop"] % patch:
         fits = max(patch, changed["crop"] // patch * patch)
         raise UsageError(
-            f"--crop {changed['crop']} is no multiple of the patch size {patch}",
+            f"--crop {changed['crop']} is not a multiple of the patch size {patch}",
             f"use --crop {fits}",
         )
     return changed

@@ -24,11 +24,11 @@ from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
 from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.formats import export_files, is_utf8, write_export
-from dino_cli.store.writing.locks import held
-from dino_cli.store.writing.tables import check_targets, skipped_path, told, write_skipped
+from dino_cli.store.writing.locks import lock_output
+from dino_cli.store.writing.tables import check_targets, explain_errors, skipped_path, write_skipped
 from dino_cli.tasks.embed.append import changed_file, find_new
 from dino_cli.tasks.embed.forward import nothing_read
-from dino_cli.tasks.embed.merge import Base, Merged
+from dino_cli.tasks.embed.merge import EarlierExport, MergedBlocks
 from dino_cli.tasks.embed.options import check_options, model_facts, transform_of
 from dino_cli.tasks.embed.share import block_size, embed_share, row_path
 from dino_cli.tasks.model import Model, open_model
@@ -71,7 +71,7 @@ def embed(config: EmbedConfig, reporter: Reporter) -> dict[str, Any]:
         blocks = Blocks(config.output)
         started = time.monotonic()
         try:
-            ranks.first(lambda: stack.enter_context(held(config.output)))
+            ranks.first(lambda: stack.enter_context(lock_output(config.output)))
             ranks.first(lambda: _check_outputs(config, kinds, blocks))
             return _embed(config, kinds, blocks, ranks, reporter, started)
         except KeyboardInterrupt:
@@ -98,7 +98,7 @@ def _embed(
     model = open_model(config, reporter)
     p = transform_of(config, model)
     facts = _facts(config, kinds, model, p)
-    base: Base | None = None
+    base: EarlierExport | None = None
 
     def plan() -> _Plan:
         nonlocal base
@@ -131,7 +131,7 @@ def _embed(
     if ranks.rank:
         return {}
     _wait(blocks, reporter)
-    merged = Merged(kinds, blocks, base)
+    merged = MergedBlocks(kinds, blocks, base)
     if not merged.count:
         raise nothing_read(merged.skipped)
     if base is not None and _has_places(base):
@@ -192,12 +192,14 @@ def _facts(
     }
 
 
-def _has_places(base: Base) -> bool:
+def _has_places(base: EarlierExport) -> bool:
     """Whether the earlier export was made with `--project`."""
     return "projection" in base.export.metadata
 
 
-def _videos(rates: Mapping[str, float], base: Base | None, config: EmbedConfig) -> dict[str, Any]:
+def _videos(
+    rates: Mapping[str, float], base: EarlierExport | None, config: EmbedConfig
+) -> dict[str, Any]:
     """Frames per second of every video, by its path as rows name it; nothing without videos."""
     known = dict(base.export.metadata.get("videos") or {}) if base is not None else {}
     known |= {row_path(Path(path), config): round(rate, 6) for path, rate in rates.items()}
@@ -236,7 +238,7 @@ def _write(
     config: EmbedConfig,
     kinds: Sequence[Kind],
     blocks: Blocks,
-    merged: Merged,
+    merged: MergedBlocks,
     facts: Mapping[str, Any],
     reporter: Reporter,
 ) -> None:
@@ -265,7 +267,7 @@ def _write(
     reporter.stage("writing", merged.count, "rows")
     folder = blocks.finished()
     write_export(folder, config.output.name, merged, content, projected=projected)
-    with told(config.output):
+    with explain_errors(config.output):
         write_skipped(folder / config.output.name, merged.skipped)
     stale = [skipped_path(config.output)] if blocks.replaces else []
     blocks.publish(stale)
@@ -285,7 +287,7 @@ def _tell_of_names(altered: Sequence[str], reporter: Reporter) -> None:
     )
 
 
-def _unchanged(config: EmbedConfig, base: Base) -> dict[str, Any]:
+def _unchanged(config: EmbedConfig, base: EarlierExport) -> dict[str, Any]:
     return {
         "count": len(base.keep),
         "dim": base.export.features.shape[-1],

@@ -22,11 +22,11 @@ from dino_cli.errors import DinoError, Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.tables import check_targets, told
+from dino_cli.store.writing.tables import check_targets, explain_errors
 from dino_cli.tasks.eval.published import PUBLISHED
 from dino_cli.tasks.eval.report import Table, section
 
-__all__ = ["EVALUATIONS", "Measured", "evaluate_all", "incomplete", "plan"]
+__all__ = ["EVALUATIONS", "EvaluationResult", "evaluate_all", "incomplete", "plan"]
 
 # In the order of the page. Each name is also that of the function in `tasks/eval/<name>.py`.
 EVALUATIONS: Mapping[str, type] = {
@@ -41,7 +41,7 @@ OURS = frozenset({"output", "overwrite", "resume", "predict"})  # no data's busi
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedEvaluation:
     """An evaluation to do. label: which data set of several, else empty."""
 
     name: str
@@ -54,10 +54,10 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationResult:
     """What came of it: the result with its figures and tables, or the sentence why not."""
 
-    planned: Planned
+    planned: PlannedEvaluation
     result: Mapping[str, Any]
     figures: Mapping[str, float]
     tables: Sequence[Table]
@@ -72,7 +72,7 @@ class Measured:
 
 def evaluate_all(
     config: EvalAllConfig, reporter: Reporter
-) -> tuple[dict[str, Any], list[Measured]]:
+) -> tuple[dict[str, Any], list[EvaluationResult]]:
     """Do what the file names, one after the other, and write the page.
 
     An evaluation that fails stands on the page with its reason, and the others go on; see
@@ -81,10 +81,10 @@ def evaluate_all(
     """
     config = _with_run(config)
     if config.output.suffix != ".html":
-        raise UsageError(f"{str(config.output)!r} is no .html", "use -o report.html")
+        raise UsageError(f"{str(config.output)!r} is not an .html file", "use -o report.html")
     check_targets([config.output, config.output.with_suffix(".json")], overwrite=config.overwrite)
     planned = plan(config)
-    done: list[Measured] = []
+    done: list[EvaluationResult] = []
     try:
         for one in planned:
             reporter.remark(f"evaluation {len(done) + 1} of {len(planned)}: {one.key}")
@@ -102,7 +102,7 @@ def evaluate_all(
     return {"output": str(config.output), "results": _results(done)}, done
 
 
-def incomplete(result: dict[str, Any], done: Sequence[Measured]) -> TaskError | None:
+def incomplete(result: dict[str, Any], done: Sequence[EvaluationResult]) -> TaskError | None:
     """The error that the command ends with after it has shown the rest, if one has failed."""
     failed = [one for one in done if one.error]
     if not failed:
@@ -115,7 +115,7 @@ def incomplete(result: dict[str, Any], done: Sequence[Measured]) -> TaskError | 
     )
 
 
-def _results(done: Sequence[Measured]) -> dict[str, Any]:
+def _results(done: Sequence[EvaluationResult]) -> dict[str, Any]:
     return {
         one.planned.key: {"error": one.error} if one.error else dict(one.result) for one in done
     }
@@ -132,7 +132,7 @@ def _with_run(config: EvalAllConfig) -> EvalAllConfig:
     return replace(config, model=config.run, weights=None)
 
 
-def plan(config: EvalAllConfig) -> list[Planned]:
+def plan(config: EvalAllConfig) -> list[PlannedEvaluation]:
     """What the file asks for, in the order of the page.
 
     Raises `UsageError` for a section or option that does not exist, or lacks its data, and
@@ -143,7 +143,7 @@ def plan(config: EvalAllConfig) -> list[Planned]:
         if name not in EVALUATIONS or not isinstance(values, dict):
             close = get_close_matches(name, EVALUATIONS, n=1)
             raise UsageError(
-                f"{config.config} has {name!r}, which is no evaluation",
+                f"{config.config} has {name!r}, which is not an evaluation",
                 f"did you mean [{close[0]}]?" if close else f"use {', '.join(EVALUATIONS)}",
             )
     planned = []
@@ -153,7 +153,7 @@ def plan(config: EvalAllConfig) -> list[Planned]:
             continue
         several = values and all(isinstance(value, dict) for value in values.values())
         for label, one in values.items() if several else [("", values)]:
-            planned.append(Planned(name, label, _options(name, label, one, config)))
+            planned.append(PlannedEvaluation(name, label, _options(name, label, one, config)))
     if not planned:
         raise UsageError(f"{config.config} names no data", "add a section such as [knn]")
     return planned
@@ -175,7 +175,7 @@ def _options(name: str, label: str, values: Mapping[str, Any], config: EvalAllCo
         if field not in known - shared:
             close = get_close_matches(field, sorted(known - shared), n=1)
             raise UsageError(
-                f"{source} sets {key!r} in {where}, which is no option of {command} there",
+                f"{source} sets {key!r} in {where}, which is not an option of {command} there",
                 f"did you mean {close[0]!r}?" if close else f"see {command} --help",
             )
         made[field] = as_type(value, hints[field], key, source, command)
@@ -200,7 +200,7 @@ def _data(source: Path, where: str, path: Path) -> Path:
     return found
 
 
-def _measure(one: Planned, reporter: Reporter) -> Measured:
+def _measure(one: PlannedEvaluation, reporter: Reporter) -> EvaluationResult:
     module = import_module(f"dino_cli.tasks.eval.{one.name}.run")
     # The network is the command's, not the one that a classifier's file names.
     given = {"given": frozenset({"model", "weights"})} if one.name == "linear" else {}
@@ -211,14 +211,14 @@ def _measure(one: Planned, reporter: Reporter) -> Measured:
     except DinoError as error:
         reporter.remark(f"{one.key} failed: {error}")
         return _failed(one, str(error))
-    return Measured(one, result, module.figures(result), module.tables(result))
+    return EvaluationResult(one, result, module.figures(result), module.tables(result))
 
 
-def _failed(one: Planned, why: str) -> Measured:
-    return Measured(one, {}, {}, (), why)
+def _failed(one: PlannedEvaluation, why: str) -> EvaluationResult:
+    return EvaluationResult(one, {}, {}, (), why)
 
 
-def _write(config: EvalAllConfig, done: Sequence[Measured]) -> None:
+def _write(config: EvalAllConfig, done: Sequence[EvaluationResult]) -> None:
     """The page and the .json beside it."""
     model = next((str(m.result["model"]) for m in done if m.result.get("model")), "the model")
     values = {
@@ -235,7 +235,7 @@ def _write(config: EvalAllConfig, done: Sequence[Measured]) -> None:
     beside = config.output.with_suffix(".json")
     new = [path for path in (beside, config.output) if not path.exists()]
     try:
-        with told(config.output):
+        with explain_errors(config.output):
             with atomic_write(beside) as temporary:
                 text = json.dumps(_results(done), indent=2, ensure_ascii=False) + "\n"
                 temporary.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -17,13 +17,13 @@ from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import Model
 
-__all__ = ["Described", "described", "described_all", "unreadable"]
+__all__ = ["DescriptorBatch", "described", "described_all", "unreadable"]
 
 Encode = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Described:
+class DescriptorBatch:
     """One batch of B readable files: descriptors, float32 (B, D) on the CPU; their positions among
     all files; (position, reason) of the unreadable ones."""
 
@@ -42,7 +42,7 @@ def described(
     *,
     stage: str,
     transform: Callable[[Image.Image], NDArray[np.uint8]] | None = None,
-) -> Iterator[Described]:
+) -> Iterator[DescriptorBatch]:
     """Descriptors of the readable files, in order. Memory does not grow with their number.
 
     encode: normalised images (B, C, H, W) → (B, D), on the model's device. transform: instead of
@@ -70,12 +70,12 @@ def described(
                 raise TaskError(
                     f"features in {model.precision} are not finite", "use --precision fp32"
                 )
-        yield Described(descriptors, batch.indices, batch.failures)
+        yield DescriptorBatch(descriptors, batch.indices, batch.failures)
         reporter.advance(len(batch.indices) + len(batch.failures))
     reporter.finish()
 
 
-def described_all(files: Sequence[ImageFile], batches: Iterator[Described]) -> Tensor:
+def described_all(files: Sequence[ImageFile], batches: Iterator[DescriptorBatch]) -> Tensor:
     """The descriptors of all files, (N, D). Raises `TaskError` for the first unreadable one."""
     found = []
     for batch in batches:

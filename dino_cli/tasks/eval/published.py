@@ -7,11 +7,11 @@ benchmarks: on other data they are for orientation only.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["PUBLISHED", "Published", "Row"]
+__all__ = ["PUBLISHED", "Published", "PublishedRow"]
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """A model's published figures by column. data: the data set they hold for, where one of two."""
 
     name: str
@@ -26,19 +26,19 @@ class Published:
     title: str
     about: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
 
 
-def _rows(column: str, figures: Mapping[str, float]) -> tuple[Row, ...]:
-    return tuple(Row(name, {column: value}) for name, value in figures.items())
+def _rows(column: str, figures: Mapping[str, float]) -> tuple[PublishedRow, ...]:
+    return tuple(PublishedRow(name, {column: value}) for name, value in figures.items())
 
 
-def _video(name: str, both: float, region: float, contour: float) -> Row:
-    return Row(name, {"J&F-Mean": both, "J-Mean": region, "F-Mean": contour})
+def _video(name: str, both: float, region: float, contour: float) -> PublishedRow:
+    return PublishedRow(name, {"J&F-Mean": both, "J-Mean": region, "F-Mean": contour})
 
 
-def _landmarks(name: str, data: str, medium: float, hard: float) -> Row:
-    return Row(name, {"medium mAP": medium, "hard mAP": hard}, data)
+def _landmarks(name: str, data: str, medium: float, hard: float) -> PublishedRow:
+    return PublishedRow(name, {"medium mAP": medium, "hard mAP": hard}, data)
 
 
 PUBLISHED: Mapping[str, Published] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from dino_cli import __version__
 from dino_cli.store.pages import write_page
-from dino_cli.store.writing.staging import check_free, staged
+from dino_cli.store.writing.staging import check_free, stage_results
 from dino_cli.tasks.eval.published import PUBLISHED
 
 __all__ = ["PAGE", "RESULT", "Table", "check_report", "report", "section", "write_report"]
@@ -45,7 +45,7 @@ def report(output: Path | None, names: Sequence[str] = ()) -> Iterator[Path | No
     if output is None:
         yield None
         return
-    with staged(output, [*names, RESULT, PAGE]) as stage:
+    with stage_results(output, [*names, RESULT, PAGE]) as stage:
         yield stage
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings.reading import Embeddings, Features, read_embeddings
+from dino_cli.store.embeddings.reading import Embeddings, FeatureArray, read_embeddings
 from dino_cli.tasks.provenance import NETWORK
 
 __all__ = ["Bank", "bank_of", "compare", "open_bank", "open_index", "unlabelled"]
@@ -47,7 +47,7 @@ def open_index(path: Path | Sequence[Path]) -> Embeddings:
         return parts[0]
     return replace(
         parts[0],
-        features=Chained([part.features for part in parts]),
+        features=ChainedRows([part.features for part in parts]),
         paths=[name for part in parts for name in part.paths],
         labels=[label for part in parts for label in part.labels],
         arrays={},
@@ -80,10 +80,10 @@ def unlabelled(index: Embeddings) -> Bank:
     return Bank(index, [], {}, labels, np.ones(count, dtype=np.bool_))
 
 
-class Chained:
+class ChainedRows:
     """Rows of several feature files as one."""
 
-    def __init__(self, parts: Sequence[Features]) -> None:
+    def __init__(self, parts: Sequence[FeatureArray]) -> None:
         self._parts = parts
         self._ends = np.cumsum([part.shape[0] for part in parts])
         self.shape: tuple[int, ...] = (int(self._ends[-1]), *parts[0].shape[1:])

@@ -11,7 +11,7 @@ from dino_cli.core.evaluation.neighbors import similar_pairs
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device
-from dino_cli.store.writing.tables import csv_table, told
+from dino_cli.store.writing.tables import csv_table, explain_errors
 from dino_cli.tasks.knn.bank import open_index
 
 __all__ = ["find_duplicates"]
@@ -31,7 +31,7 @@ def find_duplicates(config: KnnConfig, reporter: Reporter) -> dict[str, Any]:
     threshold = config.duplicates
     assert threshold is not None
     if not -1 <= threshold <= 1:
-        raise UsageError(f"--duplicates {threshold:g} is no cosine", "use --duplicates 0.95")
+        raise UsageError(f"--duplicates {threshold:g} is not a cosine", "use --duplicates 0.95")
     if config.queries:
         raise UsageError(
             "--duplicates looks inside the index, and takes no queries",
@@ -78,7 +78,7 @@ def find_duplicates(config: KnnConfig, reporter: Reporter) -> dict[str, Any]:
         if count > SHOWN:
             reporter.remark(f"the first {SHOWN} of {count} pairs; all with --output pairs.csv")
         return result
-    with told(config.output), csv_table(config.output, HEADER) as write:
+    with explain_errors(config.output), csv_table(config.output, HEADER) as write:
         for row in rows():
             write(row)
     return {**result, "output": str(config.output)}

@@ -9,16 +9,16 @@ import dino_cli
 from dino_cli.data.decoding.thumbnails import small_picture
 from dino_cli.store.embeddings.reading import Embeddings
 from dino_cli.store.pages import Picture, picture, write_page
-from dino_cli.store.writing.tables import told
-from dino_cli.tasks.knn.search import Found, rounded
+from dino_cli.store.writing.tables import explain_errors
+from dino_cli.tasks.knn.search import NeighborBlock, rounded
 
-__all__ = ["Hits"]
+__all__ = ["HitsPage"]
 
 MOST_QUERIES = 200  # on a page; with 8 neighbours each it has some 10 MB then
 SIDE = 200  # pixels
 
 
-class Hits:
+class HitsPage:
     """The queries of a page so far: add, then write."""
 
     def __init__(self, index: Embeddings, named: int, exif: bool) -> None:
@@ -26,7 +26,7 @@ class Hits:
         self.queries: list[dict[str, Any]] = []
         self.total = 0
 
-    def add(self, found: Found, predictions: Iterator[list[object]] | None) -> None:
+    def add(self, found: NeighborBlock, predictions: Iterator[list[object]] | None) -> None:
         """A block of queries; predictions: their rows, where the index has labels."""
         for i, path in enumerate(found.paths):
             self.total += 1
@@ -65,7 +65,7 @@ class Hits:
             "facts": self.index.metadata,
             "version": dino_cli.__version__,
         }
-        with told(output):
+        with explain_errors(output):
             write_page(output, "hits", values)
 
     def _picture(self, path: str) -> Picture | None:

@@ -15,19 +15,28 @@ from dino_cli.store.pictures.confusion import draw_confusion
 from dino_cli.store.writing.tables import (
     check_targets,
     csv_table,
+    explain_errors,
     skipped_path,
-    told,
     write_skipped,
 )
 from dino_cli.tasks.embed import nothing_read
 from dino_cli.tasks.knn.bank import Bank, bank_of, open_bank, open_index, unlabelled
 from dino_cli.tasks.knn.duplicates import find_duplicates
-from dino_cli.tasks.knn.hits import Hits
+from dino_cli.tasks.knn.hits import HitsPage
 from dino_cli.tasks.knn.queries import open_queries
-from dino_cli.tasks.knn.score import ClassScore, Score
-from dino_cli.tasks.knn.search import Found, clamp, predict, search
+from dino_cli.tasks.knn.score import AccuracyCounter, ClassScore
+from dino_cli.tasks.knn.search import NeighborBlock, clamp, predict, search
 
-__all__ = ["Bank", "Found", "Score", "check", "clamp", "knn", "open_bank", "search"]
+__all__ = [
+    "AccuracyCounter",
+    "Bank",
+    "NeighborBlock",
+    "check",
+    "clamp",
+    "knn",
+    "open_bank",
+    "search",
+]
 
 MOST_COMPARED = 1_000_000  # paths of the index that queries are looked for among
 PREDICTING_K = 20  # "20 usually works best" (the original's help)
@@ -69,11 +78,11 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
         _tell_of_known(queries.paths, bank.index.paths, reporter)
     scored = labelled and any(label in bank.numbers for label in queries.labels)
     listed = config.output is None and not (scored and queries.named)
-    score = Score(bank, ks, config.temperature)
+    score = AccuracyCounter(bank, ks, config.temperature)
     by_class = None
     if labelled and (config.per_class or config.confusion or config.min_similarity is not None):
         by_class = ClassScore(bank, predicting, config.temperature, config.min_similarity)
-    hits = Hits(bank.index, named, config.exif) if page else None
+    hits = HitsPage(bank.index, named, config.exif) if page else None
     predictions: list[list[object]] = []
     facts: dict[str, object] = {}
     count = 0
@@ -98,7 +107,7 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
         if hits is not None and config.output is not None:
             hits.write(config.output)
         if config.confusion is not None and by_class is not None:
-            with told(config.confusion):
+            with explain_errors(config.confusion):
                 draw_confusion(config.confusion, by_class.counts, bank.classes, predicting)
         if config.output is not None:
             write_skipped(config.output, queries.skipped)
@@ -164,7 +173,8 @@ def check(config: KnnConfig) -> None:
         raise UsageError(f"--neighbors {config.neighbors} is negative", "use --neighbors 5")
     if config.min_similarity is not None and not -1 <= config.min_similarity <= 1:
         raise UsageError(
-            f"--min-similarity {config.min_similarity:g} is no cosine", "use --min-similarity 0.5"
+            f"--min-similarity {config.min_similarity:g} is not a cosine",
+            "use --min-similarity 0.5",
         )
     if config.confusion is not None:
         if config.confusion.suffix != ".png":
@@ -204,5 +214,5 @@ def predictions_file(
     header = ["path", "predicted", "probability", "label"]
     for i in range(1, named + 1):
         header += [f"neighbor{i}", f"similarity{i}"]
-    with told(output), csv_table(output, header) as write:
+    with explain_errors(output), csv_table(output, header) as write:
         yield write

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from dino_cli.tasks.knn.bank import Bank
-from dino_cli.tasks.knn.search import Found, vote
+from dino_cli.tasks.knn.search import NeighborBlock, vote
 
-__all__ = ["ClassScore", "Score"]
+__all__ = ["AccuracyCounter", "ClassScore"]
 
 
-class Score:
+class AccuracyCounter:
     """Top-1 and top-5 hits for each k, over the queries whose label is a class of the index."""
 
     def __init__(self, bank: Bank, ks: Sequence[int], temperature: float) -> None:
@@ -20,7 +20,7 @@ class Score:
         self.hits = {k: [0, 0] for k in ks}
         self.judged = self.unknown = 0
 
-    def add(self, found: Found) -> None:
+    def add(self, found: NeighborBlock) -> None:
         numbers = self.bank.numbers
         targets = torch.tensor([numbers.get(label, -1) for label in found.labels])[:, None]
         self.unknown += sum(1 for label in found.labels if label and label not in numbers)
@@ -59,7 +59,7 @@ class ClassScore:
         self.counts = np.zeros((classes, classes + 1), np.int64)
         self.queries = self.rejected = self.strangers = self.strangers_rejected = 0
 
-    def add(self, found: Found) -> None:
+    def add(self, found: NeighborBlock) -> None:
         order, _ = vote(found, self.bank, self.k, self.temperature)
         predicted = order[:, 0].numpy().copy()
         if self.min_similarity is not None:

@@ -15,13 +15,13 @@ from dino_cli.runtime import choose_device
 from dino_cli.tasks.knn.bank import Bank
 from dino_cli.tasks.knn.queries import Queries
 
-__all__ = ["Found", "clamp", "predict", "rounded", "search", "vote"]
+__all__ = ["NeighborBlock", "clamp", "predict", "rounded", "search", "vote"]
 
 RECALL_K = 10
 
 
 @dataclass(frozen=True)
-class Found:
+class NeighborBlock:
     """A block of q queries: neighbours' similarities (q, K) and rows (q, K), nearest first."""
 
     paths: list[str]
@@ -48,7 +48,7 @@ def search(
     config: KnnConfig,
     reporter: Reporter,
     facts: dict[str, object] | None = None,
-) -> Iterator[Found]:
+) -> Iterator[NeighborBlock]:
     """The k nearest images of the index that may vote, for every query, block by block.
 
     facts: receives `recall` of an approximate search, for the result.
@@ -78,7 +78,7 @@ def search(
         for similarities, rows in blocks:
             block = which[start : start + len(rows)]
             start += len(rows)
-            yield Found(
+            yield NeighborBlock(
                 [queries.paths[i] for i in block],
                 [queries.labels[i] for i in block],
                 similarities,
@@ -110,14 +110,14 @@ def _approximate(
     return index
 
 
-def vote(found: Found, bank: Bank, k: int, temperature: float) -> tuple[Tensor, Tensor]:
+def vote(found: NeighborBlock, bank: Bank, k: int, temperature: float) -> tuple[Tensor, Tensor]:
     """Classes in falling order of votes and their shares, both (q, C), from the k nearest."""
     labels = bank.labels[found.rows[:, :k]]
     return votes(found.similarities[:, :k], labels, len(bank.classes), temperature)
 
 
 def predict(
-    found: Found,
+    found: NeighborBlock,
     bank: Bank,
     k: int,
     named: int,

@@ -10,13 +10,13 @@ from dino_cli.config.map import MapConfig
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings.parquet import Projected, parquet_projection
+from dino_cli.store.embeddings.parquet import Projection, parquet_projection
 from dino_cli.store.embeddings.reading import Embeddings, read_embeddings
 from dino_cli.store.pictures.map_layout import entries_of, map_layout
 from dino_cli.store.pictures.map_picture import draw_map as draw
 from dino_cli.store.pictures.map_picture import legend_width
-from dino_cli.store.writing.locks import held
-from dino_cli.store.writing.tables import check_targets, told
+from dino_cli.store.writing.locks import lock_output
+from dino_cli.store.writing.tables import check_targets, explain_errors
 from dino_cli.tasks.map.pictures import missing_remark, read_pictures
 from dino_cli.tasks.map.site import check_site, make_site
 from dino_cli.tasks.projection import project
@@ -36,7 +36,7 @@ def draw_map(config: MapConfig, reporter: Reporter) -> dict[str, Any]:
     """
     site = _is_site(config)
     started = time.monotonic()
-    with held(config.output):
+    with lock_output(config.output):
         if site:
             check_site(config)
         else:
@@ -79,7 +79,7 @@ def _is_site(config: MapConfig) -> bool:
 
 def _places(
     config: MapConfig, export: Embeddings, reporter: Reporter, *, neighbors: bool
-) -> tuple[Projected, str]:
+) -> tuple[Projection, str]:
     """Those that the file holds, unless another method is asked for."""
     if config.project == "auto" and config.features.suffix == ".parquet":
         own = parquet_projection(config.features)
@@ -89,7 +89,7 @@ def _places(
 
 
 def _still(
-    config: MapConfig, export: Embeddings, projected: Projected, method: str, reporter: Reporter
+    config: MapConfig, export: Embeddings, projected: Projection, method: str, reporter: Reporter
 ) -> int | None:
     entries, colours = entries_of(export.labels)
     layout = map_layout(
@@ -106,7 +106,7 @@ def _still(
         reporter.finish()
         missing_remark(len(chosen) - len(pictures), len(chosen), reporter)
     title = f"{len(export.paths):,} pictures"
-    with told(config.output):
+    with explain_errors(config.output):
         draw(config.output, layout, title, _subtitle(export, method), entries, colours, pictures)
     return len(pictures) if config.thumbnails else None
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from dino_cli.config.map import MapConfig
 from dino_cli.progress import Reporter
 from dino_cli.store.atlas import SITE_FILES, export_site, require_atlas, write_table
-from dino_cli.store.embeddings.parquet import Projected
+from dino_cli.store.embeddings.parquet import Projection
 from dino_cli.store.embeddings.reading import Embeddings
-from dino_cli.store.writing.staging import check_free, staged
-from dino_cli.store.writing.tables import told
+from dino_cli.store.writing.staging import check_free, stage_results
+from dino_cli.store.writing.tables import explain_errors
 from dino_cli.tasks.map.pictures import all_thumbnails, missing_remark
 from dino_cli.tasks.projection import neighbors_of
 
@@ -24,11 +24,11 @@ def check_site(config: MapConfig) -> None:
 
 
 def make_site(
-    config: MapConfig, export: Embeddings, projected: Projected, reporter: Reporter
+    config: MapConfig, export: Embeddings, projected: Projection, reporter: Reporter
 ) -> int | None:
     """Write the site; how many pictures it shows, None without thumbnails."""
     if not projected.neighbors.shape[1]:
-        projected = Projected(projected.places, *neighbors_of(export.features))
+        projected = Projection(projected.places, *neighbors_of(export.features))
     count, shown = len(export.paths), 0
 
     def counted() -> Iterator[bytes | None]:
@@ -40,14 +40,14 @@ def make_site(
     with tempfile.TemporaryDirectory(prefix="dino-map-") as scratch:
         table = Path(scratch, "pictures.parquet")
         reporter.stage("reading pictures" if config.thumbnails else "writing", count)
-        with told(table):
+        with explain_errors(table):
             pictures = counted() if config.thumbnails else None
             write_table(table, export.paths, export.labels, projected, pictures)
         reporter.finish()
         if config.thumbnails:
             missing_remark(count - shown, count, reporter)
         reporter.stage("Embedding Atlas exports")
-        with staged(config.output, SITE_FILES) as stage:
+        with stage_results(config.output, SITE_FILES) as stage:
             export_site(
                 table,
                 stage,

@@ -18,10 +18,10 @@ from dino_cli.core.pca.colours import (
 )
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError
-from dino_cli.tasks.attention.photos import Photo
+from dino_cli.tasks.attention.photos import LoadedPhoto
 from dino_cli.tasks.model import Model
 
-__all__ = ["Fit", "PatchFeatures", "fit", "see"]
+__all__ = ["FittedColours", "PatchFeatures", "extract_patches", "fit"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PatchFeatures:
 
 
 @dataclass(frozen=True)
-class Fit:
+class FittedColours:
     """The colours, and how foreground is told without attention, when that was needed."""
 
     components: Components
@@ -50,8 +50,8 @@ class Fit:
         return torch.ones(len(one.features), dtype=torch.bool)
 
 
-def see(
-    model: Model, photos: Sequence[Photo], p: Preprocessing, config: PcaConfig
+def extract_patches(
+    model: Model, photos: Sequence[LoadedPhoto], p: Preprocessing, config: PcaConfig
 ) -> list[PatchFeatures]:
     """One forward pass over photos of one shape."""
     pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos]))
@@ -81,12 +81,12 @@ def see(
     ]
 
 
-def fit(seen: Sequence[PatchFeatures], *, foreground: bool) -> Fit:
+def fit(seen: Sequence[PatchFeatures], *, foreground: bool) -> FittedColours:
     """Colours that fit these photos together."""
     features = [one.features for one in seen]
     split = None
     if foreground and any(one.inside is None for one in seen):
         split = fit_border_split(features, [one.grid for one in seen])
-    told = Fit(Components(*[torch.zeros(1)] * 5), split)
+    told = FittedColours(Components(*[torch.zeros(1)] * 5), split)
     inside = [told.inside(one) for one in seen]
-    return Fit(fit_components(features, inside), split)
+    return FittedColours(fit_components(features, inside), split)

@@ -19,12 +19,12 @@ from dino_cli.store.pictures.figures import png
 from dino_cli.store.pictures.pca import PCA_NAMES, contact_sheet, write_components
 from dino_cli.store.pictures.videos import NO_H264, h264_program
 from dino_cli.store.writing.folders import ResultFolders, folder_names
-from dino_cli.store.writing.locks import held
-from dino_cli.store.writing.staging import check_free, staged
+from dino_cli.store.writing.locks import lock_output
+from dino_cli.store.writing.staging import check_free, stage_results
 from dino_cli.tasks.attention.outputs import SKIPPED, list_skipped
 from dino_cli.tasks.embed import nothing_read
 from dino_cli.tasks.model import Model, open_model
-from dino_cli.tasks.pca.work import Work
+from dino_cli.tasks.pca.work import PcaWork
 
 __all__ = ["pca"]
 
@@ -41,7 +41,7 @@ def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
     other error nothing new is left.
     """
     _check(config)
-    with held(config.output):
+    with lock_output(config.output):
         return _pca(config, reporter)
 
 
@@ -60,7 +60,7 @@ def _pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
         reporter.remark(NO_H264)
     p = _preprocessing(config, model)
     had_list = (config.output / SKIPPED).exists()
-    work = Work(config, model, p, pictures, videos, names, results, reporter)
+    work = PcaWork(config, model, p, pictures, videos, names, results, reporter)
     try:
         work.run()
         if not work.rows:
@@ -148,14 +148,14 @@ def _preprocessing(config: PcaConfig, model: Model) -> Preprocessing:
     )
 
 
-def _write_shared(work: Work, shared: Sequence[str]) -> None:
+def _write_shared(work: PcaWork, shared: Sequence[str]) -> None:
     """What all inputs share: all of it, or nothing."""
     if shared:
-        with staged(work.config.output, shared) as stage:
+        with stage_results(work.config.output, shared) as stage:
             _fill(stage, work, shared)
 
 
-def _fill(output: Path, work: Work, shared: Sequence[str]) -> None:
+def _fill(output: Path, work: PcaWork, shared: Sequence[str]) -> None:
     identity = work.model.identity
     if BASIS in shared and work.fit is not None:
         facts = {**identity, "features": work.config.features, "fitted_on": str(work.fitted_on)}

@@ -25,11 +25,11 @@ from dino_cli.store.pictures.figures import png
 from dino_cli.store.pictures.pca import beside, colour_picture
 from dino_cli.store.pictures.videos import VideoWriter, video_writer
 from dino_cli.store.writing.folders import ResultFolders
-from dino_cli.tasks.attention.photos import Photo, Unread, photo_groups, photo_of
+from dino_cli.tasks.attention.photos import LoadedPhoto, UnreadPhoto, photo_groups, photo_of
 from dino_cli.tasks.model import Model
-from dino_cli.tasks.pca.features import Fit, PatchFeatures, fit, see
+from dino_cli.tasks.pca.features import FittedColours, PatchFeatures, extract_patches, fit
 
-__all__ = ["Work"]
+__all__ = ["PcaWork"]
 
 MOST_PAIRS = 40  # photos on the contact sheet
 MOST_CARDS = 400  # inputs on the page
@@ -38,7 +38,7 @@ SIDE = 360  # pixels of a picture on the page
 Pixels = NDArray[np.uint8]
 
 
-class Work:
+class PcaWork:
     """Photos first, then videos.
 
     rows, cards, pairs: of what is done, by place; unread: paths and reasons of the rest.
@@ -61,7 +61,7 @@ class Work:
         self.cards: dict[int, dict[str, Any]] = {}
         self.pairs: dict[int, tuple[Pixels, Pixels]] = {}
         self.unread: dict[int, tuple[str, str]] = {}
-        self.fit: Fit | None = None
+        self.fit: FittedColours | None = None
         self.fitted_on = 0
         self.known: dict[int, PatchFeatures] = {}  # of photos that the fit looked at
         self.threads = max(1, min(config.workers, available_cores()))
@@ -102,8 +102,8 @@ class Work:
         self, pool: ThreadPoolExecutor, files: Sequence[ImageFile]
     ) -> Iterator[tuple[int, PatchFeatures]]:
         for group in self._groups(pool, files):
-            if not isinstance(group, Unread):
-                seen = see(self.model, group, self.p, self.config)
+            if not isinstance(group, UnreadPhoto):
+                seen = extract_patches(self.model, group, self.p, self.config)
                 yield from zip((photo.index for photo in group), seen, strict=True)
 
     def _sample(self, file: ImageFile, apart: int) -> list[PatchFeatures]:
@@ -115,7 +115,7 @@ class Work:
         with closing(frames):
             some = islice(iter(frames), 0, None, apart)
             while batch := self._batch(some):
-                seen += see(self.model, batch, self.p, self.config)
+                seen += extract_patches(self.model, batch, self.p, self.config)
                 self.reporter.advance(len(batch))
         return seen
 
@@ -134,12 +134,12 @@ class Work:
             return
         self.reporter.stage("colours", len(self.pictures))
         for group in self._groups(pool, self.pictures):
-            if isinstance(group, Unread):
+            if isinstance(group, UnreadPhoto):
                 self._skip(group.index, self.pictures[group.index].path, group.reason)
                 self.reporter.advance()
                 continue
             new = [photo for photo in group if photo.index not in self.known]
-            seen = see(self.model, new, self.p, self.config) if new else []
+            seen = extract_patches(self.model, new, self.p, self.config) if new else []
             found = dict(zip((photo.index for photo in new), seen, strict=True))
             work = [pool.submit(self._draw_photo, photo, found.get(photo.index)) for photo in group]
             for future in work:
@@ -147,7 +147,7 @@ class Work:
                 self.reporter.advance()
         self.reporter.finish()
 
-    def _draw_photo(self, photo: Photo, seen: PatchFeatures | None) -> None:
+    def _draw_photo(self, photo: LoadedPhoto, seen: PatchFeatures | None) -> None:
         one = seen if seen is not None else self.known[photo.index]
         file = self.pictures[photo.index]
         colours, inside, places = self._colours(one, self.fit)
@@ -179,7 +179,7 @@ class Work:
             if sample:
                 mine = fit(sample, foreground=self.config.foreground)
         views: list[tuple[str, Pixels, Pixels]] = []
-        photo: Photo | None = None
+        photo: LoadedPhoto | None = None
         frames = open_video(file.path, self.config.fps)
         self.reporter.stage(f"colours, {file.path.name}", frames.count or None, "frames")
         with self.results.writing(self.names[number]) as folder, ExitStack() as stack:
@@ -188,7 +188,7 @@ class Work:
             writers: list[VideoWriter] = []
             for batch in _ahead(lambda: self._batch(source), stack):
                 for photo, one in zip(
-                    batch, see(self.model, batch, self.p, self.config), strict=True
+                    batch, extract_patches(self.model, batch, self.p, self.config), strict=True
                 ):
                     colours, inside, _ = self._colours(one, mine)
                     picture = colour_picture(colours, inside, photo.layout.at(_size(photo.view)))
@@ -225,7 +225,7 @@ class Work:
         self.rows[number] = row
 
     def _colours(
-        self, one: PatchFeatures, mine: Fit | None
+        self, one: PatchFeatures, mine: FittedColours | None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
         """Colours (h, w, 3), foreground (h, w) and coordinates (h, w, 3) of a photo."""
         mine = mine or fit([one], foreground=self.config.foreground)
@@ -259,7 +259,7 @@ class Work:
 
     def _groups(
         self, pool: ThreadPoolExecutor, files: Sequence[ImageFile]
-    ) -> Iterator[list[Photo] | Unread]:
+    ) -> Iterator[list[LoadedPhoto] | UnreadPhoto]:
         return photo_groups(
             pool,
             files,
@@ -269,7 +269,7 @@ class Work:
             ahead=2 * self.threads,
         )
 
-    def _batch(self, frames: Iterator[Pixels]) -> list[Photo]:
+    def _batch(self, frames: Iterator[Pixels]) -> list[LoadedPhoto]:
         patch = self.model.backbone.patch_size
         some = islice(frames, self.config.batch_size)
         return [photo_of(0, frame, self.p, patch, None) for frame in some]
@@ -282,10 +282,10 @@ class Work:
         self.unread[number] = (str(path), reason)
 
 
-def _ahead(read: Any, stack: ExitStack) -> Iterator[list[Photo]]:
+def _ahead(read: Any, stack: ExitStack) -> Iterator[list[LoadedPhoto]]:
     """Batches until an empty one; the next is read while this one is used."""
     lane = stack.enter_context(ThreadPoolExecutor(1))
-    reading: Future[list[Photo]] = lane.submit(read)
+    reading: Future[list[LoadedPhoto]] = lane.submit(read)
     while batch := reading.result():
         reading = lane.submit(read)
         yield batch

@@ -15,7 +15,7 @@ from dino_cli.core.network.backbone import build
 from dino_cli.core.training.head import DinoHead
 from dino_cli.core.training.step import Networks, StepValues, Views, train_step
 from dino_cli.data.listing.images import find_images
-from dino_cli.data.views.batches import Plan
+from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import autocast, choose_precision, processes_wanted, rank_device
@@ -50,7 +50,7 @@ def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
         reporter.remark(f"steps and hours are unknown: {error}")
         images = 0
     count = processes_wanted(config.gpus, config.device)
-    plan = Plan(
+    plan = BatchPlan(
         images=images,
         epochs=config.epochs,
         batch=config.batch_size,

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from dino_cli.config.train import TrainConfig
-from dino_cli.data.views.batches import Plan
+from dino_cli.data.views.batches import BatchPlan
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores, cores_per_process
 from dino_cli.tasks.train.setup import warmup_epochs_of
@@ -39,7 +39,7 @@ SECONDS_BEFORE_WAITING = 20.0  # while workers start
 class Diagnosis:
     """Reads the lines of the log as they come and tells what goes wrong, and what to change."""
 
-    def __init__(self, config: TrainConfig, plan: Plan, reporter: Reporter) -> None:
+    def __init__(self, config: TrainConfig, plan: BatchPlan, reporter: Reporter) -> None:
         self.config, self.plan, self.reporter = config, plan, reporter
         # A twentieth of the run, so that a slow start is no collapse.
         self.patience = min(1000, max(50, plan.steps // 20))

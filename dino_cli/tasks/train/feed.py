@@ -12,7 +12,7 @@ from dino_cli.core.training.step import Views
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.own_depth import read_input
 from dino_cli.data.listing.images import ImageFile
-from dino_cli.data.views.batches import CropBatch, Plan, normalize_views
+from dino_cli.data.views.batches import BatchPlan, ViewBatch, normalize_views
 from dino_cli.data.views.pack import PhotoBatch
 from dino_cli.data.views.render_batch import render_views
 from dino_cli.errors import TaskError
@@ -44,8 +44,8 @@ class Feed:
     def __init__(
         self,
         config: TrainConfig,
-        plan: Plan,
-        batches: Iterator[CropBatch | PhotoBatch],
+        plan: BatchPlan,
+        batches: Iterator[ViewBatch | PhotoBatch],
         rates: Sequence[float],
         device: torch.device,
         run: Path,
@@ -58,7 +58,7 @@ class Feed:
         self.unreadable: dict[str, str] = {}
         self.seen = 0  # images, by all ranks, up to the first thousand
 
-    def read(self) -> list[CropBatch | PhotoBatch]:
+    def read(self) -> list[ViewBatch | PhotoBatch]:
         """The micro-batches of the next step. Raises `TaskError` when they cannot be read, and
         when too many of the first thousand images cannot."""
         batches = [self._next() for _ in range(self.config.accumulate)]
@@ -73,7 +73,7 @@ class Feed:
             path: why for one in self.ranks.everyone(self.unreadable) for path, why in one.items()
         }
 
-    def views(self, batches: Sequence[CropBatch | PhotoBatch], step: int) -> list[Views]:
+    def views(self, batches: Sequence[ViewBatch | PhotoBatch], step: int) -> list[Views]:
         """The views of each micro-batch, on the device."""
         groups = [self._groups(batch) for batch in batches]
         masks = self._masks(groups[0], step)
@@ -94,7 +94,7 @@ class Feed:
                 f"check the data, or go on with: dino train --resume {self.run} --max-unreadable 1",
             )
 
-    def _next(self) -> CropBatch | PhotoBatch:
+    def _next(self) -> ViewBatch | PhotoBatch:
         try:
             batch = next(self.batches)
         except (RuntimeError, ConnectionError, EOFError) as error:
@@ -120,7 +120,7 @@ class Feed:
             )
         return batch
 
-    def _groups(self, batch: CropBatch | PhotoBatch) -> list[Tensor]:
+    def _groups(self, batch: ViewBatch | PhotoBatch) -> list[Tensor]:
         """Normalised views on the device."""
         p = preprocessing_of(self.config)
         if isinstance(batch, PhotoBatch):

@@ -13,7 +13,7 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, architecture_to_json
 from dino_cli.core.training.step import Networks
 from dino_cli.data.listing.images import ImageList, find_images
-from dino_cli.data.views.batches import Plan
+from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.runs.checkpoints import CheckpointWriter, load_checkpoint
@@ -59,7 +59,7 @@ def list_on_stdin(config: TrainConfig, reporter: Reporter | None) -> bytes:
     return paths.encode(errors="surrogateescape")
 
 
-def counts_of(plan: Plan) -> dict[str, int]:
+def counts_of(plan: BatchPlan) -> dict[str, int]:
     """What config.json says of the run's length."""
     return {"images": plan.images, "total_batch": plan.total_batch, "steps": plan.steps}
 
@@ -68,7 +68,7 @@ def create_run(
     folder: RunFolder,
     config: TrainConfig,
     described: Mapping[str, Any],
-    plan: Plan,
+    plan: BatchPlan,
     listed: bytes | None,
 ) -> None:
     """A new run folder with its configuration. Raises when it holds something already.
@@ -95,7 +95,7 @@ def update_run(
     folder: RunFolder,
     config: TrainConfig,
     described: Mapping[str, Any],
-    plan: Plan,
+    plan: BatchPlan,
     listed: bytes | None,
 ) -> None:
     """config.json of a run that goes on, with what the person changed. listed: as `create_run`."""
@@ -121,7 +121,7 @@ def save_run(
     writer: CheckpointWriter,
     networks: Networks,
     scaler: torch.amp.GradScaler | None,
-    plan: Plan,
+    plan: BatchPlan,
     done: int,
     epoch_loss: torch.Tensor,
     described: Mapping[str, Any],
@@ -163,7 +163,7 @@ def restore_run(
     path: Path,
     networks: Networks,
     scaler: torch.amp.GradScaler | None,
-    plan: Plan,
+    plan: BatchPlan,
     epoch_loss: torch.Tensor,
     *,
     digest: str,

@@ -15,7 +15,7 @@ from dino_cli.core.network.architecture import Architecture
 from dino_cli.core.training.cuda_graph import GraphedPasses
 from dino_cli.core.training.step import Networks, StepResult, Views, run_pass, train_step
 from dino_cli.data.listing.images import ImageFile
-from dino_cli.data.views.batches import Plan
+from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Precision, Ranks, autocast, distribute, stop_requests
@@ -48,7 +48,7 @@ class Run:
     config: TrainConfig
     architecture: Architecture
     networks: Networks
-    plan: Plan
+    plan: BatchPlan
     schedules: Schedules
     folder: RunFolder
     writer: CheckpointWriter

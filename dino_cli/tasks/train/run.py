@@ -17,7 +17,7 @@ from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.training.step import Networks
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import ImageFile, ImageList, find_images
-from dino_cli.data.views.batches import Plan, crop_batches
+from dino_cli.data.views.batches import BatchPlan, crop_batches
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import (
@@ -30,7 +30,7 @@ from dino_cli.runtime import (
 )
 from dino_cli.store.runs.checkpoints import CheckpointWriter, find_checkpoint, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
-from dino_cli.store.writing.locks import held
+from dino_cli.store.writing.locks import lock_output
 from dino_cli.tasks.train.check import check, check_views
 from dino_cli.tasks.train.feed import Feed, check_readable
 from dino_cli.tasks.train.folder import (
@@ -77,7 +77,7 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
         ExitStack() as stack,
     ):
         folder = RunFolder(ranks.share(config.resume or config.output or default_run()))
-        ranks.first(lambda: stack.enter_context(held(folder.path)))
+        ranks.first(lambda: stack.enter_context(lock_output(folder.path)))
         told = reporter if first else None
         # One stdin cannot be read by several processes, nor again when the run goes on.
         listed = ranks.first(lambda: list_on_stdin(config, told)) if "-" in config.data else None
@@ -107,7 +107,7 @@ def _train_on(
         else:
             config = _same_total_batch(config, checkpoint, ranks, reporter)
             _tell_changes(config, folder, reporter)
-    plan = Plan(
+    plan = BatchPlan(
         images=len(files),
         epochs=config.epochs,
         batch=config.batch_size,
@@ -216,7 +216,7 @@ def _tell_changes(config: TrainConfig, folder: RunFolder, reporter: Reporter) ->
 
 
 def _tell_batch_norm(
-    config: TrainConfig, folder: RunFolder, plan: Plan, networks: Networks, reporter: Reporter
+    config: TrainConfig, folder: RunFolder, plan: BatchPlan, networks: Networks, reporter: Reporter
 ) -> None:
     """Say that batch norm, which sees a micro-batch of all processes, now sees other ones."""
     before = folder.read_config()["train"].get("accumulate", config.accumulate)

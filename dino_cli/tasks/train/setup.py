@@ -22,7 +22,7 @@ from dino_cli.core.training.multicrop import MultiCrop
 from dino_cli.core.training.optim import make_optimizer
 from dino_cli.core.training.schedule import cosine_schedule, teacher_temperatures
 from dino_cli.core.training.step import Networks, StepValues
-from dino_cli.data.views.batches import Plan, ViewSchedule
+from dino_cli.data.views.batches import BatchPlan, ViewSchedule
 from dino_cli.data.views.draws import ViewSpec
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
@@ -205,7 +205,7 @@ def warmup_epochs_of(config: TrainConfig) -> float:
     return 10.0 if config.epochs >= 10 else config.epochs / 10
 
 
-def schedules_of(config: TrainConfig, plan: Plan, reporter: Reporter) -> Schedules:
+def schedules_of(config: TrainConfig, plan: BatchPlan, reporter: Reporter) -> Schedules:
     """The reference's schedules: learning rate per 256 images of the total batch."""
     warmup = warmup_epochs_of(config)
     if config.warmup_epochs is None and config.epochs < 10:

@@ -12,7 +12,7 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.backbone import Backbone
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.own_depth import read_input, shown
+from dino_cli.data.decoding.own_depth import as_picture, read_input
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.preprocess import build_transform, normalize
 from dino_cli.store.runs.folder import RunFolder
@@ -59,7 +59,7 @@ class Watch:
         if not self.photos:
             return
         if epoch == 0:
-            pictures = [p if p.dtype == np.uint8 else shown(p) for p in self.photos]
+            pictures = [p if p.dtype == np.uint8 else as_picture(p) for p in self.photos]
             write_photos(self.folder.watch, pictures)
         rows = []
         net = Backbone(backbone)  # puts the network into eval mode

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.own_depth import read_samples, shown
+from dino_cli.data.decoding.own_depth import as_picture, read_samples
 from dino_cli.data.decoding.thumbnails import small_picture
 from dino_cli.data.listing.images import find_images
 from dino_cli.data.preprocess import build_transform, normalize
@@ -245,8 +245,8 @@ def test_brightness_contrast_and_blur_and_no_colours(channels):
 
 def test_what_is_shown_keeps_the_brightness_of_shares_and_stretches_the_rest():
     shares = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16, 1)
-    np.testing.assert_array_equal(shown(shares)[..., 1].ravel(), np.arange(256))
-    wide = shown(noise((16, 16, 5)))
+    np.testing.assert_array_equal(as_picture(shares)[..., 1].ravel(), np.arange(256))
+    wide = as_picture(noise((16, 16, 5)))
     assert (wide.min(), wide.max(), wide.shape) == (0, 255, (16, 16, 3))
 
 

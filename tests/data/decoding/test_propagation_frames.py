@@ -22,7 +22,7 @@ from dino_cli.data.decoding.propagation_frames import frame_size, read_frame
         ((60, 104), 480, 16, (480, 832)),
         ((1080, 1920), 480, 16, (480, 832)),
         ((480, 480), 480, 16, (480, 448)),  # of equal sides only the height counts as the short one
-        ((480, 854), 480, 14, (476, 854)),  # 480 is no multiple of 14: whole patches instead
+        ((480, 854), 480, 14, (476, 854)),  # 480 is not a multiple of 14: whole patches instead
         ((480, 854), 224, 16, (224, 384)),
         ((480, 854), 100, 16, (96, 176)),
         ((16, 16), 16, 16, (16, 16)),

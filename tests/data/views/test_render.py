@@ -11,7 +11,7 @@ from pil_views import pil_view
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from dino_cli.data.views.batches import Plan, ViewSchedule
+from dino_cli.data.views.batches import BatchPlan, ViewSchedule
 from dino_cli.data.views.draws import COLUMNS, ViewDraw, ViewSpec, draw_view, uniforms
 from dino_cli.data.views.pack import pack_photos, take_photo
 from dino_cli.data.views.render import render_view
@@ -232,7 +232,7 @@ def test_a_draw_depends_on_seed_epoch_image_and_view_alone():
 def test_plan_shows_each_image_once_per_epoch_whatever_the_ranks():
     def seen(batch, ranks, accumulate):
         plans = [
-            Plan(
+            BatchPlan(
                 images=50, epochs=2, batch=batch, seed=1, accumulate=accumulate,
                 rank=rank, ranks=ranks,
             )

@@ -9,7 +9,7 @@ import pytest
 from dino_cli.errors import TaskError
 from dino_cli.store.embeddings.blocks import Blocks, Row
 from dino_cli.store.embeddings.formats import export_files, read_sources, write_export
-from dino_cli.tasks.embed.merge import Merged
+from dino_cli.tasks.embed.merge import MergedBlocks
 
 FORMATS = ["npy", "npz", "safetensors", "parquet", "csv"]
 
@@ -32,7 +32,7 @@ def export(folder: Path, suffix: str, size: int, values: np.ndarray, odd: str = 
     folder.mkdir()
     output = folder / f"f.{suffix}"
     blocks = fill(output, size, values, odd)
-    merged = Merged(["cls"], blocks)
+    merged = MergedBlocks(["cls"], blocks)
     facts = {
         "features": "cls",
         "arrays": {"cls": {"shape": [values.shape[1]], "dtype": "<f4"}},
@@ -102,4 +102,4 @@ def test_blocks_of_other_grids_are_told(tmp_path: Path) -> None:
         array = np.zeros(shape, np.float16)
         blocks.write(number, {"patch": [array]}, [Row(f"{number}.jpg", "")], [], [])
     with pytest.raises(TaskError, match=r"'1.jpg' has 3 x 2 patches, but .* have 2 x 3"):
-        Merged(["patch"], blocks)
+        MergedBlocks(["patch"], blocks)

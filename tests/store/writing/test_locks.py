@@ -12,8 +12,8 @@ import pytest
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.folders import ResultFolders
-from dino_cli.store.writing.locks import held
-from dino_cli.store.writing.staging import staged
+from dino_cli.store.writing.locks import lock_output
+from dino_cli.store.writing.staging import stage_results
 
 WAIT = "    print('ready', flush=True)\n    time.sleep(60)\n"
 
@@ -37,18 +37,18 @@ def elsewhere(code: str) -> subprocess.Popen:
 def test_an_output_is_held_until_its_process_ends(tmp_path):
     output = tmp_path / "f.npy"
     process = elsewhere(f"with held(Path({str(output)!r})):\n{WAIT}")
-    with pytest.raises(TaskError, match=r"another dino is writing .*f\.npy"), held(output):
+    with pytest.raises(TaskError, match=r"another dino is writing .*f\.npy"), lock_output(output):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [".f.npy.lock"]
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    with held(output):
+    with lock_output(output):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_where_no_lock_can_be_made_the_command_goes_on(tmp_path):
-    with held(tmp_path / "no" / "f.npy"):
+    with lock_output(tmp_path / "no" / "f.npy"):
         pass
 
 
@@ -81,7 +81,7 @@ def test_what_a_killed_process_moved_away_comes_back(tmp_path):
     process = elsewhere(code)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    with staged(output, ["page"]) as stage:
+    with stage_results(output, ["page"]) as stage:
         (stage / "page").write_text("new")
     assert (output / "folder" / "old").read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
@@ -111,5 +111,5 @@ def test_the_longest_names_have_room_for_the_temporary_one(tmp_path):
         with atomic_write(tmp_path / name) as part:
             part.write_text("whole")
         assert (tmp_path / name).read_text() == "whole"
-        with held(tmp_path / name):
+        with lock_output(tmp_path / name):
             time.sleep(0)

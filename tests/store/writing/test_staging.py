@@ -4,7 +4,7 @@ import pytest
 
 from dino_cli.errors import TaskError
 from dino_cli.store.writing import staging
-from dino_cli.store.writing.staging import check_free, staged
+from dino_cli.store.writing.staging import check_free, stage_results
 
 NAMES = ("folder", "page.html")
 
@@ -26,13 +26,13 @@ def everything(root):
 
 def test_results_take_their_names_and_the_rest_stays(tmp_path):
     output = tmp_path / "out"
-    with staged(output, NAMES) as stage:
+    with stage_results(output, NAMES) as stage:
         fill(stage, "one")
         assert not output.exists()
     assert everything(tmp_path) == {"out/folder/file": "one", "out/page.html": "one"}
 
     (output / "mine").write_text("kept")
-    with staged(output, NAMES) as stage:
+    with stage_results(output, NAMES) as stage:
         fill(stage, "two")
     assert everything(tmp_path) == {
         "out/folder/file": "two",
@@ -46,7 +46,7 @@ def test_after_an_error_all_is_as_it_was(tmp_path, error):
     output = tmp_path / "out"
 
     def half():
-        with staged(output, NAMES) as stage:
+        with stage_results(output, NAMES) as stage:
             fill(stage, "half")
             raise error
 
@@ -57,7 +57,7 @@ def test_after_an_error_all_is_as_it_was(tmp_path, error):
 
 def test_an_error_while_moving_puts_everything_back(tmp_path, monkeypatch):
     output = tmp_path / "out"
-    with staged(output, NAMES) as stage:
+    with stage_results(output, NAMES) as stage:
         fill(stage, "one")
     before = everything(tmp_path)
     real = staging._replace
@@ -68,10 +68,13 @@ def test_an_error_while_moving_puts_everything_back(tmp_path, monkeypatch):
         real(stage, output, name, moved)
 
     monkeypatch.setattr(staging, "_replace", failing)
-    with pytest.raises(TaskError, match="No space left"), staged(output, NAMES) as stage:
+    with pytest.raises(TaskError, match="No space left"), stage_results(output, NAMES) as stage:
         fill(stage, "two")
     assert everything(tmp_path) == before
-    with pytest.raises(TaskError, match="No space left"), staged(tmp_path / "new", NAMES) as stage:
+    with (
+        pytest.raises(TaskError, match="No space left"),
+        stage_results(tmp_path / "new", NAMES) as stage,
+    ):
         fill(stage, "two")
     assert everything(tmp_path) == before
     assert not (tmp_path / "new").exists()

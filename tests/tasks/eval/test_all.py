@@ -172,7 +172,7 @@ def test_mistakes_are_found_before_anything_runs(
     assert "gone', which" in fails(1, '[video]\nroot = "gone"\n')
     assert "names no data" in fails(2, "")
     assert "is not a TOML file" in fails(1, "[knn\n")
-    assert "is no .html" in fails(2, "[knn]\n" + both, "-o", tmp_path / "r.txt")
+    assert "is not an .html file" in fails(2, "[knn]\n" + both, "-o", tmp_path / "r.txt")
     assert sorted(os.listdir(tmp_path)) == before
     result = run(tmp_path / "no.pth", "--config", sets, "-o", tmp_path / "r.html")
     assert result.exit_code == 1

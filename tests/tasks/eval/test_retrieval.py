@@ -203,7 +203,7 @@ def test_misuse_is_a_sentence(landmarks: Path, tiny_weights: Path, tmp_path: Pat
     model = ("--weights", tiny_weights)
     out = ("-o", tmp_path / "out")
     before = sorted(os.listdir(tmp_path))
-    assert "is no folder" in fails(1, tmp_path / "gone", *model, *out)
+    assert "is not a folder" in fails(1, tmp_path / "gone", *model, *out)
     assert "--image-size 0 is not" in fails(2, landmarks, *model, *out, "--image-size", 0)
     assert "no patch of 16 pixels at half that size; use --image-size 32" in fails(
         2, landmarks, *model, *out, "--image-size", 31, "--multi-scale"

@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 from dino_cli.cli.app import app
 from dino_cli.core.evaluation.propagation import Propagation
 from dino_cli.tasks.eval.video import labels as video_labels
-from dino_cli.tasks.eval.video.labels import Measured
-from dino_cli.tasks.eval.video.run import Score, _table
+from dino_cli.tasks.eval.video.labels import RegionScores
+from dino_cli.tasks.eval.video.run import VideoScore, _table
 
 FRAMES, SHORT, LONG = 6, 64, 100
 FAST = ("--image-size", SHORT, "--device", "cpu", "--precision", "fp32", "--workers", 2)
@@ -186,7 +186,7 @@ def test_misuse_and_damaged_files_are_sentences(
     model = ("--weights", tiny_weights, *FAST)
     out = ("-o", tmp_path / "out")
     before = sorted(os.listdir(tmp_path))
-    assert "is no folder" in fails(1, tmp_path / "gone", *model, *out)
+    assert "is not a folder" in fails(1, tmp_path / "gone", *model, *out)
     assert "no folder 'JPEGImages'" in fails(1, tmp_path, *model, *out)
     assert "use --resolution 480p" in fails(1, davis, *model, *out, "--resolution", "1080p")
     assert "no list 'test'" in fails(1, davis, *model, *out, "--split", "test")
@@ -291,11 +291,11 @@ def test_the_table_is_the_official_evaluators() -> None:
     scores = []
     with np.load(eval_golden_folder() / "davis.npz") as maps:
         for name, objects in facts["sequences"].items():
-            of = Measured.of(objects)
+            of = RegionScores.of(objects)
             truths, predictions = maps[f"tree.{name}.gt"], maps[f"tree.{name}.pred"]
             for truth, predicted in list(zip(truths, predictions, strict=True))[1:-1]:
                 of.add(truth, predicted)
-            score = Score(name, objects, len(truths), 0.0, of, Measured.of(objects))
+            score = VideoScore(name, objects, len(truths), 0.0, of, RegionScores.of(objects))
             scores.append((score, of))
     table = _table(scores)
     for name, value in facts["global_results"].items():

@@ -9,14 +9,14 @@ from dino_cli.data.decoding.decode import image_suffixes
 from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError
 
-__all__ = ["ORIGINAL", "STRONG", "Block", "find_blocks"]
+__all__ = ["ORIGINAL", "STRONG", "CopyBlock", "find_blocks"]
 
 ORIGINAL, STRONG = "original", "strong"
 SERIES = 4  # first characters of a name that a strong copy shares with its original
 
 
 @dataclass(frozen=True)
-class Block:
+class CopyBlock:
     """One kind of alteration. originals: of each file, the positions among the originals."""
 
     name: str
@@ -24,7 +24,7 @@ class Block:
     originals: list[list[int]]
 
 
-def find_blocks(root: Path, *, leave_out: Sequence[Path] = ()) -> list[Block]:
+def find_blocks(root: Path, *, leave_out: Sequence[Path] = ()) -> list[CopyBlock]:
     """The originals first, then the strong copies, then all other folders that hold images.
 
     Copies stand in their block as their originals do, sorted by name; strong ones share the first
@@ -33,11 +33,11 @@ def find_blocks(root: Path, *, leave_out: Sequence[Path] = ()) -> list[Block]:
     """
     if not (root / ORIGINAL).is_dir():
         raise TaskError(
-            f"there is no folder {ORIGINAL!r} in {str(root)!r}",
+            f"there is not a folder {ORIGINAL!r} in {str(root)!r}",
             "the layout is that of Copydays: original/, strong/, jpegqual/15/, crops/50/",
         )
     originals = find_images([str(root / ORIGINAL)])
-    blocks = [Block(ORIGINAL, originals, [[i] for i in range(len(originals))])]
+    blocks = [CopyBlock(ORIGINAL, originals, [[i] for i in range(len(originals))])]
     left_out = {folder.resolve() for folder in leave_out}
     for folder in _folders(root):
         if folder.resolve() in left_out or folder == root / ORIGINAL:
@@ -45,7 +45,7 @@ def find_blocks(root: Path, *, leave_out: Sequence[Path] = ()) -> list[Block]:
         files = find_images([str(folder)])
         name = folder.relative_to(root).as_posix()
         owners = _strong(files, originals) if name == STRONG else _same(name, files, originals)
-        blocks.append(Block(name, files, owners))
+        blocks.append(CopyBlock(name, files, owners))
     return sorted(blocks, key=lambda block: _order(block.name))
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from dino_cli.core.evaluation.ranking import average_precision
 from dino_cli.core.pca.whitening import Whitening
 
-__all__ = ["Ranks"]
+__all__ = ["CopyRanks"]
 
 
-class Ranks:
+class CopyRanks:
     """Ranks of originals by cosine. Distractors are only counted, so none is kept.
 
     descriptors: (Q, D) of all queries, of which the first `count` are the originals, the database;

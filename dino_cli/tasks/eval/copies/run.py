@@ -18,9 +18,9 @@ from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.tasks.eval.copies.blocks import ORIGINAL, STRONG, Block, find_blocks
-from dino_cli.tasks.eval.copies.ranks import Ranks
-from dino_cli.tasks.eval.descriptors import Described, described, described_all, unreadable
+from dino_cli.tasks.eval.copies.blocks import ORIGINAL, STRONG, CopyBlock, find_blocks
+from dino_cli.tasks.eval.copies.ranks import CopyRanks
+from dino_cli.tasks.eval.descriptors import DescriptorBatch, described, described_all, unreadable
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.model import Model, open_model
 
@@ -52,9 +52,9 @@ def copies(config: EvalCopiesConfig, reporter: Reporter) -> dict[str, Any]:
     # Copies are sorted by block, the originals first: they are queries and database alike.
     pairs = _pairs(blocks)
     count = len(blocks[0].files)
-    ranks = {"": Ranks(descriptors, count, pairs, whitening)}
+    ranks = {"": CopyRanks(descriptors, count, pairs, whitening)}
     if whitening is not None:
-        ranks["_without_whitening"] = Ranks(descriptors, count, pairs, None)
+        ranks["_without_whitening"] = CopyRanks(descriptors, count, pairs, None)
     skipped = 0
     for batch in work.described(distractors, "embedding distractors") if distractors else ():
         skipped += work.skipped(distractors, batch)
@@ -120,7 +120,7 @@ class _Work:
         )
         self.learned_on = 0
 
-    def described(self, files: Sequence[ImageFile], stage: str) -> Iterator[Described]:
+    def described(self, files: Sequence[ImageFile], stage: str) -> Iterator[DescriptorBatch]:
         encode = partial(_encode, self.model.backbone)
         return described(files, encode, self.model, self.p, self.config, self.reporter, stage=stage)
 
@@ -142,7 +142,7 @@ class _Work:
         self.learned_on = moments.count
         return Whitening.of(moments)
 
-    def skipped(self, files: Sequence[ImageFile], batch: Described) -> int:
+    def skipped(self, files: Sequence[ImageFile], batch: DescriptorBatch) -> int:
         """How many files of a batch were unreadable; said, or an error with --strict."""
         for position, reason in batch.failures:
             if self.config.strict:
@@ -155,7 +155,7 @@ def _encode(backbone: Backbone, images: Tensor) -> Tensor:
     return cls_and_gem(backbone.tokens(images), backbone.prefix_tokens)
 
 
-def _pairs(blocks: Sequence[Block]) -> list[tuple[int, int]]:
+def _pairs(blocks: Sequence[CopyBlock]) -> list[tuple[int, int]]:
     """(query, original) of all copies, queries numbered through all blocks."""
     pairs, start = [], 0
     for block in blocks:
@@ -164,7 +164,7 @@ def _pairs(blocks: Sequence[Block]) -> list[tuple[int, int]]:
     return pairs
 
 
-def _means(blocks: Sequence[Block], precisions: Sequence[float]) -> dict[str, float]:
+def _means(blocks: Sequence[CopyBlock], precisions: Sequence[float]) -> dict[str, float]:
     means, start = {}, 0
     for block in blocks:
         own = precisions[start : start + len(block.files)]
@@ -174,9 +174,9 @@ def _means(blocks: Sequence[Block], precisions: Sequence[float]) -> dict[str, fl
 
 
 def _rows(
-    blocks: Sequence[Block],
+    blocks: Sequence[CopyBlock],
     pairs: Sequence[tuple[int, int]],
-    ranks: Ranks,
+    ranks: CopyRanks,
     precisions: Sequence[float],
 ) -> Iterator[list[object]]:
     queries = [(block.name, file) for block in blocks for file in block.files]

@@ -21,7 +21,7 @@ from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.knn.bank import open_bank
 from dino_cli.tasks.knn.queries import open_queries
 from dino_cli.tasks.knn.run import check
-from dino_cli.tasks.knn.score import Score
+from dino_cli.tasks.knn.score import AccuracyCounter
 from dino_cli.tasks.knn.search import clamp, search
 
 __all__ = ["figures", "knn", "tables"]
@@ -104,7 +104,7 @@ def _classify(options: KnnConfig, config: EvalKnnConfig, reporter: Reporter) -> 
     if not any(label in bank.numbers for label in queries.labels):
         raise _no_common(config)
     options = replace(options, device=config.device)
-    scores = {t: Score(bank, ks, t) for t in dict.fromkeys(config.temperature)}
+    scores = {t: AccuracyCounter(bank, ks, t) for t in dict.fromkeys(config.temperature)}
     for found in search(queries, bank, max(ks), options, reporter):
         for score in scores.values():
             score.add(found)

@@ -13,8 +13,8 @@ from dino_cli.core.evaluation.linear import LinearClassifiers, top_hits
 from dino_cli.store.classifier import Classifier, write_classifier
 from dino_cli.store.writing.tables import csv_table
 from dino_cli.tasks.embed.options import model_facts
-from dino_cli.tasks.eval.linear.sets import Features, Seen
-from dino_cli.tasks.eval.linear.training import Trained
+from dino_cli.tasks.eval.linear.sets import FeatureSource, FrozenFeatures
+from dino_cli.tasks.eval.linear.training import TrainedClassifier
 from dino_cli.tasks.eval.report import Table, write_report
 
 __all__ = ["FILES", "agreement", "figures", "judge", "leave", "predict", "tables"]
@@ -24,12 +24,12 @@ FILES = (CLASSIFIER, PREDICTIONS, PER_CLASS)
 FEWEST_FOR_TOP5 = 5
 
 
-def logits_of(trained: Trained, features: Tensor) -> Tensor:
+def logits_of(trained: TrainedClassifier, features: Tensor) -> Tensor:
     layer = LinearClassifiers.of(trained.weight[None], trained.bias[None])
     return layer.logits(features)[0]
 
 
-def judge(trained: Trained, judged: Features, classes: list[str]) -> dict[str, Any]:
+def judge(trained: TrainedClassifier, judged: FrozenFeatures, classes: list[str]) -> dict[str, Any]:
     labels = judged.labels(classes)
     hits = top_hits(logits_of(trained, judged.features), labels)
     counts = torch.bincount(labels, minlength=len(classes))
@@ -46,13 +46,15 @@ def judge(trained: Trained, judged: Features, classes: list[str]) -> dict[str, A
     return result
 
 
-def agreement(a: Trained, b: Trained, judged: Features) -> float:
+def agreement(a: TrainedClassifier, b: TrainedClassifier, judged: FrozenFeatures) -> float:
     """Share of images that both classifiers put into the same class."""
     first, second = (logits_of(one, judged.features).argmax(dim=1) for one in (a, b))
     return float((first == second).double().mean())
 
 
-def predict(trained: Trained, named: Features, classes: list[str]) -> list[dict[str, Any]]:
+def predict(
+    trained: TrainedClassifier, named: FrozenFeatures, classes: list[str]
+) -> list[dict[str, Any]]:
     shares = logits_of(trained, named.features).softmax(dim=1).cpu()
     best = shares.max(dim=1)
     return [
@@ -69,10 +71,10 @@ def predict(trained: Trained, named: Features, classes: list[str]) -> list[dict[
 def leave(
     stage: Path,
     result: dict[str, Any],
-    trained: Trained,
+    trained: TrainedClassifier,
     classes: list[str],
     config: EvalLinearConfig,
-    seen: Seen,
+    seen: FeatureSource,
 ) -> None:
     if config.classifier is None:
         facts = {

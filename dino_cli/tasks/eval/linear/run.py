@@ -25,8 +25,20 @@ from dino_cli.tasks.eval.linear.results import (
     predict,
     tables,
 )
-from dino_cli.tasks.eval.linear.sets import Features, Layer, Seen, labelled, see, with_labels
-from dino_cli.tasks.eval.linear.training import CHECKPOINT, Trained, train_fast, train_full
+from dino_cli.tasks.eval.linear.sets import (
+    FeatureLayer,
+    FeatureSource,
+    FrozenFeatures,
+    extract_features,
+    labelled,
+    with_labels,
+)
+from dino_cli.tasks.eval.linear.training import (
+    CHECKPOINT,
+    TrainedClassifier,
+    train_fast,
+    train_full,
+)
 from dino_cli.tasks.eval.report import report
 from dino_cli.tasks.model import open_model
 from dino_cli.tasks.provenance import recorded_preprocessing, with_recorded_network
@@ -103,7 +115,7 @@ def _classes(
 
 def _open(
     config: EvalLinearConfig, stored: Classifier | None, reporter: Reporter, given: Set[str]
-) -> Seen:
+) -> FeatureSource:
     """The network, as the classifier's file tells; its preprocessing and the layer."""
     facts = stored.facts if stored else {}
     if facts:
@@ -123,7 +135,7 @@ def _open(
         model.weights = replace(model.weights, preprocessing=recorded)
     wanted = EmbedConfig(resize=config.resize, crop=config.crop, exif=config.exif)
     p = transform_of(wanted, model)
-    layer = Layer.of(config, model, stored.weight.shape[1] if stored else None)
+    layer = FeatureLayer.of(config, model, stored.weight.shape[1] if stored else None)
     if stored:
         width = layer.width(model.backbone.dim, model.backbone.depth)
         if width != stored.weight.shape[1]:
@@ -132,7 +144,7 @@ def _open(
                 f" features, but {model.weights.name} gives {width}",
                 "set --n-last-blocks and --avgpool as when it was trained, or another model",
             )
-    return Seen(model, p, layer)
+    return FeatureSource(model, p, layer)
 
 
 def _work(
@@ -142,14 +154,14 @@ def _work(
     val: Sequence[ImageFile],
     queries: Sequence[ImageFile],
     classes: list[str],
-    seen: Seen,
+    seen: FeatureSource,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    judged = see(val, seen, config, reporter, "validation images") if val else None
+    judged = extract_features(val, seen, config, reporter, "validation images") if val else None
     result: dict[str, Any] = {"classes": classes}
     if stored is not None:
         device = seen.model.device
-        trained = Trained(stored.weight.to(device), stored.bias.to(device))
+        trained = TrainedClassifier(stored.weight.to(device), stored.bias.to(device))
         result["protocol"] = "given classifier"
     else:
         assert judged is not None
@@ -162,7 +174,7 @@ def _work(
         "avgpool": seen.layer.avgpool,
         "model": seen.model.weights.name,
     }
-    named = see(queries, seen, config, reporter, "predicting") if queries else None
+    named = extract_features(queries, seen, config, reporter, "predicting") if queries else None
     if named is not None:
         result["predictions"] = predict(trained, named, classes)
     with report(config.output, FILES) as stage:
@@ -179,26 +191,29 @@ def _work(
 def _train(
     config: EvalLinearConfig,
     train: Sequence[ImageFile],
-    judged: Features,
+    judged: FrozenFeatures,
     classes: list[str],
-    seen: Seen,
+    seen: FeatureSource,
     result: dict[str, Any],
     reporter: Reporter,
-) -> Trained:
+) -> TrainedClassifier:
     """By the protocol that was asked for; notes in the result what was done."""
     checkpoint = config.output / CHECKPOINT if config.output else None
     result["protocol"] = "fast" if config.fast else "full"
     result["epochs"] = config.epochs
     if config.fast:
         trained = train_fast(
-            see(train, seen, config, reporter, "training images"), classes, config, reporter
+            extract_features(train, seen, config, reporter, "training images"),
+            classes,
+            config,
+            reporter,
         )
         result["sweep"] = trained.sweep
     else:
         trained = train_full(train, classes, judged, seen, config, checkpoint, reporter)
         result["history"] = trained.history
     if config.compare:
-        cached = see(train, seen, config, reporter, "training images")
+        cached = extract_features(train, seen, config, reporter, "training images")
         fast = train_fast(cached, classes, config, reporter)
         result["fast"] = {
             **{key: v for key, v in judge(fast, judged, classes).items() if key != "per_class"},

@@ -18,13 +18,20 @@ from dino_cli.progress import Reporter
 from dino_cli.tasks.embed.forward import nothing_read, sentences
 from dino_cli.tasks.model import Model
 
-__all__ = ["Features", "Layer", "Seen", "labelled", "see", "with_labels"]
+__all__ = [
+    "FeatureLayer",
+    "FeatureSource",
+    "FrozenFeatures",
+    "extract_features",
+    "labelled",
+    "with_labels",
+]
 
 WIDE = 768  # from ViT-B's width on, the paper takes one block and average pooling
 
 
 @dataclass(frozen=True)
-class Layer:
+class FeatureLayer:
     """Where the classifier sits: on CLS of the last `blocks`, with average pooling or not.
 
     No blocks: on a convnet's pooled features.
@@ -34,7 +41,7 @@ class Layer:
     avgpool: bool
 
     @staticmethod
-    def of(config: EvalLinearConfig, model: Model, width: int | None) -> "Layer":
+    def of(config: EvalLinearConfig, model: Model, width: int | None) -> "FeatureLayer":
         """What was asked for, else the paper's for the architecture, else what fits `width`.
 
         width: features that a given classifier takes. Raises `UsageError` for what cannot be.
@@ -48,7 +55,7 @@ class Layer:
                     f"{model.weights.name} has no blocks with a class token",
                     "leave out --n-last-blocks and --avgpool",
                 )
-            return Layer(0, False)
+            return FeatureLayer(0, False)
         if pool and (n or 1) != 1:
             raise UsageError(
                 f"--avgpool goes with one block, not with --n-last-blocks {n}",
@@ -61,13 +68,13 @@ class Layer:
             and width is not None
             and width != _paper(dim).width(dim, depth)
         ):
-            fits = [Layer(1, True), *(Layer(b, False) for b in range(1, depth + 1))]
+            fits = [FeatureLayer(1, True), *(FeatureLayer(b, False) for b in range(1, depth + 1))]
             return next((one for one in fits if one.width(dim, depth) == width), _paper(dim))
         if n is None and pool is None:
             return _paper(dim)
         if n is None:
-            return Layer(1, True) if pool else Layer(4, False)
-        return Layer(n, bool(pool))
+            return FeatureLayer(1, True) if pool else FeatureLayer(4, False)
+        return FeatureLayer(n, bool(pool))
 
     def width(self, dim: int, depth: int) -> int:
         """Width D of the features; more blocks than there are means all of them."""
@@ -88,8 +95,8 @@ class Layer:
         return features.float().clone()
 
 
-def _paper(dim: int) -> Layer:
-    return Layer(1, True) if dim >= WIDE else Layer(4, False)
+def _paper(dim: int) -> FeatureLayer:
+    return FeatureLayer(1, True) if dim >= WIDE else FeatureLayer(4, False)
 
 
 def labelled(source: Path, reporter: Reporter) -> list[ImageFile]:
@@ -126,16 +133,16 @@ def with_labels(
 
 
 @dataclass(frozen=True)
-class Seen:
+class FeatureSource:
     """What is needed to see images: the model, their preprocessing, the layer."""
 
     model: Model
     preprocessing: Preprocessing
-    layer: Layer
+    layer: FeatureLayer
 
 
 @dataclass(frozen=True)
-class Features:
+class FrozenFeatures:
     """features: float32 (N, D) on the model's device; files: the N that could be read."""
 
     features: Tensor
@@ -148,14 +155,14 @@ class Features:
         return torch.tensor(numbers, device=self.features.device)
 
 
-def see(
+def extract_features(
     files: Sequence[ImageFile],
-    seen: Seen,
+    seen: FeatureSource,
     config: EvalLinearConfig,
     reporter: Reporter,
     name: str,
     stop: Callable[[], None] = lambda: None,
-) -> Features:
+) -> FrozenFeatures:
     """Features of all readable files, kept in memory: N · D · 4 bytes.
 
     Raises `TaskError` for the first unreadable one with `strict`, and when none can be read.
@@ -184,7 +191,7 @@ def see(
     if skipped:
         more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         reporter.remark(f"skipped {skipped[0][0]!r}: {skipped[0][1]}{more}")
-    return Features(torch.cat(rows), kept)
+    return FrozenFeatures(torch.cat(rows), kept)
 
 
 def unreadable(path: str, reason: str) -> TaskError:

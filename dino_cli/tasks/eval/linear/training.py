@@ -20,11 +20,11 @@ from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.tensor_files import read_tensor_file
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.tables import told
+from dino_cli.store.writing.tables import explain_errors
 from dino_cli.tasks.embed.forward import nothing_read, sentences
-from dino_cli.tasks.eval.linear.sets import Features, Seen, unreadable
+from dino_cli.tasks.eval.linear.sets import FeatureSource, FrozenFeatures, unreadable
 
-__all__ = ["CHECKPOINT", "SWEEP", "Trained", "run_facts", "train_fast", "train_full"]
+__all__ = ["CHECKPOINT", "SWEEP", "TrainedClassifier", "run_facts", "train_fast", "train_full"]
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.pt"
@@ -36,7 +36,7 @@ HELD_OUT = 10  # one image of so many chooses the rate
 
 
 @dataclass
-class Trained:
+class TrainedClassifier:
     """One classifier, weight (C, D) and bias (C,), and how it came about.
 
     history: of each epoch `epoch`, `loss`, `lr`, `top1`. best: the best top-1 of any epoch.
@@ -51,7 +51,10 @@ class Trained:
 
 
 def run_facts(
-    config: EvalLinearConfig, seen: Seen, classes: Sequence[str], files: Sequence[ImageFile]
+    config: EvalLinearConfig,
+    seen: FeatureSource,
+    classes: Sequence[str],
+    files: Sequence[ImageFile],
 ) -> dict[str, Any]:
     """What must be the same for a run to go on."""
     names = "\n".join(f"{file.relative.as_posix()}\t{file.label}" for file in files)
@@ -72,12 +75,12 @@ def run_facts(
 def train_full(
     files: Sequence[ImageFile],
     classes: Sequence[str],
-    val: Features,
-    seen: Seen,
+    val: FrozenFeatures,
+    seen: FeatureSource,
     config: EvalLinearConfig,
     checkpoint: Path | None,
     reporter: Reporter,
-) -> Trained:
+) -> TrainedClassifier:
     """The paper's protocol: SGD over random crops of the images, through the frozen network.
 
     The rate is lr · batch / 256 and follows a cosine per epoch. With a checkpoint file it is kept
@@ -89,7 +92,7 @@ def train_full(
     layer = LinearClassifiers.fresh(
         1, len(classes), val.features.shape[1], seed=config.seed, device=device
     )
-    trained = Trained(layer.weight[0], layer.bias[0], lr=config.lr)
+    trained = TrainedClassifier(layer.weight[0], layer.bias[0], lr=config.lr)
     if config.resume and checkpoint is not None and checkpoint.exists():
         layer, trained = _resumed(checkpoint, facts, device)
     first = len(trained.history)
@@ -117,7 +120,7 @@ def _epoch(
     layer: LinearClassifiers,
     files: Sequence[ImageFile],
     number: Mapping[str, int],
-    seen: Seen,
+    seen: FeatureSource,
     config: EvalLinearConfig,
     epoch: int,
     rate: float,
@@ -155,15 +158,15 @@ def _epoch(
     return float(total) / count
 
 
-def accuracy(layer: LinearClassifiers, val: Features, classes: Sequence[str]) -> float:
+def accuracy(layer: LinearClassifiers, val: FrozenFeatures, classes: Sequence[str]) -> float:
     """Top-1 of the first classifier, as a fraction."""
     logits = layer.logits(val.features)[0]
     return float(top_hits(logits, val.labels(classes)).top1.double().mean())
 
 
 def train_fast(
-    train: Features, classes: Sequence[str], config: EvalLinearConfig, reporter: Reporter
-) -> Trained:
+    train: FrozenFeatures, classes: Sequence[str], config: EvalLinearConfig, reporter: Reporter
+) -> TrainedClassifier:
     """Logistic regression on features that are computed once, for all rates of `SWEEP` at a time.
 
     A tenth of the images of each class is held out to choose the rate; the classifier is then
@@ -185,7 +188,7 @@ def train_fast(
         chosen = best[len(best) // 2]  # few held-out images tie; the middle is the safest
     layer = _fit(train.features, labels, classes, (chosen,), config, reporter)
     reporter.finish()
-    return Trained(layer.weight[0], layer.bias[0], lr=chosen, sweep=sweep)
+    return TrainedClassifier(layer.weight[0], layer.bias[0], lr=chosen, sweep=sweep)
 
 
 def held_out(labels: Tensor) -> Tensor:
@@ -221,7 +224,9 @@ def _fit(
     return layers
 
 
-def _keep(path: Path, facts: Mapping[str, Any], layer: LinearClassifiers, trained: Trained) -> None:
+def _keep(
+    path: Path, facts: Mapping[str, Any], layer: LinearClassifiers, trained: TrainedClassifier
+) -> None:
     state = {
         "format": FORMAT,
         "facts": json.dumps(facts),
@@ -229,7 +234,7 @@ def _keep(path: Path, facts: Mapping[str, Any], layer: LinearClassifiers, traine
         "best": trained.best,
         **{name: getattr(layer, name).cpu() for name in TENSORS},
     }
-    with told(path), atomic_write(path) as temporary:
+    with explain_errors(path), atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 
@@ -238,7 +243,7 @@ TENSORS = ("weight", "bias", "weight_velocity", "bias_velocity")
 
 def _resumed(
     path: Path, facts: Mapping[str, Any], device: torch.device
-) -> tuple[LinearClassifiers, Trained]:
+) -> tuple[LinearClassifiers, TrainedClassifier]:
     """Raises `TaskError` when the checkpoint is damaged or of another run."""
     state = read_tensor_file(path).content
     try:
@@ -247,10 +252,11 @@ def _resumed(
         made = json.loads(state["facts"])
         layer = LinearClassifiers(**{name: state[name].clone().to(device) for name in TENSORS})
         history = json.loads(state["history"])
-        trained = Trained(layer.weight[0], layer.bias[0], history, float(state["best"]))
+        trained = TrainedClassifier(layer.weight[0], layer.bias[0], history, float(state["best"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise TaskError(
-            f"{str(path)!r} is no checkpoint of `dino eval linear`", "start anew with --overwrite"
+            f"{str(path)!r} is not a checkpoint of `dino eval linear`",
+            "start anew with --overwrite",
         ) from None
     for name, value in facts.items():
         if made.get(name) != value:

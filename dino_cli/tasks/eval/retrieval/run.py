@@ -24,7 +24,7 @@ from dino_cli.store.benchmarks.ground_truth import (
     read_ground_truth,
 )
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.tasks.eval.descriptors import Described, described, described_all, unreadable
+from dino_cli.tasks.eval.descriptors import DescriptorBatch, described, described_all, unreadable
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.eval.retrieval.ranking import (
     DIFFICULTIES,
@@ -78,7 +78,7 @@ def _check(config: EvalRetrievalConfig) -> None:
         )
     check_report(config.output, [QUERIES], overwrite=config.overwrite)
     if not config.root.is_dir():
-        raise TaskError(f"{str(config.root)!r} is no folder", "name the folder of a data set")
+        raise TaskError(f"{str(config.root)!r} is not a folder", "name the folder of a data set")
 
 
 def _landmarks(
@@ -144,7 +144,7 @@ def _described(
     config: EvalRetrievalConfig,
     reporter: Reporter,
     stage: str,
-) -> Iterator[Described]:
+) -> Iterator[DescriptorBatch]:
     backbone = model.backbone
     patch = backbone.patch_size if backbone.has_blocks else 1
     least = 2 * patch if config.multi_scale else patch

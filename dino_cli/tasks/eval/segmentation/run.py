@@ -20,9 +20,9 @@ from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.tasks.attention.photos import Photo, Unread, photo_groups
+from dino_cli.tasks.attention.photos import LoadedPhoto, UnreadPhoto, photo_groups
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
-from dino_cli.tasks.eval.segmentation.scores import Score, look, mean_scores, score
+from dino_cli.tasks.eval.segmentation.scores import ImageScore, find_masks, mean_scores, score
 from dino_cli.tasks.model import Model, open_model, untrained_twin
 
 __all__ = ["figures", "segmentation", "tables"]
@@ -41,7 +41,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Pair:
+class LabelledPhoto:
     """A photo and its label map."""
 
     image: ImageFile
@@ -103,7 +103,7 @@ def check(config: EvalSegmentationConfig) -> None:
     parse_size(config.image_size)
 
 
-def find_pairs(config: EvalSegmentationConfig, reporter: Reporter) -> list[Pair]:
+def find_pairs(config: EvalSegmentationConfig, reporter: Reporter) -> list[LabelledPhoto]:
     """Photos that have a label map of the same name, in order. Raises `TaskError` for none."""
     images: Sequence[ImageFile] = find_images([str(config.images)], reporter=reporter)
     maps = find_images([str(config.masks)])
@@ -117,7 +117,7 @@ def find_pairs(config: EvalSegmentationConfig, reporter: Reporter) -> list[Pair]
     for image in images:
         found = by_place.get(_place(image.relative)) or by_stem.get(image.relative.stem)
         if found is not None:
-            pairs.append(Pair(image, found))
+            pairs.append(LabelledPhoto(image, found))
     if not pairs:
         missing = images[0].relative.stem if images else "the listed names"
         raise TaskError(
@@ -175,14 +175,14 @@ def _check_network(model: Model, config: EvalSegmentationConfig) -> None:
 class _Scored:
     """By position of the pair: scores, and why others have none. empty: maps without an object."""
 
-    scores: dict[int, Score] = field(default_factory=dict)
+    scores: dict[int, ImageScore] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     empty: int = 0
 
 
 def _score_all(
     model: Model,
-    pairs: Sequence[Pair],
+    pairs: Sequence[LabelledPhoto],
     config: EvalSegmentationConfig,
     reporter: Reporter,
     stage: str,
@@ -206,12 +206,12 @@ def _score_all(
         files = [pair.image for pair in pairs]
         groups = photo_groups(pool, files, p, patch, size=config.batch_size, ahead=2 * threads)
         for group in groups:
-            if isinstance(group, Unread):
+            if isinstance(group, UnreadPhoto):
                 _skip(done, group.index, pairs[group.index].image.path, group.reason, config)
                 reporter.advance()
                 continue
             truths = pool.map(lambda photo: _objects(pairs[photo.index].labels, photo), group)
-            ready: list[tuple[Photo, Objects]] = []
+            ready: list[tuple[LoadedPhoto, Objects]] = []
             for photo, truth in zip(group, truths, strict=True):
                 if isinstance(truth, str):
                     _skip(done, photo.index, pairs[photo.index].labels, truth, config)
@@ -221,7 +221,7 @@ def _score_all(
                     ready.append((photo, truth))
             if ready:
                 pixels = torch.from_numpy(np.stack([photo.pixels for photo, _ in ready]))
-                looks = look(
+                looks = find_masks(
                     model,
                     pixels.permute(0, 3, 1, 2).contiguous(),
                     p,
@@ -245,7 +245,7 @@ def _skip(
     done.skipped[index] = f"{path}: {reason}"
 
 
-def _objects(path: Path, photo: Photo) -> Objects | str:
+def _objects(path: Path, photo: LoadedPhoto) -> Objects | str:
     """The objects at the size of the resized photo, or why there are none."""
     try:
         labels = read_label_map(path)
@@ -272,7 +272,10 @@ def _tell(done: _Scored, reporter: Reporter) -> None:
 
 
 def _leave(
-    stage: Path, result: Mapping[str, Any], pairs: Sequence[Pair], scores: Mapping[int, Score]
+    stage: Path,
+    result: Mapping[str, Any],
+    pairs: Sequence[LabelledPhoto],
+    scores: Mapping[int, ImageScore],
 ) -> None:
     write_report(stage, "segmentation", result, figures(result), tables(result))
     first = next(iter(scores.values()))

@@ -18,14 +18,14 @@ from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError
 from dino_cli.tasks.model import Model
 
-__all__ = ["Look", "Score", "look", "mean_scores", "score"]
+__all__ = ["ImageScore", "MaskSet", "find_masks", "mean_scores", "score"]
 
 LOCATED = 0.5  # overlap of boxes from which an object counts as found
 Masks = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Look:
+class MaskSet:
     """Masks of patches from one forward pass: of each head (H, h, w), and single ones (h, w).
 
     singles: `mean`, and where everything was asked for `seeded` and `cut`. chosen: the head that
@@ -38,7 +38,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Score:
+class ImageScore:
     """Of one image. objects: O; heads: overlap of each object with each head, (O, H).
 
     jaccard, guided: mean over the objects by kind of mask; located: whether the box of the mask
@@ -52,9 +52,9 @@ class Score:
     located: Mapping[str, float] = field(default_factory=dict)
 
 
-def look(
+def find_masks(
     model: Model, pixels: Tensor, p: Preprocessing, threshold: float, *, everything: bool
-) -> list[Look]:
+) -> list[MaskSet]:
     """One forward pass over uint8 pixels (B, 3, H, W).
 
     everything: also the masks from the keys. Raises `TaskError` for what the device cannot do.
@@ -79,7 +79,7 @@ def look(
     masks = threshold_mass(torch.cat([heads, heads.mean(dim=1, keepdim=True)], 1), threshold)
     kept = masks.numpy()
     return [
-        Look(
+        MaskSet(
             kept[i, :-1],
             {"mean": kept[i, -1], **{name: mask[i].numpy() for name, mask in whole.items()}},
             chosen[i],
@@ -88,7 +88,9 @@ def look(
     ]
 
 
-def score(seen: Look, objects: Objects, photo: NDArray[np.uint8] | None, patch: int) -> Score:
+def score(
+    seen: MaskSet, objects: Objects, photo: NDArray[np.uint8] | None, patch: int
+) -> ImageScore:
     """photo: uint8 (h·p, w·p, 3), to fit the masks to its edges; None leaves that out."""
     per_head = objects.overlaps(seen.heads, patch)
     jaccard = _by_kind(per_head, seen, objects, patch)
@@ -99,7 +101,7 @@ def score(seen: Look, objects: Objects, photo: NDArray[np.uint8] | None, patch: 
     guided: dict[str, float] = {}
     if photo is not None:
         size = (photo.shape[0], photo.shape[1])
-        fitted = Look(
+        fitted = MaskSet(
             np.stack([cut(guided_mask(mask, photo), size) for mask in seen.heads]),
             {name: cut(guided_mask(m, photo), size) for name, m in seen.singles.items()},
             seen.chosen,
@@ -115,11 +117,11 @@ def score(seen: Look, objects: Objects, photo: NDArray[np.uint8] | None, patch: 
             name: float(max(box_overlap(box, one) for one in truth) >= LOCATED)
             for name, box in boxes.items()
         }
-    return Score(len(objects.labels), per_head, jaccard, guided, located)
+    return ImageScore(len(objects.labels), per_head, jaccard, guided, located)
 
 
 def _by_kind(
-    per_head: NDArray[np.float64], seen: Look, objects: Objects, patch: int
+    per_head: NDArray[np.float64], seen: MaskSet, objects: Objects, patch: int
 ) -> dict[str, float]:
     """Mean over the objects; `best` takes for each object the head that fits it best."""
     kinds = {"best": float(per_head.max(axis=1).mean())}
@@ -143,7 +145,7 @@ def _scaled(box: tuple[int, int, int, int], patch: int) -> tuple[int, int, int, 
     return top * patch, left * patch, bottom * patch, right * patch
 
 
-def mean_scores(scores: Sequence[Score]) -> dict[str, Any]:
+def mean_scores(scores: Sequence[ImageScore]) -> dict[str, Any]:
     """Means over the images: `jaccard`, `heads`, and `guided`, `corloc` where they were made."""
 
     def means(of: Sequence[Mapping[str, float]]) -> dict[str, float]:

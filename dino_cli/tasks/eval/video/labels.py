@@ -25,21 +25,21 @@ from dino_cli.progress import Reporter
 from dino_cli.store.benchmarks.davis import Labels, Video, encode_labels, read_labels
 from dino_cli.tasks.model import Model
 
-__all__ = ["Carried", "Measured", "carry"]
+__all__ = ["CarriedMasks", "RegionScores", "carry"]
 
 Numbers = NDArray[np.uint8]
 Sizes = tuple[int, int]
 
 
 @dataclass
-class Measured:
+class RegionScores:
     """J and F of each object (its first index, from 0) in each measured frame, in order."""
 
     region: list[list[float]]
     contour: list[list[float]]
 
     @classmethod
-    def of(cls, objects: int) -> "Measured":
+    def of(cls, objects: int) -> "RegionScores":
         """No frame yet."""
         return cls([[] for _ in range(objects)], [[] for _ in range(objects)])
 
@@ -52,13 +52,13 @@ class Measured:
 
 
 @dataclass
-class Carried:
+class CarriedMasks:
     """What became of a video. files: a PNG for each frame by its name; still: the measures of the
     first mask, copied to every frame."""
 
     objects: int
-    measured: Measured
-    still: Measured
+    measured: RegionScores
+    still: RegionScores
     files: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -66,8 +66,8 @@ class Carried:
 class _Finished:
     name: str
     png: bytes
-    measured: Measured
-    still: Measured
+    measured: RegionScores
+    still: RegionScores
 
 
 def carry(
@@ -77,14 +77,16 @@ def carry(
     config: EvalVideoConfig,
     pool: ThreadPoolExecutor,
     reporter: Reporter,
-) -> Carried:
+) -> CarriedMasks:
     """Carry the first mask through the video; see `core.evaluation.propagation`.
 
     The frames are streamed: memory holds the context, some frames on their way, and the PNGs. As
     the official evaluator does, the first and the last frame with a mask are not measured.
     """
     first = read_labels(video.first_mask)
-    carried = Carried(first.objects, Measured.of(first.objects), Measured.of(first.objects))
+    carried = CarriedMasks(
+        first.objects, RegionScores.of(first.objects), RegionScores.of(first.objects)
+    )
     judged = set([f.stem for f in video.frames if f.stem in video.masks][1:-1])
     ahead = 2 * max(config.batch_size, 2)
     finishing: deque[Future[_Finished]] = deque()
@@ -177,7 +179,7 @@ def _finish(
 ) -> _Finished:
     """In a thread: the mask at the frame's size as a PNG, and measured."""
     numbers = resize_labels(labels, photo)
-    measured, still = Measured.of(first.objects), Measured.of(first.objects)
+    measured, still = RegionScores.of(first.objects), RegionScores.of(first.objects)
     if truth is not None:
         true = read_labels(truth, binary=first.binary).numbers
         if true.shape != numbers.shape:
@@ -191,7 +193,7 @@ def _finish(
     return _Finished(name, encode_labels(numbers, first.palette), measured, still)
 
 
-def _join(all_frames: Measured, frame: Measured) -> None:
+def _join(all_frames: RegionScores, frame: RegionScores) -> None:
     for name in ("region", "contour"):
         for values, more in zip(getattr(all_frames, name), getattr(frame, name), strict=True):
             values.extend(more)

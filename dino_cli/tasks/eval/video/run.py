@@ -22,7 +22,7 @@ from dino_cli.store.benchmarks.davis import Video, find_videos
 from dino_cli.store.writing.folders import ResultFolders
 from dino_cli.tasks.embed import model_facts
 from dino_cli.tasks.eval.report import PAGE, RESULT, Table, check_report, report, write_report
-from dino_cli.tasks.eval.video.labels import Measured, carry
+from dino_cli.tasks.eval.video.labels import RegionScores, carry
 from dino_cli.tasks.model import Model, open_model
 
 __all__ = ["figures", "tables", "video"]
@@ -37,15 +37,15 @@ COLUMNS = (HEADLINE, "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-D
 
 
 @dataclass(frozen=True)
-class Score:
+class VideoScore:
     """A video that is done, as its `scores.json` keeps it. still: of the first mask, copied."""
 
     video: str
     objects: int
     frames: int
     seconds: float
-    measured: Measured
-    still: Measured
+    measured: RegionScores
+    still: RegionScores
 
 
 @within_pixel_limit
@@ -159,9 +159,9 @@ def _discard(folders: ResultFolders | None) -> None:
 
 def _done(
     config: EvalVideoConfig, videos: Sequence[Video], made_with: Mapping[str, Any]
-) -> dict[str, Score]:
+) -> dict[str, VideoScore]:
     """The videos that an earlier run finished. Raises `TaskError` if it was put differently."""
-    done: dict[str, Score] = {}
+    done: dict[str, VideoScore] = {}
     if not config.resume or config.output is None:
         return done
     for v in videos:
@@ -171,9 +171,9 @@ def _done(
         try:
             kept = json.loads(path.read_bytes().decode(*NAMES))
             theirs = kept["made_with"]
-            score = Score(
+            score = VideoScore(
                 **kept["score"]
-                | {name: Measured(**kept["score"][name]) for name in ("measured", "still")}
+                | {name: RegionScores(**kept["score"][name]) for name in ("measured", "still")}
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TaskError(f"cannot read {str(path)!r}: {error}", "remove that folder") from None
@@ -195,7 +195,7 @@ def _done(
 
 def _carry_all(
     videos: Sequence[Video],
-    done: dict[str, Score],
+    done: dict[str, VideoScore],
     model: Model,
     p: Preprocessing,
     config: EvalVideoConfig,
@@ -218,7 +218,7 @@ def _carry_all(
             with torch.inference_mode():
                 carried = carry(v, model, p, config, pool, reporter)
             seconds = time.monotonic() - started
-            score = Score(
+            score = VideoScore(
                 v.name, carried.objects, len(v.frames), seconds, carried.measured, carried.still
             )
             if folders is not None:
@@ -231,11 +231,11 @@ def _carry_all(
     reporter.finish()
 
 
-def _plain(score: Score) -> dict[str, Any]:
+def _plain(score: VideoScore) -> dict[str, Any]:
     return {**vars(score), "measured": vars(score.measured), "still": vars(score.still)}
 
 
-def _result(scores: Sequence[Score], model: Model) -> dict[str, Any]:
+def _result(scores: Sequence[VideoScore], model: Model) -> dict[str, Any]:
     frames, seconds = sum(s.frames for s in scores), sum(s.seconds for s in scores)
     return {
         **_table([(s, s.measured) for s in scores]),
@@ -248,7 +248,7 @@ def _result(scores: Sequence[Score], model: Model) -> dict[str, Any]:
     }
 
 
-def _table(measures: Sequence[tuple[Score, Measured]]) -> dict[str, Any]:
+def _table(measures: Sequence[tuple[VideoScore, RegionScores]]) -> dict[str, Any]:
     """Mean, recall and decay of J and F over all objects of all videos, each object alike."""
     per_object: dict[str, dict[str, float]] = {}
     columns: dict[str, list[float]] = {}
