@@ -70,8 +70,8 @@ def test_interruption_leaves_whole_results_only(attention, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return look(*arguments)
 
-    look = task.look
-    monkeypatch.setattr(task, "look", interrupted)
+    look = task.attend
+    monkeypatch.setattr(task, "attend", interrupted)
     result = attention(tmp_path / "in", "--batch-size", 2, code=130)
     assert "of 6 inputs are done" in result.stderr
     done = sorted(path.name for path in (tmp_path / "attention").iterdir())

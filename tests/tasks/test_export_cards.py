@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from exported import FEATURES, NETWORKS, VIT, close, exported, randomised, run, sentence, stored
+from exported import (
+    FEATURES,
+    NETWORKS,
+    VIT,
+    close,
+    exported,
+    native,
+    opened,
+    randomised,
+    run,
+    sentence,
+    stored,
+)
 from safetensors.torch import load_file, save_file
 
 from dino_cli.config.embed import EmbedConfig
@@ -54,11 +66,18 @@ def test_layouts_that_have_no_place(tmp_path: Path, name: str, output: str, says
     assert [path.name for path in tmp_path.iterdir()] == ["given.safetensors"]
 
 
-def test_a_conv_stem_is_for_onnx_only(tmp_path: Path) -> None:
+def test_a_conv_stem_is_for_dino_and_onnx(tmp_path: Path) -> None:
     given = stored(tmp_path, replace(VIT, conv_stem=True))
-    for output in ("out.pth", "out", "out.safetensors"):
+    for output in ("out.pth", "out"):
         assert "convolutional stem" in sentence(run(given, "-o", tmp_path / output))
     assert [path.name for path in tmp_path.iterdir()] == ["given.safetensors"]
+    output = tmp_path / "out.safetensors"
+    assert run(given, "-o", output, "--half").exit_code == 0
+    assert output.stat().st_size < 0.6 * given.stat().st_size
+    card = output.with_name("out.safetensors.md").read_text()
+    assert 'dino_cli.load_model(weights="out.safetensors")' in card
+    x = native(VIT)
+    close(opened(given).backbone.features(x), opened(output).backbone.features(x), 5e-3)
 
 
 def test_outputs_are_never_overwritten_silently(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def find_videos(root: Path, split: str | None, resolution: str = "480p") -> list
 def _inside(root: Path, name: str, resolution: str) -> Path:
     if not (root / name).is_dir():
         raise TaskError(
-            f"there is not a folder {name!r} in {str(root)!r}",
+            f"there is no folder {name!r} in {str(root)!r}",
             f"the layout is that of DAVIS: {FRAMES}/480p/VIDEO/*.jpg, {MASKS}/480p/VIDEO/*.png",
         )
     inner = root / name / resolution
@@ -65,7 +65,7 @@ def _inside(root: Path, name: str, resolution: str) -> Path:
     present = [d for d in _folders(root / name) if d.endswith("p") or d == "Full-Resolution"]
     if present:
         raise TaskError(
-            f"there is not a folder {str(inner)!r}", f"use --resolution {sorted(present)[0]}"
+            f"there is no folder {str(inner)!r}", f"use --resolution {sorted(present)[0]}"
         )
     return root / name
 

@@ -222,6 +222,9 @@ def _reference_code(a: Architecture, name: str) -> str:
 
 
 def _timm_code(a: Architecture, name: str) -> str:
+    if isinstance(a, VitArchitecture) and a.conv_stem:  # which timm does not build
+        lines = ["import dino_cli", f'model = dino_cli.load_model(weights="{name}").backbone.net']
+        return "\n".join(lines)
     arguments: dict[str, str] = {"num_classes": "0"}
     extra = []
     if isinstance(a, TimmArchitecture):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dino_cli.core.network.architecture import VitArchitecture, architecture_to_json
+from dino_cli.core.network.architecture import architecture_to_json
 from dino_cli.errors import TaskError
 from dino_cli.store.export.huggingface import huggingface_config, preprocessor_config
 from dino_cli.store.export.names import huggingface_names, reference_names
@@ -40,12 +40,11 @@ def write_reference(weights: Weights, path: Path, *, half: bool) -> None:
 
 
 def write_timm(weights: Weights, path: Path, *, half: bool) -> None:
-    """.safetensors for `timm.create_model(checkpoint_path=…)`; its header tells `dino` the rest."""
+    """.safetensors for `timm.create_model(checkpoint_path=…)`; its header tells `dino` the rest.
+
+    timm builds no convolutional stem: with one, the file is for `dino` alone.
+    """
     a = weights.architecture
-    if isinstance(a, VitArchitecture) and a.conv_stem:
-        raise TaskError(
-            "timm has no argument for a convolutional stem", "export .onnx, or use the run folder"
-        )
     about = {
         "architecture": architecture_to_json(a),
         "preprocessing": asdict(weights.preprocessing),

@@ -91,7 +91,7 @@ def test_what_is_no_shard_is_a_sentence(tmp_path):
     for name, said in {
         "s.tar.gz": "is compressed",
         "zip.tar": "is compressed",
-        "junk.tar": "no readable tar",
+        "junk.tar": "not a readable tar",
         "empty.tar": "no pictures in the shard",
         "gone.tar": "does not exist",
     }.items():

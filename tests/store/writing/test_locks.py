@@ -23,8 +23,8 @@ def elsewhere(code: str) -> subprocess.Popen:
     lines = (
         "import time\nfrom pathlib import Path\n"
         "from dino_cli.store.writing.atomic import atomic_write\n"
-        "from dino_cli.store.writing.locks import held\n"
-        "from dino_cli.store.writing.staging import staged\n"
+        "from dino_cli.store.writing.locks import lock_output\n"
+        "from dino_cli.store.writing.staging import stage_results\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", lines + code], stdout=subprocess.PIPE, text=True
@@ -36,7 +36,7 @@ def elsewhere(code: str) -> subprocess.Popen:
 
 def test_an_output_is_held_until_its_process_ends(tmp_path):
     output = tmp_path / "f.npy"
-    process = elsewhere(f"with held(Path({str(output)!r})):\n{WAIT}")
+    process = elsewhere(f"with lock_output(Path({str(output)!r})):\n{WAIT}")
     with pytest.raises(TaskError, match=r"another dino is writing .*f\.npy"), lock_output(output):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [".f.npy.lock"]
@@ -75,7 +75,7 @@ def test_what_a_killed_process_moved_away_comes_back(tmp_path):
     (output / "folder").mkdir(parents=True)
     (output / "folder" / "old").write_text("old")
     code = (
-        f"with staged(Path({str(output)!r}), ['folder']) as stage:\n"
+        f"with stage_results(Path({str(output)!r}), ['folder']) as stage:\n"
         f"    Path({str(output / 'folder')!r}).rename(stage / 'old-folder')\n{WAIT}"
     )
     process = elsewhere(code)

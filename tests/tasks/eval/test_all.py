@@ -166,7 +166,7 @@ def test_mistakes_are_found_before_anything_runs(
     assert "did you mean 'train'?" in fails(2, f"[knn]\n{both}trein = 3\n")
     assert "lacks 'val' in [knn]" in fails(2, '[knn]\ntrain = "photos"\n')
     assert "lacks 'val' in [linear]" in fails(2, '[linear]\ntrain = "photos"\n')
-    assert "'output' in [knn], which is no option" in fails(2, f'[knn]\n{both}output = "x"\n')
+    assert "'output' in [knn], which is not an option" in fails(2, f'[knn]\n{both}output = "x"\n')
     assert "'weights' in [knn]" in fails(2, f'[knn]\n{both}weights = "x"\n')
     assert "sets k to 'many'" in fails(2, f'[knn.a]\n{both}k = "many"\n')
     assert "gone', which" in fails(1, '[video]\nroot = "gone"\n')

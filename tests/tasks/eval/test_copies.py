@@ -211,7 +211,7 @@ def test_whole_command_as_the_original(unpacked: Path, monkeypatch: pytest.Monke
     seen: dict[str, list[torch.Tensor]] = {"queries": [], "distractors": [], "whitening": []}
     real_add = Moments.add
 
-    class Noted(task.Ranks):
+    class Noted(task.CopyRanks):
         def __init__(self, descriptors, *rest):
             seen["queries"] = [descriptors]
             seen["distractors"] = []
@@ -225,7 +225,7 @@ def test_whole_command_as_the_original(unpacked: Path, monkeypatch: pytest.Monke
         seen["whitening"].append(batch)
         real_add(self, batch)
 
-    monkeypatch.setattr(task, "Ranks", Noted)
+    monkeypatch.setattr(task, "CopyRanks", Noted)
     monkeypatch.setattr(Moments, "add", learned)
     weights = eval_golden_folder() / facts["model"]["file"]
     options = ["--weights", weights, "--heads", facts["model"]["heads"]]

@@ -33,7 +33,7 @@ def find_blocks(root: Path, *, leave_out: Sequence[Path] = ()) -> list[CopyBlock
     """
     if not (root / ORIGINAL).is_dir():
         raise TaskError(
-            f"there is not a folder {ORIGINAL!r} in {str(root)!r}",
+            f"there is no folder {ORIGINAL!r} in {str(root)!r}",
             "the layout is that of Copydays: original/, strong/, jpegqual/15/, crops/50/",
         )
     originals = find_images([str(root / ORIGINAL)])
