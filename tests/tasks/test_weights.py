@@ -84,7 +84,8 @@ def test_list_has_the_published_figures() -> None:
     for name, (knn, linear, millions) in published_v2.items():
         assert (models[name]["knn"], models[name]["linear"]) == (knn, linear)
         assert models[name]["parameters"] == pytest.approx(millions, abs=1)
-    others = {"dino_vits8_300ep", "dino_vits16_landmark", "dino_demo"}
+    shipped = {"dino_demo", "dino_small_imagenette"}
+    others = {"dino_vits8_300ep", "dino_vits16_landmark", *shipped}
     v3 = {name for name in models if name.startswith("dinov3_")}
     assert {models[name]["licence"] for name in v3} == {"DINOv3"}
     assert {*models} == {*published, *published_v2, *v3, *others}
@@ -220,6 +221,7 @@ def test_verify_finds_what_has_changed(torch_home: Path) -> None:
     assert {(f["name"], f["by"]) for f in again} >= {
         ("dino_vitb8", "recorded"),
         ("dino_demo", "pinned"),
+        ("dino_small_imagenette", "pinned"),
     }
     path.write_bytes(b"weightz")
     said = sentence(run("verify", "dino_vitb8", "--quiet"))

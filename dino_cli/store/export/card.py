@@ -129,7 +129,7 @@ class Card:
                 "timm": a.positions == "timm",
                 "huggingface": a.positions == ("timm" if a.registers else "size"),
             }[self.layout]
-            if not exact:
+            if not exact and not (self.layout == "timm" and a.conv_stem):
                 lines.append(
                     f"Features equal `dino`'s at {size} px. At other sizes this reader resamples"
                     " the position embedding in its own way, which moves them slightly."
