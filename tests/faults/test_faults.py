@@ -23,6 +23,7 @@ def counts(script: str, *words: object) -> dict[str, dict]:
     return found
 
 
+@pytest.mark.slow
 def test_damaged_files_end_in_one_sentence():
     found = counts("readers.py", "--tries", 6, "pth", "safetensors", "feats_npy", "embed_resume")
     assert all(one["tries"] == 6 for one in found.values())

@@ -258,6 +258,7 @@ def test_knn_during_training_is_in_the_log(images, small, tmp_path):
     assert all(0 <= e["knn_top1"] <= 100 for e in epochs[1:])
 
 
+@pytest.mark.slow
 def test_knn_between_epochs_is_not_time_of_training(images, small, tmp_path, monkeypatch):
     monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", lambda *_: time.sleep(2))
     run = tmp_path / "run"
