@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import golden_folder
+from golden_files import golden_backbone, golden_folder
 
 from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.architecture import VitArchitecture
-from dino_cli.core.network.backbone import Backbone, build
+from dino_cli.core.network.backbone import build
 from dino_cli.core.training.head import DinoHead
 from dino_cli.core.training.loss import centre_update, dino_loss, teacher_targets
 from dino_cli.core.training.multicrop import MultiCrop
@@ -34,19 +34,7 @@ def _trajectories() -> list[str]:
 
 @pytest.fixture(scope="module")
 def backbone(golden):
-    tensors = golden.tensors("vit")
-    patch = tensors["patch_embed.proj.weight"].shape[-1]
-    side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
-    architecture = VitArchitecture(
-        width=tensors["cls_token"].shape[-1],
-        depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
-        heads=golden.json("train_adamw")["config"]["num_heads"],
-        patch_size=patch,
-        grid=(side, side),
-    )
-    net = build(architecture)
-    net.load_state_dict(tensors)
-    return Backbone(net)
+    return golden_backbone(golden.tensors("vit"), golden.json("train_adamw")["config"]["num_heads"])
 
 
 def _image(files, size):

@@ -14,13 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dino_cli.config.ranges import check_batches
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
 from dino_cli.data.decoding.jpeg_draft import read_fitting
 from dino_cli.data.listing.image_list import ImageFile, ImageList
 from dino_cli.data.preprocess import build_transform
 from dino_cli.data.workers import load, workers_for
-from dino_cli.errors import TaskError, UsageError
+from dino_cli.errors import TaskError
 
 __all__ = ["Batch", "image_batches"]
 
@@ -54,10 +55,7 @@ def image_batches(
     from an RGB picture to uint8 (H, W, 3), picklable, instead of what `p` says. Raises `UsageError`
     for impossible numbers, `TaskError` when a process was killed.
     """
-    if batch_size < 1:
-        raise UsageError(f"batch size {batch_size} is not a positive number", "use --batch-size 32")
-    if workers < 0:
-        raise UsageError(f"{workers} workers is a negative number", "use --workers 0 for none")
+    check_batches(batch_size, workers, usual=32)
     read = partial(read_fitting, p=p) if transform is None else partial(read_image, exif=p.exif)
     data = _Files(files, read, transform or build_transform(p))
     return _batches(data, batch_size, workers)

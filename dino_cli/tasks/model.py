@@ -1,15 +1,18 @@
 """The network that a command works with: loaded, on its device, in its precision."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from dino_cli import runtime
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.backbone import Backbone, build
+from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load
@@ -59,6 +62,28 @@ class Model:
     def autocast(self) -> AbstractContextManager[object]:
         """Forwards inside run in the chosen precision."""
         return runtime.autocast(self.device, self.precision)
+
+    @contextmanager
+    def forward(self, images: Tensor, what: str = "images") -> Iterator[None]:
+        """A forward pass over images (B, C, H, W): in the chosen precision, without gradients.
+
+        Raises `TaskError` when they do not fit the device's memory. what: they are, for people.
+        """
+        try:
+            with self.autocast(), torch.inference_mode():
+                yield
+        except torch.OutOfMemoryError:
+            count, _, height, width = images.shape
+            raise TaskError(
+                f"{count} {what} of {width} x {height} pixels do not fit the device's memory",
+                "use a smaller --batch-size or --image-size",
+            ) from None
+
+    def check_finite(self, values: Tensor, what: str = "features") -> None:
+        """Raises `TaskError` where half precision, or the weights, gave infinities or NaN."""
+        if not values.isfinite().all():
+            verb = "are" if what.endswith("s") else "is"
+            raise TaskError(f"{what} in {self.precision} {verb} not finite", "use --precision fp32")
 
     @property
     def identity(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from dino_cli.config.frame_names import frame_name
+from dino_cli.config.ranges import check_fps
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.video import open_video
 from dino_cli.data.decoding.video_frames import VIDEO_SUFFIXES, is_video_name, numbers_of_frames
@@ -14,7 +15,6 @@ from dino_cli.data.listing.folder_index import pictures_below
 from dino_cli.data.listing.image_list import ImageFile, ImageList, ImageListBuilder
 from dino_cli.data.listing.images import find_images
 from dino_cli.data.listing.names import Names
-from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 
 __all__ = ["MediaList", "find_frames", "find_media"]
@@ -59,8 +59,7 @@ def find_frames(
     it is reported when that is read. Raises as `find_images`, and `UsageError` for an impossible
     number.
     """
-    if fps is not None and not 0 < fps <= 1000:
-        raise UsageError(f"{fps:g} frames per second is not in (0, 1000]", "use --fps 1")
+    check_fps(fps)
     videos, others = _videos_in_folders(arguments)
     files = find_images(others, reporter=reporter, null=null) if others else ImageList.of([])
     if any(not os.path.isdir(argument) for argument in others):

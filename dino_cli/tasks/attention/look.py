@@ -19,7 +19,6 @@ from dino_cli.core.masks.objects import (
 )
 from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.data.preprocess import normalize
-from dino_cli.errors import TaskError
 from dino_cli.store.pictures.attention import HeadTile, MaskPicture
 from dino_cli.tasks.model import Model
 
@@ -57,25 +56,15 @@ def attend(
     """Attention and masks of uint8 pixels (B, 3, H, W); patches: those that ask, instead of CLS."""
     asking = torch.tensor(patches, device=model.device) if patches is not None else None
     tokens = None
-    try:
-        with model.autocast():
-            x = normalize(pixels, p, model.device)
-            if config.masks == "tokens":
-                heads, keys, tokens = model.backbone.attention_keys_and_tokens(
-                    x, layer=config.layer, patch=asking
-                )
-            else:
-                heads, keys = model.backbone.cls_attention_and_keys(
-                    x, layer=config.layer, patch=asking
-                )
-    except torch.OutOfMemoryError:
-        size = " x ".join(map(str, pixels.shape[2:]))
-        raise TaskError(
-            f"{len(pixels)} images of {size} pixels do not fit the device's memory",
-            "use a smaller --batch-size or --image-size",
-        ) from None
-    if not heads.isfinite().all():
-        raise TaskError(f"attention in {model.precision} is not finite", "use --precision fp32")
+    with model.forward(pixels):
+        x = normalize(pixels, p, model.device)
+        if config.masks == "tokens":
+            heads, keys, tokens = model.backbone.attention_keys_and_tokens(
+                x, layer=config.layer, patch=asking
+            )
+        else:
+            heads, keys = model.backbone.cls_attention_and_keys(x, layer=config.layer, patch=asking)
+    model.check_finite(heads, "attention")
     seeded = seeded_masks(heads, keys)
     certain = certainties(keys, seeded).cpu()
     scores, whole = certain.mean((1, 2)), None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dino_cli.config.attention import AttentionConfig
+from dino_cli.config.ranges import check_batches, check_fps, check_threshold
 from dino_cli.config.setting import parse_size
 from dino_cli.config.shared import Preprocessing
 from dino_cli.errors import UsageError
@@ -65,18 +66,9 @@ def read_options(config: AttentionConfig) -> AttentionRequest:
     """Raises `UsageError` for what cannot be, before anything is loaded or looked for."""
     if not config.images:
         raise UsageError("no picture given", "name files or folders: dino attention photo.jpg")
-    if not 0 < config.threshold <= 1:
-        raise UsageError(
-            f"threshold {config.threshold:g} is not in (0, 1]", "the original uses --threshold 0.6"
-        )
-    if config.batch_size < 1:
-        raise UsageError(
-            f"batch size {config.batch_size} is not a positive number", "use --batch-size 8"
-        )
-    if config.workers < 0:
-        raise UsageError(f"{config.workers} workers is a negative number", "use --workers 1")
-    if config.fps is not None and not 0 < config.fps <= 1000:
-        raise UsageError(f"{config.fps:g} frames per second is not in (0, 1000]", "use --fps 25")
+    check_threshold(config.threshold)
+    check_batches(config.batch_size, config.workers)
+    check_fps(config.fps)
     if config.image_size:
         parse_size(config.image_size)
     pictures, coco = _formats(config.format)

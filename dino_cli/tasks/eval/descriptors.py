@@ -56,20 +56,10 @@ def described(
     for batch in batches:
         descriptors = torch.empty(0, 0)
         if batch.indices:
-            try:
-                with model.autocast(), torch.inference_mode():
-                    x = normalize(batch.images, p, model.device)
-                    descriptors = encode(x).float().cpu()
-            except torch.OutOfMemoryError:
-                raise TaskError(
-                    f"{len(batch.indices)} images of {batch.images.shape[3]} x"
-                    f" {batch.images.shape[2]} pixels do not fit the device's memory",
-                    "use a smaller --batch-size or --image-size",
-                ) from None
-            if not descriptors.isfinite().all():
-                raise TaskError(
-                    f"features in {model.precision} are not finite", "use --precision fp32"
-                )
+            with model.forward(batch.images):
+                x = normalize(batch.images, p, model.device)
+                descriptors = encode(x).float().cpu()
+            model.check_finite(descriptors)
         yield DescriptorBatch(descriptors, batch.indices, batch.failures)
         reporter.advance(len(batch.indices) + len(batch.failures))
     reporter.finish()

@@ -17,7 +17,6 @@ from dino_cli.core.pca.colours import (
     fit_components,
 )
 from dino_cli.data.preprocess import normalize
-from dino_cli.errors import TaskError
 from dino_cli.tasks.attention.photos import LoadedPhoto
 from dino_cli.tasks.model import Model
 
@@ -57,23 +56,15 @@ def extract_patches(
     pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos]))
     x = normalize(pixels.permute(0, 3, 1, 2).contiguous(), p, model.device)
     inside = None
-    try:
-        with model.autocast(), torch.inference_mode():
-            if model.backbone.has_attention:
-                attention, keys, tokens = model.backbone.attention_keys_and_tokens(x)
-                features = keys if config.features == "keys" else tokens
-                if config.foreground:
-                    inside = token_masks(attention, tokens).flatten(1)
-            else:
-                features = model.backbone.patch_tokens(x)
-    except torch.OutOfMemoryError:
-        size = " x ".join(map(str, pixels.shape[1:3]))
-        raise TaskError(
-            f"{len(pixels)} images of {size} pixels do not fit the device's memory",
-            "use a smaller --batch-size or --image-size",
-        ) from None
-    if not features.isfinite().all():
-        raise TaskError(f"features in {model.precision} are not finite", "use --precision fp32")
+    with model.forward(x):
+        if model.backbone.has_attention:
+            attention, keys, tokens = model.backbone.attention_keys_and_tokens(x)
+            features = keys if config.features == "keys" else tokens
+            if config.foreground:
+                inside = token_masks(attention, tokens).flatten(1)
+        else:
+            features = model.backbone.patch_tokens(x)
+    model.check_finite(features)
     half = features.cpu().half()
     return [
         PatchFeatures(half[i], photos[i].layout.grid, inside[i] if inside is not None else None)

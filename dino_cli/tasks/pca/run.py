@@ -8,6 +8,7 @@ from typing import Any
 
 from dino_cli import __version__
 from dino_cli.config.pca import PcaConfig
+from dino_cli.config.ranges import check_batches, check_fps, check_positive
 from dino_cli.config.setting import parse_size
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
@@ -103,16 +104,9 @@ def _pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
 def _check(config: PcaConfig) -> None:
     if not config.images:
         raise UsageError("no picture given", "name files or folders: dino pca photos/")
-    if config.fit < 1:
-        raise UsageError(f"--fit {config.fit} is not a positive number", "use --fit 100")
-    if config.batch_size < 1:
-        raise UsageError(
-            f"batch size {config.batch_size} is not a positive number", "use --batch-size 8"
-        )
-    if config.workers < 0:
-        raise UsageError(f"{config.workers} workers is a negative number", "use --workers 1")
-    if config.fps is not None and not 0 < config.fps <= 1000:
-        raise UsageError(f"{config.fps:g} frames per second is not in (0, 1000]", "use --fps 25")
+    check_positive("--fit", config.fit, 100)
+    check_batches(config.batch_size, config.workers)
+    check_fps(config.fps)
     if config.image_size:
         parse_size(config.image_size)
 

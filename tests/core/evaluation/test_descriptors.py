@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import Golden, eval_golden_folder
+from golden_files import Golden, enlarged, eval_golden_folder, golden_backbone
 
 from dino_cli.core.evaluation.descriptors import cls_and_gem, gem
 from dino_cli.core.evaluation.ranking import average_precision, positive_ranks
-from dino_cli.core.network.architecture import VitArchitecture
-from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.core.network.features import Extractor
 from dino_cli.core.pca.moments import Moments
 from dino_cli.core.pca.whitening import Whitening
@@ -18,30 +16,10 @@ GOLDEN = Golden(eval_golden_folder())
 FEATURES, COSINES, MAP = 1e-5, 1e-3, 1e-6
 
 
-def backbone(heads):
-    tensors = GOLDEN.tensors("vit")
-    side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
-    net = build(
-        VitArchitecture(
-            width=tensors["cls_token"].shape[-1],
-            depth=len({key.split(".")[1] for key in tensors if key.startswith("blocks.")}),
-            heads=heads,
-            patch_size=tensors["patch_embed.proj.weight"].shape[-1],
-            grid=(side, side),
-        )
-    )
-    net.load_state_dict(tensors)
-    return Backbone(net)
-
-
-def enlarged(small):
-    return F.interpolate(small, scale_factor=8, mode="bilinear", align_corners=False)
-
-
 @pytest.mark.golden
 def test_one_and_several_scales():
     facts, files = GOLDEN.json("retrieval"), GOLDEN.tensors("retrieval")
-    net = backbone(facts["num_heads"])
+    net = golden_backbone(GOLDEN.tensors("vit"), facts["num_heads"])
     sizes = {name.split(".")[1] for name in files if name.startswith("ms.")}
     assert sizes
 
@@ -60,7 +38,7 @@ def test_cls_and_gem():
     facts, files = GOLDEN.json("copies"), GOLDEN.tensors("copies")
     ours = cls_and_gem(files["gem_tokens"], 1)
     torch.testing.assert_close(ours, files["gem_features"], atol=FEATURES, rtol=0)
-    net = backbone(facts["num_heads"])
+    net = golden_backbone(GOLDEN.tensors("vit"), facts["num_heads"])
     images = enlarged(files["vit.input_small"])
     torch.testing.assert_close(
         cls_and_gem(net.tokens(images), net.prefix_tokens),

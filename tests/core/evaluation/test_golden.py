@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import Golden, eval_golden_folder
+from golden_files import Golden, enlarged, eval_golden_folder, golden_backbone
 
 from dino_cli.core.evaluation.jaccard import objects_of
 from dino_cli.core.evaluation.linear import (
@@ -14,36 +14,16 @@ from dino_cli.core.evaluation.linear import (
     top_hits,
 )
 from dino_cli.core.masks.threshold import threshold_mass
-from dino_cli.core.network.architecture import VitArchitecture
-from dino_cli.core.network.backbone import Backbone, build
+from dino_cli.core.network.backbone import Backbone
 
-pytestmark = [
-    pytest.mark.golden,
-]
+pytestmark = pytest.mark.golden
 
 FEATURES, TRAINING, JACCARD = 1e-5, 1e-4, 1e-6
 GOLDEN = Golden(eval_golden_folder())
 
 
 def backbone_of(name: str, heads: int) -> Backbone:
-    tensors = GOLDEN.tensors(name)
-    side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
-    net = build(
-        VitArchitecture(
-            width=tensors["cls_token"].shape[-1],
-            depth=len({key.split(".")[1] for key in tensors if key.startswith("blocks.")}),
-            heads=heads,
-            patch_size=tensors["patch_embed.proj.weight"].shape[-1],
-            grid=(side, side),
-        )
-    )
-    net.load_state_dict(tensors)
-    return Backbone(net)
-
-
-def enlarged(small: torch.Tensor) -> torch.Tensor:
-    size = (small.shape[-2] * 8, small.shape[-1] * 8)
-    return F.interpolate(small, size=size, mode="bilinear", align_corners=False)
+    return golden_backbone(GOLDEN.tensors(name), heads)
 
 
 def features_of(backbone: Backbone, images: torch.Tensor, case: dict) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dino_cli.config.eval_copies import EvalCopiesConfig
+from dino_cli.config.ranges import check_positive
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.evaluation.descriptors import cls_and_gem
 from dino_cli.core.network.backbone import Backbone
@@ -85,10 +86,7 @@ def copies(config: EvalCopiesConfig, reporter: Reporter) -> dict[str, Any]:
 
 
 def _check(config: EvalCopiesConfig) -> None:
-    if config.image_size < 1:
-        raise UsageError(
-            f"--image-size {config.image_size} is not a positive number", "use --image-size 320"
-        )
+    check_positive("--image-size", config.image_size, 320)
     check_report(config.output, [QUERIES], overwrite=config.overwrite)
 
 

@@ -82,7 +82,7 @@ class FeatureLayer:
 
     def features(self, model: Model, x: Tensor) -> Tensor:
         """float32 (B, D) of normalised images, ready to be trained on."""
-        with model.autocast(), torch.inference_mode():
+        with model.forward(x):
             if self.blocks == 0:
                 features = model.backbone.features(x)
             else:
@@ -90,8 +90,7 @@ class FeatureLayer:
                 features = linear_features(
                     tokens, model.backbone.prefix_tokens, avgpool=self.avgpool
                 )
-        if not features.isfinite().all():
-            raise TaskError(f"features in {model.precision} are not finite", "use --precision fp32")
+        model.check_finite(features)
         return features.float().clone()
 
 

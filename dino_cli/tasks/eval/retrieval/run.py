@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dino_cli.config.eval_retrieval import EvalRetrievalConfig
+from dino_cli.config.ranges import check_positive
 from dino_cli.core.network.features import Extractor
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import ImageFile, find_images
@@ -72,10 +73,7 @@ def retrieval(config: EvalRetrievalConfig, reporter: Reporter) -> dict[str, Any]
 
 
 def _check(config: EvalRetrievalConfig) -> None:
-    if config.image_size < 1:
-        raise UsageError(
-            f"--image-size {config.image_size} is not a positive number", "use --image-size 224"
-        )
+    check_positive("--image-size", config.image_size, 224)
     check_report(config.output, [QUERIES], overwrite=config.overwrite)
     if not config.root.is_dir():
         raise TaskError(f"{str(config.root)!r} is not a folder", "name the folder of a data set")

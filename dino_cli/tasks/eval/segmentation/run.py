@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dino_cli.config.eval_segmentation import EvalSegmentationConfig
+from dino_cli.config.ranges import check_batches, check_threshold
 from dino_cli.config.setting import parse_size
 from dino_cli.core.evaluation.jaccard import Objects, objects_of
 from dino_cli.data.decoding.decode import UnreadableImage
@@ -90,16 +91,8 @@ def segmentation(config: EvalSegmentationConfig, reporter: Reporter) -> dict[str
 
 def check(config: EvalSegmentationConfig) -> None:
     """Raises `UsageError` for impossible numbers."""
-    if not 0 < config.threshold <= 1:
-        raise UsageError(
-            f"threshold {config.threshold:g} is not in (0, 1]", "the paper uses --threshold 0.6"
-        )
-    if config.batch_size < 1:
-        raise UsageError(
-            f"batch size {config.batch_size} is not a positive number", "use --batch-size 8"
-        )
-    if config.workers < 0:
-        raise UsageError(f"{config.workers} workers is a negative number", "use --workers 1")
+    check_threshold(config.threshold)
+    check_batches(config.batch_size, config.workers)
     parse_size(config.image_size)
 
 

@@ -15,7 +15,6 @@ from dino_cli.core.masks.objects import best_heads, components, cut_masks, seede
 from dino_cli.core.masks.refine import cut, guided_mask
 from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.data.preprocess import normalize
-from dino_cli.errors import TaskError
 from dino_cli.tasks.model import Model
 
 __all__ = ["ImageScore", "MaskSet", "find_masks", "mean_scores", "score"]
@@ -59,17 +58,9 @@ def find_masks(
 
     everything: also the masks from the keys. Raises `TaskError` for what the device cannot do.
     """
-    try:
-        with model.autocast():
-            heads, keys = model.backbone.cls_attention_and_keys(normalize(pixels, p, model.device))
-    except torch.OutOfMemoryError:
-        size = " x ".join(map(str, pixels.shape[2:]))
-        raise TaskError(
-            f"{len(pixels)} images of {size} pixels do not fit the device's memory",
-            "use a smaller --batch-size or --image-size",
-        ) from None
-    if not heads.isfinite().all():
-        raise TaskError(f"attention in {model.precision} is not finite", "use --precision fp32")
+    with model.forward(pixels):
+        heads, keys = model.backbone.cls_attention_and_keys(normalize(pixels, p, model.device))
+    model.check_finite(heads, "attention")
     whole: dict[str, Tensor] = {}
     chosen: Sequence[int | None] = [None] * len(pixels)
     if everything:

@@ -153,14 +153,8 @@ def _propagate(
 def _tokens(pixels: Tensor, grid: Sizes, model: Model, p: Preprocessing) -> Tensor:
     """Patch tokens (B, N, D) of frames, uint8 (B, 3, H, W)."""
     try:
-        with model.autocast(), torch.inference_mode():
+        with model.forward(pixels, "frames"):
             tokens = model.backbone.tokens(normalize(pixels, p, model.device))
-    except torch.OutOfMemoryError:
-        raise TaskError(
-            f"{len(pixels)} frames of {pixels.shape[3]} x {pixels.shape[2]} pixels do not fit the"
-            " device's memory",
-            "use a smaller --batch-size or --image-size",
-        ) from None
     except ValueError:
         tokens = pixels.new_empty(0, 0, 0)
     tokens = tokens[:, model.backbone.prefix_tokens :]
@@ -169,8 +163,7 @@ def _tokens(pixels: Tensor, grid: Sizes, model: Model, p: Preprocessing) -> Tens
             f"{model.weights.name} has no tokens of patches to compare",
             "use a ViT, such as --model dino_vits16",
         )
-    if not tokens.isfinite().all():
-        raise TaskError(f"features in {model.precision} are not finite", "use --precision fp32")
+    model.check_finite(tokens)
     return tokens
 
 
