@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-from typer.testing import CliRunner, Result
-
-from dino_cli.cli.app import app
 from dino_cli.store.runs.log import Log
 
 SETTINGS: dict[str, object] = {
@@ -36,13 +33,6 @@ def small_config(**changes: object) -> str:
         text = str(value).lower() if isinstance(value, bool) else value
         lines.append(f'{name} = "{text}"' if isinstance(value, str) else f"{name} = {text}")
     return "\n".join(lines) + "\n"
-
-
-def dino(*words: object, code: int = 0) -> Result:
-    """`dino …` in this process, which ends with `code`."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def losses(run: Path) -> dict[int, float]:

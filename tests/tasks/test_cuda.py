@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from in_process import dino
 from PIL import Image
-from small_run import dino, losses
+from small_run import losses
 
 pytestmark = pytest.mark.gpu
 

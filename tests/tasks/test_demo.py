@@ -8,11 +8,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from in_process import dino
 
 import dino_cli.tasks.demo.run as demo_task
 import dino_cli.tasks.demo.training as training_task
-from dino_cli.cli.app import app
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.architecture import VitArchitecture, architecture_to_json
 from dino_cli.core.network.vit import build_vit
@@ -40,12 +39,6 @@ RECIPE = {
     "final_size": (32, 16),
     "workers": 0,
 }
-
-
-def dino(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -3,58 +3,19 @@
 import csv
 import json
 import os
-import shutil
-import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from feature_files import write_features
-from typer.testing import CliRunner, Result
-
-from dino_cli.cli.app import app
-
-MADE = {
-    "model": "m",
-    "weights": "m.pth",
-    "weights_sha256": "ab" * 32,
-    "features": "cls",
-    "preprocessing": {"resize": 256, "crop": 224},
-}
-
-
-def dino(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.stderr
-    return result
-
-
-def knn(*arguments: object) -> dict[str, Any]:
-    return json.loads(dino("knn", *arguments, "--json").stdout)  # type: ignore[no-any-return]
+from feature_files import clusters, write_index
+from in_process import dino, knn
 
 
 def fails(code: int, *arguments: object) -> str:
     result = dino("knn", *arguments, code=code)
     assert result.stdout == ""
     return result.stderr.splitlines()[-1]
-
-
-def write_index(path: Path, vectors: np.ndarray, labels: list[str], **changes: object) -> None:
-    facts = {**MADE, "dim": vectors.shape[1], **changes}
-    rows = [(f"{path.stem}/{i}.jpg", label) for i, label in enumerate(labels)]
-    write_features(path, vectors, rows, **facts)
-
-
-def clusters(
-    rows: int, classes: int, seed: int, spread: float = 0.9
-) -> tuple[np.ndarray, list[str]]:
-    centres = np.random.default_rng(99).normal(size=(classes, 8))
-    rng = np.random.default_rng(seed)
-    numbers = rng.integers(0, classes, rows)
-    return centres[numbers] + spread * rng.normal(size=(rows, 8)), [f"c{i}" for i in numbers]
 
 
 def slow_knn(
@@ -73,9 +34,9 @@ def slow_knn(
 
 @pytest.mark.parametrize("own", [True, False])
 def test_accuracies_and_predictions_equal_the_oracle(tmp_path: Path, own: bool) -> None:
-    bank, labels = clusters(60, 7, 1)
+    bank, labels = clusters(60, 1, classes=7)
     write_index(tmp_path / "train.npy", bank, labels)
-    test, targets = (bank, labels) if own else clusters(40, 7, 2)
+    test, targets = (bank, labels) if own else clusters(40, 2, classes=7)
     if not own:
         write_index(tmp_path / "test.npy", test, targets)
     ks, t = [1, 3, 5, 20], 0.2
@@ -128,7 +89,7 @@ def test_accuracies_of_the_original(tmp_path: Path, golden: Any) -> None:
 
 
 def test_predictions_use_twenty_neighbours_unless_told(tmp_path: Path) -> None:
-    bank, labels = clusters(60, 7, 1)
+    bank, labels = clusters(60, 1, classes=7)
     write_index(tmp_path / "train.npy", bank, labels)
     knn("--index", tmp_path / "train.npy", "--temperature", 1, "-o", tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(newline="") as file:
@@ -139,7 +100,7 @@ def test_predictions_use_twenty_neighbours_unless_told(tmp_path: Path) -> None:
 
 
 def test_k_is_clamped_with_a_remark(tmp_path: Path) -> None:
-    bank, labels = clusters(30, 3, 1)
+    bank, labels = clusters(30, 1, classes=3)
     write_index(tmp_path / "train.npy", bank, labels)
     write_index(tmp_path / "one.npy", bank[:1], labels[:1])
     result = dino("knn", tmp_path / "one.npy", "--index", tmp_path / "train.npy", "--json")
@@ -152,7 +113,7 @@ def test_k_is_clamped_with_a_remark(tmp_path: Path) -> None:
 
 
 def test_table_of_accuracies(tmp_path: Path) -> None:
-    bank, labels = clusters(30, 3, 1, spread=0.01)
+    bank, labels = clusters(30, 1, classes=3, spread=0.01)
     write_index(tmp_path / "train.npy", bank, labels)
     result = dino("knn", "--index", tmp_path / "train.npy", "-k", 3, "-k", 5)
     assert result.stdout == "k\ttop-1 %\ttop-5 %\n3\t100.00\t100.00\n5\t100.00\t100.00\n"
@@ -175,7 +136,7 @@ def test_rows_without_label_do_not_vote(tmp_path: Path) -> None:
 
 
 def test_labels_that_the_index_does_not_know(tmp_path: Path) -> None:
-    bank, labels = clusters(30, 3, 1, spread=0.01)
+    bank, labels = clusters(30, 1, classes=3, spread=0.01)
     write_index(tmp_path / "train.npy", bank, labels)
     write_index(tmp_path / "some.npy", bank[:4], ["other", *labels[1:3], ""])
     result = dino(
@@ -195,7 +156,7 @@ def test_labels_that_the_index_does_not_know(tmp_path: Path) -> None:
 
 
 def test_an_index_of_another_make_is_refused(tmp_path: Path) -> None:
-    bank, labels = clusters(30, 3, 1)
+    bank, labels = clusters(30, 1, classes=3)
     index = tmp_path / "train.npy"
     write_index(index, bank, labels)
 
@@ -214,7 +175,7 @@ def test_an_index_of_another_make_is_refused(tmp_path: Path) -> None:
 
 
 def test_misuse_is_a_sentence(tmp_path: Path) -> None:
-    bank, labels = clusters(30, 3, 1)
+    bank, labels = clusters(30, 1, classes=3)
     index = ["--index", tmp_path / "train.npy"]
     write_index(tmp_path / "train.npy", bank, labels)
     write_index(tmp_path / "bare.npy", bank, [""] * 30)
@@ -238,114 +199,3 @@ def test_misuse_is_a_sentence(tmp_path: Path) -> None:
 
 
 # Pictures as queries: the model is opened from what the index tells.
-
-
-@pytest.fixture
-def index(photos: Path, tiny_weights: Path, tmp_path: Path) -> Path:
-    weights = tmp_path / "own.safetensors"
-    shutil.copy(tiny_weights, weights)
-    path = tmp_path / "feats.npy"
-    dino(
-        "embed", photos, "-o", path, "--weights", weights, "--device", "cpu",
-        "--precision", "fp32", "--resize", 64, "--crop", 64,
-    )  # fmt: skip
-    return path
-
-
-CPU = ("--device", "cpu", "--precision", "fp32")
-
-
-def test_pictures_are_read_as_the_index_was(photos: Path, index: Path, tmp_path: Path) -> None:
-    (photos / "red/broken.jpg").write_bytes(b"")
-    result = knn(photos, "--index", index, "-k", 1, "-o", tmp_path / "p.csv", *CPU)
-    assert result["k"] == {"1": {"top1": 100.0, "top5": 100.0}}
-    assert (result["queries"], result["index"], result["skipped"]) == (12, 12, 1)
-    with (tmp_path / "p.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:  # every picture finds itself: the same model, preprocessing and order
-        assert row["neighbor1"] == row["path"]
-        assert float(row["similarity1"]) > 0.99999
-        assert row["predicted"] == row["label"] == Path(row["path"]).parent.name
-    skipped = (tmp_path / "p.skipped.csv").read_text()
-    assert skipped == f"path,reason\n{photos}/red/broken.jpg,empty file\n"
-
-
-def test_a_single_picture(photos: Path, index: Path) -> None:
-    picture = photos / "green/2.png"
-    result = knn(picture, "--index", index, "-k", 3, *CPU)
-    (prediction,) = result["predictions"]
-    assert prediction["path"] == str(picture)
-    assert prediction["predicted"] == "green"
-    assert 0 < prediction["probability"] <= 1
-    assert result["k"] == {"3": {"top1": 100.0, "top5": 100.0}}  # the folder names the class
-
-
-def test_queries_that_the_index_holds_are_told(photos: Path, index: Path, tmp_path: Path) -> None:
-    def told(picture: Path) -> str:
-        line = ["knn", str(picture), "--index", str(index), "-k", "3", *map(str, CPU)]
-        return CliRunner().invoke(app, line).stderr
-
-    (tmp_path / "copy.png").write_bytes((photos / "green/2.png").read_bytes())
-    assert "1 of 1 query is in the index and will find" in told(photos / "green/2.png")
-    count = len(list(photos.rglob("*.png")))
-    assert f"{count} of {count} queries are in the index" in told(photos)
-    assert "in the index and" not in told(tmp_path / "copy.png")
-
-
-@pytest.mark.parametrize("how", ["folder", "here", "file", "list", "tar"])
-def test_the_folder_of_a_picture_is_its_label_where_it_is_a_class(
-    photos: Path, index: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    query: list[object] = [photos / "red"]
-    if how == "here":
-        monkeypatch.chdir(photos / "red")
-        query = ["."]
-    elif how == "file":
-        query = sorted((photos / "red").iterdir())
-    elif how == "list":
-        (tmp_path / "list.txt").write_text("".join(f"photos/red/{i}.png\n" for i in range(4)))
-        query = [tmp_path / "list.txt"]
-    elif how == "tar":
-        with tarfile.open(tmp_path / "red.tar", "w") as tar:
-            tar.add(photos / "red", "red")
-        query = [tmp_path / "red.tar/red" / f"{i}.png" for i in range(4)]
-    result = knn(*query, "--index", index, "-k", 1)
-    assert result["k"] == {"1": {"top1": 100.0, "top5": 100.0}}
-    assert [row["predicted"] for row in result["predictions"]] == ["red"] * 4  # as without a label
-    dino("knn", *query, "--index", index, "-k", 1, "-o", tmp_path / "p.csv")
-    with (tmp_path / "p.csv").open(newline="") as rows:
-        assert [row["label"] for row in csv.DictReader(rows)] == ["red"] * 4
-
-
-def test_a_folder_that_is_no_class_is_no_label(photos: Path, index: Path) -> None:
-    (photos / "red").rename(photos / "other")
-    result = knn(photos / "other", "--index", index, "-k", 1)
-    assert result["k"] == {}
-    assert len(result["predictions"]) == 4
-
-
-def test_unreadable_pictures(photos: Path, index: Path) -> None:
-    bad = photos / "red/0.png"
-    bad.write_bytes(b"")
-    assert "the file cannot be read as a picture" in fails(1, bad, "--index", index, *CPU)
-    assert "empty file" in fails(1, photos, "--index", index, "--strict", *CPU)
-    result = dino("knn", photos, "--index", index, *CPU)
-    assert f"skipped '{bad}': empty file" in result.stderr
-
-
-def test_another_model_or_reading_is_refused(
-    photos: Path, index: Path, tmp_path: Path, make_weights: Callable[..., Path]
-) -> None:
-    other = make_weights(tmp_path / "other.safetensors", seed=5)
-    text = fails(1, photos, "--index", index, "--weights", other, *CPU)
-    assert f"the index '{index}' was made with" in text
-    assert "but the model for the queries with" in text
-    assert knn(photos, "--index", index, "--weights", tmp_path / "own.safetensors", *CPU)["k"]
-    text = fails(1, photos, "--index", index, "--no-exif", *CPU)
-    assert "exif True, but the model for the queries with exif False" in text
-    # The file that the index names now holds something else; then it is gone.
-    shutil.copy(other, tmp_path / "own.safetensors")
-    assert "was made with" in fails(1, photos, "--index", index, *CPU)
-    (tmp_path / "own.safetensors").unlink()
-    text = fails(1, photos, "--index", index, *CPU)
-    assert f"'{tmp_path}/own.safetensors', are not there any more; name them with" in text

@@ -1,48 +1,15 @@
 """What `dino knn` tells besides accuracies: classes, rejection, duplicates, pages, recall."""
 
 import csv
-import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from feature_files import write_features
+from feature_files import clusters, write_index
+from in_process import dino, knn
 from PIL import Image
-from typer.testing import CliRunner, Result
-
-from dino_cli.cli.app import app
-
-MADE = {
-    "model": "m", "weights": "m.pth", "weights_sha256": "ab" * 32, "features": "cls",
-    "preprocessing": {"resize": 256, "crop": 224},
-}  # fmt: skip
-
-
-def dino(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.stderr
-    return result
-
-
-def knn(*arguments: object) -> dict[str, Any]:
-    return json.loads(dino("knn", *arguments, "--json").stdout)  # type: ignore[no-any-return]
-
-
-def write_index(path: Path, vectors: np.ndarray, labels: list[str], **changes: object) -> Path:
-    facts = {**MADE, "dim": vectors.shape[1], **changes}
-    rows = [(f"{path.stem}/{i}.jpg", label) for i, label in enumerate(labels)]
-    return write_features(path, vectors, rows, **facts)
-
-
-def clusters(rows: int, seed: int, spread: float = 0.9) -> tuple[np.ndarray, list[str]]:
-    centres = np.random.default_rng(99).normal(size=(5, 8))
-    rng = np.random.default_rng(seed)
-    numbers = rng.integers(0, 5, rows)
-    return centres[numbers] + spread * rng.normal(size=(rows, 8)), [f"c{i}" for i in numbers]
 
 
 def predictions(path: Path) -> list[dict[str, str]]:

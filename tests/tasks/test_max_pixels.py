@@ -6,19 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process import dino
 from PIL import Image
-from typer.testing import CliRunner, Result
-
-from dino_cli.cli.app import app
 
 LIMIT = 2010  # the pictures of `photos` have 2000, 2009, 2016 and 2021 pixels, by their names
 REASON = f"more than {LIMIT} pixels, the limit against malicious files; raise it with --max-pixels"
-
-
-def dino(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture

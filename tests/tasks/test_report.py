@@ -6,9 +6,8 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from typer.testing import CliRunner
+from in_process import dino
 
-from dino_cli.cli.app import app
 from dino_cli.progress import Reporter
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.demo.draw import draw_folder
@@ -19,12 +18,6 @@ FLAGS = shlex.split("""
     --local-crops-number 2 --device cpu --precision fp32 --workers 0 --log-every 1 --watch 2
     --warmup-epochs 1
 """)
-
-
-def dino(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def losses(run):

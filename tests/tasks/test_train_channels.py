@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from small_run import dino, small_config
+from in_process import dino
+from small_run import small_config
 
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from dino_cli.core.network.backbone import Backbone, build

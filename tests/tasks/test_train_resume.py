@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import dino, losses
+from in_process import dino
+from small_run import losses
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app

@@ -12,51 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from feature_files import export_files
+from in_process import embed
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
-from dino_cli.core.network.features import Extractor
 from dino_cli.store.embeddings.blocks import Blocks
-from dino_cli.store.embeddings.parquet import parquet_projection
-from dino_cli.store.embeddings.reading import read_embeddings
-
-
-def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, ["embed", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result
-
-
-def files(folder: Path, stem: str) -> dict[str, bytes]:
-    """Content by name, without the stem; the paths inside do not depend on it."""
-    found = {p.name.removeprefix(stem): p for p in folder.iterdir() if p.name.startswith(stem)}
-    return {name: path.read_bytes() for name, path in found.items() if path.is_file()}
-
-
-@pytest.fixture
-def fixed(tiny_weights: Path) -> list[object]:
-    return [
-        "--weights", tiny_weights, "--device", "cpu", "--precision", "fp32", "--workers", 0,
-        "--resize", 64, "--crop", 48, "--quiet", "--batch-size", 1,
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures each forward pass had."""
-    passes: list[int] = []
-    real = Extractor.__call__
-
-    def count(self: Extractor, x: Any, **options: Any) -> Any:
-        passes.append(len(x))
-        return real(self, x, **options)
-
-    monkeypatch.setattr(Extractor, "__call__", count)
-    return passes
 
 
 def interrupt_after(blocks: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -83,28 +45,28 @@ def test_resume_gives_the_same_bytes_and_computes_the_rest_only(
     if suffix == "parquet":
         pytest.importorskip("pyarrow")
     (photos / "blue/1.png").write_bytes(b"")
-    run(photos, "-o", tmp_path / f"whole.{suffix}", *fixed)
+    embed(photos, "-o", tmp_path / f"whole.{suffix}", *fixed)
     assert sum(seen) == 11
     out = tmp_path / f"cut.{suffix}"
     with monkeypatch.context() as patch:
         interrupt_after(2, patch, KeyboardInterrupt())
-        text = run(photos, "-o", out, *fixed, code=130).stderr
+        text = embed(photos, "-o", out, *fixed, code=130).stderr
     assert "interrupted: 6 of 12 pictures are done and kept in" in text
     assert "go on with the same command and --resume" in text
     part = tmp_path / f"cut.{suffix}.part"
     assert sorted(p.name for p in part.glob("*.npz")) == ["00000000.npz", "00000001.npz"]
     assert (
         "holds an interrupted run; go on with --resume"
-        in run(photos, "-o", out, *fixed, code=1).stderr
+        in embed(photos, "-o", out, *fixed, code=1).stderr
     )
     seen.clear()
-    result = json.loads(run(photos, "-o", out, *fixed, "--resume", "--json").stdout)
+    result = json.loads(embed(photos, "-o", out, *fixed, "--resume", "--json").stdout)
     assert (result["count"], result["skipped"], result["embedded"]) == (11, 1, 6)
     assert sum(seen) == 6
-    assert files(tmp_path, "cut") == files(tmp_path, "whole")
+    assert export_files(tmp_path, "cut") == export_files(tmp_path, "whole")
     assert not part.exists()
     seen.clear()
-    again = json.loads(run(photos, "-o", out, *fixed, "--resume", "--json").stdout)
+    again = json.loads(embed(photos, "-o", out, *fixed, "--resume", "--json").stdout)
     assert (again["count"], again["skipped"], again["embedded"], seen) == (11, 1, 0, [])
 
 
@@ -118,7 +80,7 @@ def test_resume_refuses_what_has_changed(
     out = ["-o", tmp_path / "f.npy"]
     with monkeypatch.context() as patch:
         interrupt_after(1, patch, KeyboardInterrupt())
-        run(photos, *out, *fixed, code=130)
+        embed(photos, *out, *fixed, code=130)
     again = [photos, *out, *fixed, "--resume"]
     other = make_weights(tmp_path / "other.safetensors", seed=3)
     kept = sorted(os.listdir(tmp_path / "f.npy.part"))
@@ -128,11 +90,11 @@ def test_resume_refuses_what_has_changed(
         (["--features", "mean"], "was made with features cls, not mean"),
         (["--normalize"], "was made with normalize False, not True"),
     ):
-        assert words in run(*again, *change, code=1).stderr
+        assert words in embed(*again, *change, code=1).stderr
     os.utime(photos / "red/3.png", ns=(1, 1))
-    assert "other input files" in run(*again, code=1).stderr
+    assert "other input files" in embed(*again, code=1).stderr
     assert sorted(os.listdir(tmp_path / "f.npy.part")) == kept
-    result = json.loads(run(photos, *out, *fixed, "--overwrite", "--json").stdout)
+    result = json.loads(embed(photos, *out, *fixed, "--overwrite", "--json").stdout)
     assert result["count"] == 12
     assert not (tmp_path / "f.npy.part").exists()
 
@@ -144,20 +106,20 @@ def test_a_failure_leaves_nothing_but_an_earlier_run(
     content = (photos / "red/3.png").read_bytes()
     (photos / "red/3.png").write_bytes(b"")
     before = sorted(os.listdir(tmp_path))
-    assert "cannot read" in run(*out, "--strict", code=1).stderr
+    assert "cannot read" in embed(*out, "--strict", code=1).stderr
     assert sorted(os.listdir(tmp_path)) == before
     (photos / "red/3.png").write_bytes(content)
 
-    run(*out)
-    ready = files(tmp_path, "f.")
+    embed(*out)
+    ready = export_files(tmp_path, "f.")
     (photos / "red/3.png").write_bytes(b"")
     with monkeypatch.context() as patch:
         interrupt_after(1, patch, KeyboardInterrupt())
-        run(*out, "--overwrite", code=130)
-    assert "cannot read" in run(*out, "--resume", "--strict", code=1).stderr
+        embed(*out, "--overwrite", code=130)
+    assert "cannot read" in embed(*out, "--resume", "--strict", code=1).stderr
     assert (tmp_path / "f.npy.part/00000000.npz").exists()
-    assert files(tmp_path, "f.") == ready  # the old output stands until the new one is whole
-    assert json.loads(run(*out, "--resume", "--json").stdout)["count"] == 11
+    assert export_files(tmp_path, "f.") == ready  # the old output stands until the new one is whole
+    assert json.loads(embed(*out, "--resume", "--json").stdout)["count"] == 11
 
 
 def test_a_folder_of_somebody_else_is_left_alone(
@@ -166,7 +128,7 @@ def test_a_folder_of_somebody_else_is_left_alone(
     (tmp_path / "f.npy.part").mkdir()
     (tmp_path / "f.npy.part/mine.txt").write_text("mine")
     for options in ([], ["--overwrite"], ["--resume"]):
-        text = run(photos, "-o", tmp_path / "f.npy", *fixed, *options, code=1).stderr
+        text = embed(photos, "-o", tmp_path / "f.npy", *fixed, *options, code=1).stderr
         assert "is no interrupted run of `dino embed`; remove it" in text
     assert (tmp_path / "f.npy.part/mine.txt").read_text() == "mine"
 
@@ -176,8 +138,8 @@ def test_a_kill_between_the_last_moves(
     photos: Path, tmp_path: Path, fixed: list[object], moves: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """New files stand beside old ones then; the next call moves the rest."""
-    run(photos / "red", "-o", tmp_path / "f.npy", *fixed)
-    run(photos, "-o", tmp_path / "whole.npy", *fixed)
+    embed(photos / "red", "-o", tmp_path / "f.npy", *fixed)
+    embed(photos, "-o", tmp_path / "whole.npy", *fixed)
     real, done = Path.replace, []
 
     class Killed(BaseException):
@@ -198,54 +160,20 @@ def test_a_kill_between_the_last_moves(
             CliRunner().invoke(app, ["embed", *map(str, [photos, *options])])
     assert len(done) == moves  # with all moved, it is killed before the folder is removed
     assert (tmp_path / "f.npy.part").is_dir()
-    result = json.loads(run(photos, "-o", tmp_path / "f.npy", *fixed, "--resume", "--json").stdout)
+    result = json.loads(
+        embed(photos, "-o", tmp_path / "f.npy", *fixed, "--resume", "--json").stdout
+    )
     assert (result["count"], result["embedded"]) == (12, 0)
-    assert files(tmp_path, "f.") == files(tmp_path, "whole.")
+    assert export_files(tmp_path, "f.") == export_files(tmp_path, "whole.")
     assert not (tmp_path / "f.npy.part").exists()
-
-
-@pytest.mark.parametrize("suffix", ["npy", "parquet"])
-def test_append_embeds_what_is_new(
-    photos: Path, tmp_path: Path, fixed: list[object], seen: list[int], suffix: str
-) -> None:
-    if suffix == "parquet":
-        pytest.importorskip("pyarrow")
-        fixed = [*fixed, "--thumbnails"]
-    moved = tmp_path / "later"
-    shutil.move(photos / "red", moved)
-    out = [photos, "-o", tmp_path / f"f.{suffix}", *fixed, "--append", "--json"]
-    assert json.loads(run(*out).stdout)["count"] == 8  # nothing there yet: it begins
-    first = files(tmp_path, "f.")
-    seen.clear()
-    same = json.loads(run(*out).stdout)
-    assert (same["count"], same["embedded"], seen) == (8, 0, [])
-    assert files(tmp_path, "f.") == first
-
-    shutil.move(moved, photos / "red")
-    shutil.copy(photos / "blue/0.png", photos / "blue/copy.png")
-    shutil.copy(photos / "green/0.png", photos / "blue/1.png")  # the file's content has changed
-    result = run(*out)
-    assert json.loads(result.stdout)["count"] == 12
-    assert sum(seen) == 5  # four red ones, and the changed one
-    everything = [p for p in sorted(photos.glob("*/*.png")) if p.name != "copy.png"]
-    run(*everything, "-o", tmp_path / f"fresh.{suffix}", *fixed)
-    grown = read_embeddings(tmp_path / f"f.{suffix}")
-    fresh = read_embeddings(tmp_path / f"fresh.{suffix}")
-    assert sorted(grown.paths) == sorted(fresh.paths)
-    rows = [grown.paths.index(path) for path in fresh.paths]
-    np.testing.assert_array_equal(grown.features[0:12][rows], fresh.features[0:12])
-    assert grown.metadata["classes"] == ["blue", "green", "red"]
-    sources = (tmp_path / f"f.{suffix}.sources").read_text().splitlines()
-    assert [line[66:] for line in sources] == grown.paths
-    assert "was made with normalize False, not True" in run(*out, "--normalize", code=1).stderr
 
 
 @pytest.mark.parametrize("other", ["--append", "--resume"])
 def test_going_on_and_starting_anew_exclude_each_other(
     photos: Path, tmp_path: Path, fixed: list[object], other: str
 ) -> None:
-    run(photos, "-o", tmp_path / "f.npy", *fixed)
-    text = run(photos, "-o", tmp_path / "f.npy", *fixed, other, "--overwrite", code=2).stderr
+    embed(photos, "-o", tmp_path / "f.npy", *fixed)
+    text = embed(photos, "-o", tmp_path / "f.npy", *fixed, other, "--overwrite", code=2).stderr
     assert f"{other} and --overwrite exclude each other" in text
 
 
@@ -253,69 +181,17 @@ def test_resume_of_what_is_finished_compares_contents(
     photos: Path, tmp_path: Path, fixed: list[object], seen: list[int]
 ) -> None:
     out = [photos, "-o", tmp_path / "f.npy", *fixed]
-    run(*out)
-    before = files(tmp_path, "f.")
+    embed(*out)
+    before = export_files(tmp_path, "f.")
     os.utime(photos / "red/3.png", ns=(1, 1))  # the same content
-    assert json.loads(run(*out, "--resume", "--json").stdout)["embedded"] == 0
+    assert json.loads(embed(*out, "--resume", "--json").stdout)["embedded"] == 0
     shutil.copy(photos / "green/0.png", photos / "blue/1.png")
-    text = run(*out, "--resume", code=1).stderr
+    text = embed(*out, "--resume", code=1).stderr
     assert f"is finished already, and '{photos}/blue/1.png' has changed since" in text
     assert "embed it again with --append" in text
-    assert files(tmp_path, "f.") == before
+    assert export_files(tmp_path, "f.") == before
     seen.clear()
-    assert json.loads(run(*out, "--append", "--json").stdout)["embedded"] == 1
-
-
-def test_append_keeps_places_and_makes_them(
-    photos: Path, tmp_path: Path, fixed: list[object], seen: list[int]
-) -> None:
-    pytest.importorskip("pyarrow")
-    moved = tmp_path / "later"
-    shutil.move(photos / "red", moved)
-    out = [photos, "-o", tmp_path / "f.parquet", *fixed]
-    run(*out)
-    assert parquet_projection(tmp_path / "f.parquet") is None
-    seen.clear()
-    assert (
-        "finished already, without --project" in run(*out, "--resume", "--project", code=1).stderr
-    )
-    result = json.loads(run(*out, "--append", "--project", "--json").stdout)
-    assert (result["count"], result["embedded"], seen) == (8, 0, [])
-    first = parquet_projection(tmp_path / "f.parquet")
-    assert first is not None
-    assert first.places.shape == (8, 2)
-    unchanged = files(tmp_path, "f.")
-    assert json.loads(run(*out, "--append", "--project", "--json").stdout)["embedded"] == 0
-    assert files(tmp_path, "f.") == unchanged
-    shutil.move(moved, photos / "red")
-    assert json.loads(run(*out, "--append", "--json").stdout)["embedded"] == 4
-    grown = parquet_projection(tmp_path / "f.parquet")
-    assert grown is not None
-    assert (grown.places.shape, grown.neighbors.shape) == ((12, 2), (12, 11))
-    run(photos / "blue", photos / "green", photos / "red", "-o", tmp_path / "w.parquet", *fixed,
-        "--project")  # fmt: skip
-    whole = parquet_projection(tmp_path / "w.parquet")
-    assert whole is not None
-    np.testing.assert_array_equal(grown.neighbors, whole.neighbors)
-
-
-def test_names_that_are_no_utf8_are_told_of_in_a_parquet(
-    photos: Path, tmp_path: Path, fixed: list[object]
-) -> None:
-    pytest.importorskip("pyarrow")
-    for old, new in (("2.png", b"a\xfe.png"), ("3.png", b"a\xff.png")):
-        (photos / "red" / old).rename(photos / "red" / os.fsdecode(new))
-    noisy = [word for word in fixed if word != "--quiet"]
-    out = [photos, "-o", tmp_path / "f.parquet", *noisy]
-    told = " ".join(run(*out).stderr.split())
-    assert f"2 paths, the first '{photos}/red/a\\xfe.png', are not valid UTF-8" in told
-    sources = (tmp_path / "f.parquet.sources").read_bytes()
-    assert b"/red/a\xfe.png\n" in sources
-    again = run(*out, "--resume", "--json")
-    assert json.loads(again.stdout)["embedded"] == 0
-    Image.new("RGB", (50, 40)).save(photos / "red/x.png")
-    assert json.loads(run(*out, "--append", "--json").stdout)["embedded"] == 1
-    assert (tmp_path / "f.parquet.sources").read_bytes().startswith(sources)
+    assert json.loads(embed(*out, "--append", "--json").stdout)["embedded"] == 1
 
 
 KILLS = 4
@@ -350,7 +226,7 @@ def test_kills_at_any_instant(photos: Path, tmp_path: Path, tiny_weights: Path) 
         after = {p.name: p.stat().st_mtime_ns for p in part.glob("0*.npz")}
         assert before.items() <= after.items()  # what was done is not done again
     subprocess.run([*command, "-o", tmp_path / "f.npy", "--resume"], check=True, env=environment)
-    assert files(tmp_path, "f.") == files(tmp_path, "whole.")
+    assert export_files(tmp_path, "f.") == export_files(tmp_path, "whole.")
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
@@ -374,4 +250,4 @@ def test_several_processes_make_the_same_files(
     done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("many.npy: 11 x 64") == 1
-    assert files(tmp_path, "many") == files(tmp_path, "one")
+    assert export_files(tmp_path, "many") == export_files(tmp_path, "one")

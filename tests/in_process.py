@@ -1,0 +1,26 @@
+"""Commands run in this process, as a person would type them."""
+
+import json
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from dino_cli.cli.app import app
+
+
+def dino(*words: object, code: int = 0) -> Result:
+    """`dino …`, which ends with `code` and without a traceback."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def knn(*words: object) -> dict[str, Any]:
+    """What `dino knn … --json` prints."""
+    return json.loads(dino("knn", *words, "--json").stdout)  # type: ignore[no-any-return]
+
+
+def embed(*words: object, code: int = 0) -> Result:
+    """`dino embed …`, as `dino`."""
+    return dino("embed", *words, code=code)

@@ -1,0 +1,103 @@
+"""Exports that grow: `dino embed --append`."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feature_files import export_files
+from in_process import embed
+from PIL import Image
+
+from dino_cli.store.embeddings.parquet import parquet_projection
+from dino_cli.store.embeddings.reading import read_embeddings
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_append_embeds_what_is_new(
+    photos: Path, tmp_path: Path, fixed: list[object], seen: list[int], suffix: str
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+        fixed = [*fixed, "--thumbnails"]
+    moved = tmp_path / "later"
+    shutil.move(photos / "red", moved)
+    out = [photos, "-o", tmp_path / f"f.{suffix}", *fixed, "--append", "--json"]
+    assert json.loads(embed(*out).stdout)["count"] == 8  # nothing there yet: it begins
+    first = export_files(tmp_path, "f.")
+    seen.clear()
+    same = json.loads(embed(*out).stdout)
+    assert (same["count"], same["embedded"], seen) == (8, 0, [])
+    assert export_files(tmp_path, "f.") == first
+
+    shutil.move(moved, photos / "red")
+    shutil.copy(photos / "blue/0.png", photos / "blue/copy.png")
+    shutil.copy(photos / "green/0.png", photos / "blue/1.png")  # the file's content has changed
+    result = embed(*out)
+    assert json.loads(result.stdout)["count"] == 12
+    assert sum(seen) == 5  # four red ones, and the changed one
+    everything = [p for p in sorted(photos.glob("*/*.png")) if p.name != "copy.png"]
+    embed(*everything, "-o", tmp_path / f"fresh.{suffix}", *fixed)
+    grown = read_embeddings(tmp_path / f"f.{suffix}")
+    fresh = read_embeddings(tmp_path / f"fresh.{suffix}")
+    assert sorted(grown.paths) == sorted(fresh.paths)
+    rows = [grown.paths.index(path) for path in fresh.paths]
+    np.testing.assert_array_equal(grown.features[0:12][rows], fresh.features[0:12])
+    assert grown.metadata["classes"] == ["blue", "green", "red"]
+    sources = (tmp_path / f"f.{suffix}.sources").read_text().splitlines()
+    assert [line[66:] for line in sources] == grown.paths
+    assert "was made with normalize False, not True" in embed(*out, "--normalize", code=1).stderr
+
+
+def test_append_keeps_places_and_makes_them(
+    photos: Path, tmp_path: Path, fixed: list[object], seen: list[int]
+) -> None:
+    pytest.importorskip("pyarrow")
+    moved = tmp_path / "later"
+    shutil.move(photos / "red", moved)
+    out = [photos, "-o", tmp_path / "f.parquet", *fixed]
+    embed(*out)
+    assert parquet_projection(tmp_path / "f.parquet") is None
+    seen.clear()
+    assert (
+        "finished already, without --project" in embed(*out, "--resume", "--project", code=1).stderr
+    )
+    result = json.loads(embed(*out, "--append", "--project", "--json").stdout)
+    assert (result["count"], result["embedded"], seen) == (8, 0, [])
+    first = parquet_projection(tmp_path / "f.parquet")
+    assert first is not None
+    assert first.places.shape == (8, 2)
+    unchanged = export_files(tmp_path, "f.")
+    assert json.loads(embed(*out, "--append", "--project", "--json").stdout)["embedded"] == 0
+    assert export_files(tmp_path, "f.") == unchanged
+    shutil.move(moved, photos / "red")
+    assert json.loads(embed(*out, "--append", "--json").stdout)["embedded"] == 4
+    grown = parquet_projection(tmp_path / "f.parquet")
+    assert grown is not None
+    assert (grown.places.shape, grown.neighbors.shape) == ((12, 2), (12, 11))
+    embed(photos / "blue", photos / "green", photos / "red", "-o", tmp_path / "w.parquet", *fixed,
+        "--project")  # fmt: skip
+    whole = parquet_projection(tmp_path / "w.parquet")
+    assert whole is not None
+    np.testing.assert_array_equal(grown.neighbors, whole.neighbors)
+
+
+def test_names_that_are_no_utf8_are_told_of_in_a_parquet(
+    photos: Path, tmp_path: Path, fixed: list[object]
+) -> None:
+    pytest.importorskip("pyarrow")
+    for old, new in (("2.png", b"a\xfe.png"), ("3.png", b"a\xff.png")):
+        (photos / "red" / old).rename(photos / "red" / os.fsdecode(new))
+    noisy = [word for word in fixed if word != "--quiet"]
+    out = [photos, "-o", tmp_path / "f.parquet", *noisy]
+    told = " ".join(embed(*out).stderr.split())
+    assert f"2 paths, the first '{photos}/red/a\\xfe.png', are not valid UTF-8" in told
+    sources = (tmp_path / "f.parquet.sources").read_bytes()
+    assert b"/red/a\xfe.png\n" in sources
+    again = embed(*out, "--resume", "--json")
+    assert json.loads(again.stdout)["embedded"] == 0
+    Image.new("RGB", (50, 40)).save(photos / "red/x.png")
+    assert json.loads(embed(*out, "--append", "--json").stdout)["embedded"] == 1
+    assert (tmp_path / "f.parquet.sources").read_bytes().startswith(sources)

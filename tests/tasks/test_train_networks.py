@@ -1,0 +1,111 @@
+"""What `dino train` trains: other backbones, and networks that begin with weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from in_process import dino
+from safetensors.torch import load_file
+from small_run import losses
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "xcit_nano_12_p16_224"])
+def test_other_timm_backbones_train(images, small, tmp_path, arch):
+    flags = ["--arch", arch, "--max-steps", "2"]
+    config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+    small.write_text(config)
+    dino("train", images, "--config", small, "-o", tmp_path / "run", *flags)
+    assert len(losses(tmp_path / "run")) == 2
+    out = tmp_path / "f.npy"
+    dino("embed", images / "fish", "--weights", tmp_path / "run", "-o", out, "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    "arch", ["vit_small_patch14_dinov2", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"]
+)
+def test_backbones_that_cannot_take_the_views_are_refused(images, small, tmp_path, arch):
+    config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+    small.write_text(config)
+    result = dino(
+        "train", images, "--config", small, "-o", tmp_path / "run", "--arch", arch, code=2
+    )
+    assert arch in result.stderr
+    assert "unexpected keyword argument" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_one_size_trains_on_global_views(images, small, tmp_path):
+    """One with relative positions, which timm does not resample."""
+    config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+    small.write_text(config)
+    words = ["train", images, "--config", small, "-o", tmp_path / "run", "--batch-size", "2"]
+    words += ["--arch", "vit_relpos_small_patch16_224", "--max-steps", "1"]
+    said = dino(*words, code=2).stderr
+    assert "cannot take views of 16 px (Input height (16)" in " ".join(said.split())
+    dino(*words, "--local-crops-number", "0")
+    assert len(losses(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arch", "sizes"),
+    [
+        ("vit_tiny", ("32", "32")),
+        ("vit_tiny", ("32x16", "16x32")),
+        ("xcit_nano_12_p16_224", ("64x32", "32x64")),
+        ("regnety_002", ("64", "60")),  # the same map of 2 × 2 at the end
+    ],
+)
+def test_views_whose_masks_would_be_confused_are_refused(images, small, tmp_path, arch, sizes):
+    """Recomputed activations would get the masks of the other views, and so wrong gradients."""
+    if arch != "vit_tiny":
+        named = "patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n"
+        small.write_text(small.read_text().replace(named, ""))
+    words = ["train", images, "--config", small, "--arch", arch, "--checkpoint-activations"]
+    words += ["--global-size", sizes[0], "--local-size", sizes[1], "-o", tmp_path / "run"]
+    said = " ".join(dino(*words, code=2).stderr.split())
+    assert f"global and local views of {sizes[0]} and {sizes[1]} px give equally many" in said
+    assert not (tmp_path / "run").exists()
+    dino(*words, "--drop-path", "0", "--max-steps", "1")
+
+
+def test_a_grey_model_trains_and_embeds(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "2", "--in-chans", "1")
+    described = json.loads((run / "config.json").read_text())
+    assert described["architecture"]["in_chans"] == 1
+    assert len(described["preprocessing"]["mean"]) == 1
+    dino("embed", images / "fish", "--weights", run, "-o", tmp_path / "f.npy", "--device", "cpu")
+
+
+def test_starting_from_weights_resamples_positions(images, small, tmp_path):
+    """--init-from at another resolution: student and teacher start as those weights."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    dino("train", images, "--config", small, "-o", first, "--max-steps", "3")
+    dino(
+        "train", images, "--config", small, "-o", second, "--max-steps", "1", "--init-from", first,
+        "--global-size", "48",
+    )  # fmt: skip
+    a = torch.load(first / "checkpoint.pt", weights_only=True)["teacher"]
+    b = torch.load(second / "checkpoint.pt", weights_only=True)["student"]  # its lr was 0
+    assert b["backbone.pos_embed"].shape == (1, 37, 32)
+    assert torch.equal(a["backbone.blocks.1.mlp.fc1.weight"], b["backbone.blocks.1.mlp.fc1.weight"])
+
+
+def test_starting_from_a_model_by_name(images, small, tmp_path):
+    """A shipped one; and what is neither a file nor a model is told as what was typed."""
+    words = ["train", images, "--config", small, "--max-steps", "1", "--init-from"]
+    fitting = ["--width", "128", "--depth", "4", "--heads", "4", "--patch-size", "8"]
+    dino(*words, "dino_demo", *fitting, "-o", tmp_path / "run")
+    student = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["student"]
+    (shipped,) = Path(__file__).parents[2].glob("weights/dino_demo.safetensors")
+    name = "blocks.1.mlp.fc1.weight"
+    assert torch.equal(student[f"backbone.{name}"], load_file(shipped)[name].float())
+    for given, said in {
+        "dino_demmo": "there is no model 'dino_demmo'; did you mean dino_demo",
+        "./gone": "there are no weights at './gone'; check --init-from",
+        "runs/gone": "nothing lies at 'runs/gone'",
+    }.items():
+        result = dino(*words, given, "-o", tmp_path / "other", code=1)
+        assert said in result.stderr
+        assert "--weights" not in result.stderr

@@ -1,0 +1,75 @@
+"""What a run of `dino train` will be: settings, their cost, the job that runs them."""
+
+import json
+
+import pytest
+from in_process import dino
+from typer.testing import CliRunner
+
+from dino_cli.cli.app import app
+
+
+def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
+    def resolved(*flags):
+        return json.loads(dino("train", "photos", "--dry-run", *flags).stdout)
+
+    file = tmp_path / "mine.toml"
+    file.write_text("epochs = 17\nlocal-size = 40\n")
+    assert resolved()["epochs"] == 100
+    assert resolved("--preset", "demo")["epochs"] == 20
+    both = resolved("--preset", "demo", "--config", file)
+    assert (both["epochs"], both["local_size"], both["out_dim"]) == (17, 40, 256)
+    assert resolved("--preset", "demo", "--config", file, "--epochs", "19")["epochs"] == 19
+
+
+def test_a_dry_run_prints_the_warmup_that_will_be():
+    for flags, epochs in {(): 10, ("--epochs", "5"): 0.5, ("--warmup-epochs", "3"): 3}.items():
+        shown = json.loads(dino("train", "photos", "--dry-run", *flags).stdout)
+        assert shown["warmup_epochs"] == epochs
+
+
+def test_the_job_script_as_json():
+    words = ["train", "photos", "-o", "run", "--epochs", "7", "--print-sbatch"]
+    plain = dino(*words).stdout
+    assert json.loads(dino(*words, "--json").stdout) == {"sbatch": plain}
+    assert "--epochs 7" in plain
+    assert "--json" not in plain
+
+
+def test_configuration_files_are_checked(tmp_path):
+    file = tmp_path / "mine.toml"
+    for text, expected in {
+        "epoch = 3": "did you mean 'epochs'",
+        'epochs = "three"': "epochs to 'three'",
+        "epochs = true": "epochs to True",
+        "jitter = [1, 2]": "jitter to [1, 2]",
+        'optimizer = "adam"': "optimizer to 'adam'",
+        "epochs = = 3": "not a TOML file",
+    }.items():
+        file.write_text(text)
+        result = CliRunner().invoke(app, ["train", "x", "--dry-run", "--config", str(file)])
+        assert result.exit_code in (1, 2)
+        assert expected in result.stderr, result.output
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_run(images, small):
+    """FLOPs as in the paper's model: 114 GFLOP an image for ViT-S/16 with two large and eight small
+    views (4.6 GMAC a large view); parameters as timm counts them."""
+    plan = json.loads(
+        dino("train", images, "--dry-run", "--json", "--batch-size", "4", "--device", "cpu").stdout
+    )
+    cost = plan["cost"]
+    assert plan["arch"] == "vit_small"
+    assert cost["parameters"]["backbone"] == 21_665_664
+    assert cost["gflop_per_image"] == pytest.approx(114, rel=0.02)
+    assert (cost["images"], cost["steps"]) == (33, 800)
+    hours = 800 * 4 / cost["images_per_second"] / 3600
+    assert cost["hours"] == pytest.approx(hours, rel=0.05)
+    weights = 20 * sum(cost["parameters"].values()) / 2**30
+    assert cost["memory_gib"] > weights
+    elsewhere = json.loads(
+        dino("train", "not/here", "--config", small, "--dry-run", "--json").stdout
+    )["cost"]
+    assert elsewhere["hours"] is None
+    assert elsewhere["images_per_second"] > 0
