@@ -129,6 +129,12 @@ class TrainConfig(ImageOptions, ListOptions):
     warmup_teacher_temp_epochs: int = setting(
         0, "Epochs of the temperature's linear warm-up.", panel=METHOD
     )
+    koleo_weight: float = setting(
+        0.0,
+        "Weight of the KoLeo regulariser, which spreads the images' features (DINOv2 uses 0.1); "
+        "for small data, whose features lose rank. 0: the paper's loss.",
+        panel=METHOD,
+    )
     center_momentum: float = setting(0.9, "Momentum of the centre.", panel=METHOD)
     center_init: Literal["zero", "batch"] = setting(
         "zero", "Start of the centre: zero, or the first batch's mean.", panel=METHOD

@@ -93,6 +93,19 @@ def test_optimizers_and_head_options_run(images, small, tmp_path, optimizer):
     assert all(loss > 0 for loss in losses(tmp_path / "run").values())
 
 
+def test_koleo_spreads_the_features_and_is_in_the_log(images, small, tmp_path):
+    dino("train", images, "--config", small, "-o", tmp_path / "plain")
+    dino("train", images, "--config", small, "-o", tmp_path / "spread", "--koleo-weight", "1")
+    plain, spread = (
+        [entry for entry in Log.read(tmp_path / name / "log.jsonl") if "loss" in entry]
+        for name in ("plain", "spread")
+    )
+    assert all("koleo" not in entry for entry in plain)
+    assert spread[-1]["koleo"] < spread[0]["koleo"]
+    assert spread[-1]["feature_std"] > plain[-1]["feature_std"]
+    assert spread[0]["loss"] == plain[0]["loss"]
+
+
 def test_an_unreadable_image_is_named_and_skipped(images, small, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(images, data)

@@ -40,7 +40,7 @@ class GraphedPasses:
         views: Views,
         temperature: float,
         *,
-        forward: Callable[..., Tensor],
+        forward: Callable[..., tuple[Tensor, Tensor]],
         autocast: Autocast,
         scale: object = None,
     ) -> Pass:
@@ -79,7 +79,7 @@ def _inputs(views: Views) -> list[Tensor]:
 def _record(
     networks: Networks,
     views: Views,
-    forward: Callable[..., Tensor],
+    forward: Callable[..., tuple[Tensor, Tensor]],
     autocast: Autocast,
     clip_grad: float,
 ) -> _Recording:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dino_cli.core.training.health import Health, measure_health, update_ratio
+from dino_cli.core.training.koleo import koleo_loss
 from dino_cli.core.training.loss import centre_update, dino_loss, teacher_targets
 from dino_cli.core.training.multicrop import MultiCrop
 from dino_cli.core.training.optim import clip_per_tensor
@@ -48,13 +49,17 @@ class StepValues:
 
 @dataclass(kw_only=True)
 class Networks:
-    """What a step changes. `centre` is (1, K); `student` may be wrapped for several ranks."""
+    """What a step changes. `centre` is (1, K); `student` may be wrapped for several ranks.
+
+    koleo_weight: of the regulariser on the student's features of the global views; 0 is the paper.
+    """
 
     student: MultiCrop
     teacher: MultiCrop
     optimizer: torch.optim.Optimizer
     centre: Tensor
     centre_momentum: float = 0.9
+    koleo_weight: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,8 @@ class StepResult:
 
     loss: mean over ranks and micro-batches. gradient_norm: global norm before clipping. skipped: 1
     when the loss or a gradient was not finite, and nothing was changed. overflowed: 1 when the loss
-    was finite and only gradients were not, scaled for fp16: the student did not move. Only where
+    was finite and only gradients were not, scaled for fp16: the student did not move. koleo: the
+    regulariser before its weight, of this rank's last micro-batch, where there is one. Only where
     asked for: health, of this rank's last micro-batch, and update_ratio (see
     `core.training.health`).
     """
@@ -72,6 +78,7 @@ class StepResult:
     gradient_norm: Tensor
     skipped: Tensor
     overflowed: Tensor
+    koleo: Tensor | None = None
     health: Health | None = None
     update_ratio: Tensor | None = None
 
@@ -82,7 +89,7 @@ class Pass:
 
     loss: 0-dimensional, detached. teacher_mean: mean of the teacher's logits, float32 (1, K).
     targets (2 · B, K) and the teacher's features (2 · B, D): for the health figures. norms: of the
-    gradients before clipping, where the pass has clipped them.
+    gradients before clipping, where the pass has clipped them. koleo: as of `StepResult`.
     """
 
     loss: Tensor
@@ -90,6 +97,7 @@ class Pass:
     targets: Tensor
     features: Tensor
     norms: Tensor | None = None
+    koleo: Tensor | None = None
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -101,7 +109,7 @@ def run_pass(
     views: Views,
     temperature: float | Tensor,
     *,
-    forward: Callable[..., Tensor],
+    forward: Callable[..., tuple[Tensor, Tensor]],
     autocast: Callable[[], AbstractContextManager[Any]],
     scale: Callable[[Tensor], Tensor] = _same,
 ) -> Pass:
@@ -110,12 +118,17 @@ def run_pass(
     with autocast():
         with torch.no_grad():
             teacher_logits, features = networks.teacher(views.groups[:1], with_features=True)
-        student_logits = forward(views.groups, views.masks)
+        student_logits, student_features = forward(views.groups, views.masks, with_features=True)
     targets = teacher_targets(teacher_logits, networks.centre, temperature)
     loss = dino_loss(student_logits, targets, views=views.count)
-    scale(loss).backward()  # type: ignore[no-untyped-call]
+    total, koleo = loss, None
+    if networks.koleo_weight:
+        koleo = koleo_loss(student_features[: len(targets)], views=2)
+        total = loss + networks.koleo_weight * koleo
+    scale(total).backward()  # type: ignore[no-untyped-call]
     return Pass(
         loss=loss.detach(),
+        koleo=None if koleo is None else koleo.detach(),
         teacher_mean=teacher_logits.mean(dim=0, keepdim=True, dtype=torch.float32),
         targets=targets,
         features=features,
@@ -128,7 +141,7 @@ def train_step(
     at: StepValues,
     *,
     clip_grad: float,
-    forward: Callable[..., Tensor] | None = None,
+    forward: Callable[..., Any] | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
     average: Callable[[Tensor], Tensor] = _same,
@@ -213,6 +226,7 @@ def train_step(
         gradient_norm=norms.norm(),
         skipped=bad.float(),
         overflowed=(infinite & ~bad).float(),
+        koleo=passed.koleo,
         health=measure_health(passed.targets, passed.features, networks.centre)
         if measure
         else None,

@@ -53,6 +53,7 @@ def check(config: TrainConfig) -> None:
         "clip_grad",
         "weight_decay",
         "weight_decay_end",
+        "koleo_weight",
         "workers",
         "keep_every",
         "freeze_last_layer",
@@ -88,6 +89,12 @@ def check(config: TrainConfig) -> None:
     for name in ("global_crops_scale", "local_crops_scale"):
         low, high = getattr(config, name)
         _require(0 < low <= high <= 1, config, name, "must be two shares, 0 < low <= high <= 1")
+    if config.koleo_weight and config.batch_size < 2:
+        raise UsageError(
+            f"--koleo-weight {config.koleo_weight:g} compares the images of a batch, and "
+            f"--batch-size is {config.batch_size}",
+            "use at least 2, or leave --koleo-weight out",
+        )
     start = config.augment_start
     _require(min(start) >= 0, config, "augment_start", "must not be negative")
     _require(start[3] <= 0.5, config, "augment_start", "has a hue outside [0, 0.5]")

@@ -37,6 +37,7 @@ def log_entry(
         "step": step,
         "epoch": epoch,
         "loss": _finite(result.loss),
+        **({} if result.koleo is None else {"koleo": _finite(result.koleo)}),
         "lr": at.lr,
         "weight_decay": at.weight_decay,
         "momentum": at.momentum,

@@ -271,6 +271,7 @@ def build_networks(
         optimizer=make_optimizer(config.optimizer, student),
         centre=torch.zeros(1, config.out_dim, device=device),
         centre_momentum=config.center_momentum,
+        koleo_weight=config.koleo_weight,
     )
 
 
