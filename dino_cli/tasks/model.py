@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from dino_cli import runtime
+from dino_cli.config.setting import Size, height_and_width, parse_size, size_text
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.backbone import Backbone, build
-from dino_cli.errors import TaskError
+from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load
@@ -58,6 +59,34 @@ class Model:
     def preprocessing(self) -> Preprocessing:
         """How the weights want their images."""
         return self.weights.preprocessing
+
+    def input_size(self, image_size: str | None) -> Size:
+        """What --image-size asks for; without it, the short side that suits this network.
+
+        Raises `UsageError` for less than one patch.
+        """
+        size = parse_size(image_size) if image_size is not None else self.weights.attention_size
+        patch = self.backbone.patch_size
+        if min(height_and_width(size)) < patch:
+            raise UsageError(
+                f"image size {size_text(size)} is smaller than one patch of {patch} pixels",
+                "use a larger --image-size",
+            )
+        return size
+
+    def whole_photo(self, image_size: str | None, *, exif: bool) -> Preprocessing:
+        """How patches are to be looked at: the whole photo, resized bilinearly to `input_size`.
+
+        Not trimmed to whole patches, which `core.masks.layout` does. Raises as `input_size`.
+        """
+        return replace(
+            self.preprocessing,
+            resize=self.input_size(image_size),
+            crop=None,
+            interpolation="bilinear",
+            multiple=1,
+            exif=exif,
+        )
 
     def autocast(self) -> AbstractContextManager[object]:
         """Forwards inside run in the chosen precision."""

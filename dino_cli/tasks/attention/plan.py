@@ -1,7 +1,7 @@
 """What a run of `dino attention` shall do: its options read and checked, its network open."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.config.ranges import check_batches, check_fps, check_threshold
@@ -136,20 +136,7 @@ def plan(
             f" {model.backbone.depth} blocks, 0 to {model.backbone.depth - 1}",
             "choose among these, or -1 for the last",
         )
-    size = parse_size(config.image_size) if config.image_size else model.weights.attention_size
-    if min(size if isinstance(size, tuple) else (size,)) < patch:
-        raise UsageError(
-            f"image size {config.image_size} is smaller than one patch of {patch} pixels",
-            "use a larger --image-size",
-        )
-    preprocessing = replace(
-        model.preprocessing,
-        resize=size,
-        crop=None,
-        interpolation="bilinear",
-        multiple=1,
-        exif=config.exif,
-    )
+    preprocessing = model.whole_photo(config.image_size or None, exif=config.exif)
     if config.compile:
         model.backbone.compile_blocks(config.layer)
     return AttentionPlan(

@@ -61,13 +61,7 @@ def transform_of(config: EmbedConfig, model: Model) -> Preprocessing:
     if config.image_size is None:
         return replace(p, **_overrides(config, p, model))
     patch = model.backbone.patch_size
-    size = parse_size(config.image_size)
-    if min(size if isinstance(size, tuple) else (size,)) < patch:
-        raise UsageError(
-            f"image size {config.image_size} is smaller than one patch of {patch} pixels",
-            "use a larger --image-size",
-        )
-    return replace(p, resize=size, crop=None, multiple=patch)
+    return replace(p, resize=model.input_size(config.image_size), crop=None, multiple=patch)
 
 
 def _overrides(options: TransformOptions, p: Preprocessing, model: Model) -> dict[str, Any]:

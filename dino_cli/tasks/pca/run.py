@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ def _check(config: PcaConfig) -> None:
 
 
 def _preprocessing(config: PcaConfig, model: Model) -> Preprocessing:
-    """As attention's: the whole photo, bilinear. Raises `UsageError` for what cannot be."""
+    """As attention's. Raises `UsageError` for a network or a size that cannot be."""
     name, backbone = model.weights.name, model.backbone
     if not backbone.has_blocks:
         raise UsageError(
@@ -123,23 +122,9 @@ def _preprocessing(config: PcaConfig, model: Model) -> Preprocessing:
         raise UsageError(
             f"{name} has no class token, so only tokens are read", "leave out --features"
         )
-    size = parse_size(config.image_size) if config.image_size else model.weights.attention_size
-    if min(size if isinstance(size, tuple) else (size,)) < backbone.patch_size:
-        raise UsageError(
-            f"image size {config.image_size} is smaller than one patch of"
-            f" {backbone.patch_size} pixels",
-            "use a larger --image-size",
-        )
     if config.compile:
         backbone.compile_blocks()
-    return replace(
-        model.preprocessing,
-        resize=size,
-        crop=None,
-        interpolation="bilinear",
-        multiple=1,
-        exif=config.exif,
-    )
+    return model.whole_photo(config.image_size or None, exif=config.exif)
 
 
 def _write_shared(work: PcaWork, shared: Sequence[str]) -> None:

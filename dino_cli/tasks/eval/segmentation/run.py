@@ -154,12 +154,7 @@ def _check_network(model: Model, config: EvalSegmentationConfig) -> None:
             f"{model.weights.name} has no attention of a class token to its patches",
             "use a ViT, such as --model dino_vits16",
         )
-    size, patch = parse_size(config.image_size), model.backbone.patch_size
-    if min(size if isinstance(size, tuple) else (size,)) < patch:
-        raise UsageError(
-            f"image size {config.image_size} is smaller than one patch of {patch} pixels",
-            "use a larger --image-size",
-        )
+    model.input_size(config.image_size)  # raises for less than a patch, before any photo is read
     if config.compile:
         model.backbone.compile_blocks()
 
@@ -183,14 +178,7 @@ def _score_all(
     everything: bool,
 ) -> _Scored:
     """One pass of a network over all photos, read ahead in threads."""
-    p = replace(
-        model.preprocessing,
-        resize=parse_size(config.image_size),
-        crop=None,
-        interpolation="bilinear",
-        multiple=1,
-        exif=config.exif,
-    )
+    p = model.whole_photo(config.image_size, exif=config.exif)
     patch, threads = model.backbone.patch_size, max(1, min(config.workers, available_cores()))
     guided = everything and config.refine == "guided"
     done = _Scored()
