@@ -60,3 +60,8 @@ class KnnConfig(ModelOptions, ComputeOptions, ImageOptions, ListOptions):
         None, "Frames of each second of a video that are classified (default: all)."
     )
     overwrite: bool = setting(False, "Replace an existing output.")
+
+    @property
+    def page(self) -> bool:
+        """Whether the output is a page of pictures, not a table."""
+        return self.output is not None and self.output.suffix == ".html"

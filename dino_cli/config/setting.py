@@ -17,6 +17,7 @@ __all__ = [
     "Size",
     "arguments",
     "height_and_width",
+    "json_ready",
     "options",
     "parse_size",
     "setting",
@@ -54,18 +55,19 @@ def setting(
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A config dataclass as JSON-ready values: paths as strings, tuples as lists."""
+    """The fields of a config dataclass by name, each as `json_ready` gives it."""
+    return {key: json_ready(value) for key, value in asdict(config).items()}
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
-        if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return value
 
-    return {key: plain(value) for key, value in asdict(config).items()}
+def json_ready(value: Any) -> Any:
+    """A value as JSON would give it back: paths as strings, tuples as lists."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    return value
 
 
 def options(config_type: type) -> tuple[Field[Any], ...]:

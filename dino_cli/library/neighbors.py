@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dino_cli.config.knn import KnnConfig
@@ -58,9 +59,8 @@ def knn(
     if not k > 0 or most < 1:
         raise UsageError(f"k={k} of {most} rows", "use k=20 and an index of two rows or more")
     asked = of_features(source, own=queries is None)
-    config = KnnConfig(device="cpu")
     rows, similarities, predicted, shares = [], [], [], []
-    for found in search(asked, bank, min(k, most), config, Reporter()):
+    for found in search(asked, bank, min(k, most), torch.device("cpu"), Reporter()):
         rows.append(found.rows.numpy())
         similarities.append(found.similarities.numpy())
         if known:

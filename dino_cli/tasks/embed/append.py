@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dino_cli.config.embed import EmbedConfig
+from dino_cli.config.setting import json_ready
 from dino_cli.data.listing.contents import content_sha256
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import TaskError
@@ -100,7 +101,7 @@ def _compare(export: Embeddings, facts: Mapping[str, Any], kinds: Sequence[str])
         "weights_sha256", "checkpoint_key", "arch", "patch_size", "heads", "precision", "kinds",
         "preprocessing", "normalize", "multi_scale", "thumbnails",
     ):  # fmt: skip
-        old, new = made.get(key), _plain(wanted.get(key))
+        old, new = made.get(key), json_ready(wanted.get(key))
         if old == new:
             continue
         if key == "weights_sha256":
@@ -112,10 +113,3 @@ def _compare(export: Embeddings, facts: Mapping[str, Any], kinds: Sequence[str])
             f"{str(export.path)!r} was made with {key} {old}, not {new}",
             "give the same options as then, or embed anew with --overwrite",
         )
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value

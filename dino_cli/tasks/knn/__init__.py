@@ -1,1 +1,1 @@
-"""`dino knn`: `run` votes, `queries` brings what is asked about."""
+"""`dino knn`: `queries` asks, `search` finds neighbours in the `bank`, `answers` tells."""

@@ -1,15 +1,15 @@
 """What `dino knn` classifies: the index itself, another feature file, or pictures and frames."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.config.knn import KnnConfig
+from dino_cli.config.setting import to_json
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.evaluation.neighbors import Rows
 from dino_cli.data.listing.media import find_frames
@@ -81,7 +81,7 @@ def _of_pictures(
         **index.metadata,
         **model.identity,
         **model_facts(options),
-        "preprocessing": _plain(asdict(p)),
+        "preprocessing": to_json(p),
     }
     compare(index, made, "the model for the queries")
     kind = index.metadata.get("features", "cls")
@@ -138,8 +138,3 @@ def _preprocessing(index: Embeddings) -> Preprocessing:
             "make the index again with `dino embed`",
         )
     return p
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}

@@ -1,6 +1,6 @@
 """The nearest images of the index for every query, and the votes they make."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +11,22 @@ from dino_cli.core.evaluation.faiss_index import ApproximateIndex
 from dino_cli.core.evaluation.neighbors import nearest, votes
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import choose_device
 from dino_cli.tasks.knn.bank import Bank
 from dino_cli.tasks.knn.queries import Queries
 
-__all__ = ["NeighborBlock", "clamp", "predict", "rounded", "search", "vote"]
+__all__ = [
+    "NeighborBlock",
+    "NeighborCounts",
+    "approximate_index",
+    "clamp",
+    "count_neighbors",
+    "predict",
+    "rounded",
+    "search",
+    "vote",
+]
 
+PREDICTING_K = 20  # "20 usually works best" (the original's help)
 RECALL_K = 10
 
 
@@ -28,6 +38,45 @@ class NeighborBlock:
     labels: list[str]
     similarities: Tensor
     rows: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborCounts:
+    """How many neighbours are for what. ks: votes of each accuracy that is told; predicting: votes
+    of a prediction; named: neighbours beside it in the output."""
+
+    ks: list[int]
+    predicting: int
+    named: int
+
+    @property
+    def most(self) -> int:
+        """As many as have to be found."""
+        return max(*self.ks, self.predicting, self.named)
+
+
+def count_neighbors(
+    config: KnnConfig, bank: Bank, reporter: Reporter, given: Set[str]
+) -> NeighborCounts:
+    """What was asked for (`given`: what the person typed), at most what the index has.
+
+    Raises `TaskError` when leave-one-out would leave none.
+    """
+    own = not config.queries
+    available = int(bank.voting.sum()) - own
+    if available < 1:
+        raise TaskError(
+            f"the index {str(config.index[0])!r} has a single image with a label",
+            "leave-one-out needs two: embed more, or name queries",
+        )
+    # On a page nobody sees the accuracies of the default numbers.
+    heard = reporter if not config.page or "k" in given else Reporter()
+    ks = clamp(config.k, available, own, heard) if bank.classes else []
+    return NeighborCounts(
+        ks=ks,
+        predicting=ks[0] if "k" in given and ks else min(PREDICTING_K, available),
+        named=min(config.neighbors, available),
+    )
 
 
 def clamp(ks: Sequence[int], available: int, own: bool, reporter: Reporter) -> list[int]:
@@ -45,20 +94,17 @@ def search(
     queries: Queries,
     bank: Bank,
     k: int,
-    config: KnnConfig,
+    device: torch.device,
     reporter: Reporter,
-    facts: dict[str, object] | None = None,
+    *,
+    approximate: ApproximateIndex | None = None,
 ) -> Iterator[NeighborBlock]:
     """The k nearest images of the index that may vote, for every query, block by block.
 
-    facts: receives `recall` of an approximate search, for the result.
+    approximate: searches instead of all rows being compared, on the CPU.
     """
-    device = choose_device(config.device)
     staged = not queries.pictures  # embedding pictures has a stage of its own
     allowed = None if bank.voting.all() else bank.voting
-    approximate = None
-    if config.search == "faiss":
-        approximate = _approximate(bank, reporter, facts)
     if staged:
         reporter.stage("searching", len(queries.paths), "queries")
     for features, which in queries.chunks:
@@ -90,9 +136,11 @@ def search(
         reporter.finish()
 
 
-def _approximate(
-    bank: Bank, reporter: Reporter, facts: dict[str, object] | None
-) -> ApproximateIndex:
+def approximate_index(
+    bank: Bank, reporter: Reporter
+) -> tuple[ApproximateIndex, dict[str, dict[str, float]]]:
+    """The index for `--search faiss`, and `recall` for the result: the share that it finds of the
+    nearest `k`. Raises `TaskError` without faiss."""
     allowed = None if bank.voting.all() else bank.voting
     reporter.stage("indexing", len(bank.index.paths), "rows")
     try:
@@ -105,9 +153,7 @@ def _approximate(
     recall = index.recall(at)
     reporter.finish()
     reporter.remark(f"faiss finds {100 * recall:.1f} % of the {at} nearest neighbours")
-    if facts is not None:
-        facts["recall"] = {"k": at, "share": round(recall, 4)}
-    return index
+    return index, {"recall": {"k": at, "share": round(recall, 4)}}
 
 
 def vote(found: NeighborBlock, bank: Bank, k: int, temperature: float) -> tuple[Tensor, Tensor]:

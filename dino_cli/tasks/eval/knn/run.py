@@ -14,13 +14,14 @@ from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
+from dino_cli.runtime import choose_device
 from dino_cli.store.embeddings.reading import embeddings_paths, is_feature_file
 from dino_cli.store.writing.tables import skipped_path
 from dino_cli.tasks.embed import embed
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.knn.bank import open_bank
+from dino_cli.tasks.knn.check import check_votes
 from dino_cli.tasks.knn.queries import open_queries
-from dino_cli.tasks.knn.run import check
 from dino_cli.tasks.knn.score import AccuracyCounter
 from dino_cli.tasks.knn.search import clamp, search
 
@@ -40,7 +41,7 @@ def knn(config: EvalKnnConfig, reporter: Reporter) -> dict[str, Any]:
     """
     checked = [KnnConfig(k=config.k, temperature=t) for t in config.temperature]
     for one in checked:
-        check(one)
+        check_votes(one)
     names = [path.name for name in SETS for path in _files(Path(f"{name}.npy"))]
     check_report(config.output, names, overwrite=config.overwrite)
     _check_classes(config)
@@ -103,9 +104,8 @@ def _classify(options: KnnConfig, config: EvalKnnConfig, reporter: Reporter) -> 
     queries = open_queries(options, bank.index, reporter, frozenset())
     if not any(label in bank.numbers for label in queries.labels):
         raise _no_common(config)
-    options = replace(options, device=config.device)
     scores = {t: AccuracyCounter(bank, ks, t) for t in dict.fromkeys(config.temperature)}
-    for found in search(queries, bank, max(ks), options, reporter):
+    for found in search(queries, bank, max(ks), choose_device(config.device), reporter):
         for score in scores.values():
             score.add(found)
     first = scores[config.temperature[0]]

@@ -1,0 +1,65 @@
+"""What `dino knn` was asked for, checked before any file is read."""
+
+import math
+
+from dino_cli.config.knn import KnnConfig
+from dino_cli.errors import UsageError
+from dino_cli.store.writing.tables import check_targets, skipped_path
+
+__all__ = ["check", "check_votes"]
+
+
+def check(config: KnnConfig) -> None:
+    """Raises `UsageError` for impossible numbers, `TaskError` for an output that cannot be."""
+    check_votes(config)
+    if config.neighbors < 0:
+        raise UsageError(f"--neighbors {config.neighbors} is negative", "use --neighbors 5")
+    if config.min_similarity is not None and not -1 <= config.min_similarity <= 1:
+        raise UsageError(
+            f"--min-similarity {config.min_similarity:g} is not a cosine",
+            "use --min-similarity 0.5",
+        )
+    _check_confusion(config)
+    _check_output(config)
+
+
+def check_votes(config: KnnConfig) -> None:
+    """Raises `UsageError` for numbers that no vote can have."""
+    for k in config.k:
+        if k < 1:
+            raise UsageError(f"k={k} is not a positive number", "use -k 20")
+    if not config.temperature > 0 or not math.isfinite(config.temperature):
+        raise UsageError(
+            f"temperature {config.temperature} is not a positive number", "use --temperature 0.07"
+        )
+
+
+def _check_confusion(config: KnnConfig) -> None:
+    if config.confusion is None:
+        return
+    if config.confusion.suffix != ".png":
+        raise UsageError(
+            f"the confusion matrix is a .png, which {str(config.confusion)!r} is not",
+            "use --confusion confusion.png",
+        )
+    check_targets([config.confusion], overwrite=config.overwrite)
+
+
+def _check_output(config: KnnConfig) -> None:
+    output = config.output
+    if output is None:
+        return
+    if output.suffix not in (".csv", ".html"):
+        raise UsageError(
+            f"predictions are .csv or .html, which {str(output)!r} is not",
+            "use --output predictions.csv",
+        )
+    if config.duplicates is not None and output.suffix != ".csv":
+        raise UsageError(
+            f"duplicates are listed as .csv, which {str(output)!r} is not",
+            "use --output duplicates.csv",
+        )
+    check_targets([output, skipped_path(output)], overwrite=config.overwrite)
+    for index in config.index:
+        if output.resolve() in (index.with_suffix(".csv").resolve(), index.resolve()):
+            raise UsageError(f"{str(output)!r} belongs to the index", "name another file")
