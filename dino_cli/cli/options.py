@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from dino_cli.cli.display import Terminal, json_text
-from dino_cli.config.setting import Size, options, parse_size
+from dino_cli.config.setting import Size, flag_of, options, parse_size
 from dino_cli.errors import DinoError, UsageError
 
 __all__ = ["command"]
@@ -57,7 +57,7 @@ def command(
         callback.__signature__ = _signature(config_type)  # type: ignore[attr-defined]
         callback.__doc__ = run.__doc__
         several = [
-            "--" + f.name.replace("_", "-")
+            flag_of(f.name)
             for f in options(config_type)
             if _is_several(hints[f.name]) and hints[f.name].__args__[0] is float
         ]
@@ -151,7 +151,7 @@ def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
             help=_literal(meta["help"]), metavar=meta["metavar"], show_default=False
         )
     else:
-        dashed = "--" + f.name.replace("_", "-")
+        dashed = flag_of(f.name)
         flags = meta["flag"].split(",") if meta["flag"] else [dashed]
         if hint in (bool, bool | None):
             # What is on can be switched off; what another source may switch on, too (--config).

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from dino_cli.config.setting import flag_of
 from dino_cli.config.train import TrainConfig
 from dino_cli.config.values import as_type, read_toml
 from dino_cli.errors import TaskError, UsageError
@@ -84,8 +85,7 @@ def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
     for name in sorted(set(flags) - RESUMABLE - RESCUING):
         if flags[name] != getattr(config, name):
             raise UsageError(
-                f"--{name.replace('_', '-')} cannot change in a resumed run "
-                f"(it was {getattr(config, name)})",
+                f"{flag_of(name)} cannot change in a resumed run (it was {getattr(config, name)})",
                 "leave it out, or start a new run with --init-from",
             )
     return replace(config, **{"dry_run": False, **flags, "resume": run})

@@ -16,6 +16,7 @@ from dino_cli.errors import UsageError
 __all__ = [
     "Size",
     "arguments",
+    "flag_of",
     "height_and_width",
     "json_ready",
     "options",
@@ -81,6 +82,11 @@ def options(config_type: type) -> tuple[Field[Any], ...]:
     return tuple(sorted(own_first, key=lambda f: f.name in inherited))
 
 
+def flag_of(name: str) -> str:
+    """The flag of a field's name, unless the field has one of its own: batch_size, --batch-size."""
+    return "--" + name.replace("_", "-")
+
+
 def parse_size(text: str) -> Size:
     """ "480" → 480 (short side); "480x640" → (480, 640), height first. Raises `UsageError`."""
     parts = text.lower().split("x")
@@ -106,7 +112,7 @@ def arguments(config: Any, given: Collection[str]) -> list[str]:
         if f.name not in given:
             continue
         value = getattr(config, f.name)
-        flag = (f.metadata["flag"] or "--" + f.name.replace("_", "-")).split(",")[0]
+        flag = (f.metadata["flag"] or flag_of(f.name)).split(",")[0]
         if f.metadata["argument"]:
             positional += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
         elif isinstance(value, bool):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dino_cli.config.setting import flag_of
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.architecture import (
     VIT_SIZES,
@@ -143,7 +144,7 @@ def _own(run: OwnRun, known: ArchitectureHints) -> Architecture:
     if isinstance(a, VitArchitecture):
         facts |= {"patch_size": a.patch_size, "heads": a.heads}  # type: ignore[dict-item]
     for option in ("arch", "patch_size", "heads"):
-        asked, flag = getattr(known, option), "--" + option.replace("_", "-")
+        asked, flag = getattr(known, option), flag_of(option)
         if asked is not None and asked != facts.get(option):
             raise TaskError(
                 f"it is of a `dino train` run that says what it is, and not {flag} {asked}",

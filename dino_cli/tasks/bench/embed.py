@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dino_cli.config.bench import BenchEmbedConfig
 from dino_cli.config.embed import EmbedConfig
+from dino_cli.config.setting import flag_of
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
@@ -33,7 +34,7 @@ def bench_embed(config: BenchEmbedConfig, reporter: Reporter) -> dict[str, Any]:
     """
     for name in ("photos", "batch_size"):
         if getattr(config, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+            raise UsageError(f"{flag_of(name)} must be at least 1")
     if not 0.05 <= config.megapixels <= 50:
         raise UsageError(f"--megapixels {config.megapixels:g} is not from 0.05 to 50")
     device = choose_device(config.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dino_cli.config.bench import BenchStepConfig
+from dino_cli.config.setting import flag_of
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.training.cuda_graph import GraphedPasses
 from dino_cli.core.training.droppath import draw_masks
@@ -42,7 +43,7 @@ def bench_step(config: BenchStepConfig, reporter: Reporter) -> dict[str, Any]:
     for name in ("batch_size", "out_dim"):
         value = getattr(config, name)
         if value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {value} is not a positive number")
+            raise UsageError(f"{flag_of(name)} {value} is not a positive number")
     architecture(config.arch, config.patch_size)  # refuses an impossible patch
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)

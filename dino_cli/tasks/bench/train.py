@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 
 from dino_cli.config.bench import BenchTrainConfig
+from dino_cli.config.setting import flag_of
 from dino_cli.config.train import TrainConfig
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
@@ -48,7 +49,7 @@ def bench_train(config: BenchTrainConfig, reporter: Reporter) -> dict[str, Any]:
     """
     for name in ("photos", "batch_size", "out_dim"):
         if getattr(config, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+            raise UsageError(f"{flag_of(name)} must be at least 1")
     if config.photos < config.batch_size:
         raise UsageError(f"--photos {config.photos} is less than one batch of {config.batch_size}")
     if not config.seconds >= 0:

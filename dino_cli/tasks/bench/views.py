@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from dino_cli.config.bench import BenchViewsConfig
+from dino_cli.config.setting import flag_of
 from dino_cli.config.train import TrainConfig
 from dino_cli.data.views.batches import normalize_views
 from dino_cli.data.views.draws import ViewDraw, draw_view, uniforms
@@ -40,7 +41,7 @@ def bench_views(config: BenchViewsConfig, reporter: Reporter) -> dict[str, Any]:
     """
     for name in ("photos", "batch_size"):
         if getattr(config, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
+            raise UsageError(f"{flag_of(name)} must be at least 1")
     device, cpu = choose_device(config.device), torch.device("cpu")
     photos = draw_photos(config.photos, HEIGHT, WIDTH)
     pictures = [Image.fromarray(photo) for photo in photos]

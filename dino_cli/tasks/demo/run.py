@@ -12,6 +12,7 @@ from PIL import Image
 
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.config.demo import DemoConfig
+from dino_cli.config.setting import flag_of
 from dino_cli.config.shared import ModelOptions
 from dino_cli.data.drawings.images import CLASSES
 from dino_cli.errors import Interrupted, UsageError
@@ -191,7 +192,7 @@ def next_commands(config: DemoConfig) -> list[dict[str, str]]:
     for f in fields(ModelOptions):
         value = getattr(config, f.name)
         if f.name != "model" and value != f.default:
-            name = "--" + f.name.replace("_", "-")
+            name = flag_of(f.name)
             network += [name] if value is True else [name, value]
     feats = out / "feats.npy"
     again = () if out == Path("demo") else ("-o", out)

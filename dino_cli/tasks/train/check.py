@@ -1,12 +1,13 @@
 """What no run of `dino train` could have, said before anything is touched."""
 
 import math
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 import torch
 
-from dino_cli.config.setting import Size, height_and_width, size_text
+from dino_cli.config.setting import Size, flag_of, height_and_width, size_text
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import VIT_SIZES, Architecture, VitArchitecture
@@ -19,53 +20,55 @@ __all__ = ["check", "check_views"]
 YEAR = 365 * 24 * 60  # minutes
 
 
+AT_LEAST_1 = (
+    "batch_size", "accumulate", "epochs", "out_dim", "eval_every", "keep", "patch_size",
+    "head_hidden", "head_bottleneck", "log_every", "in_chans", "max_steps", "save_every",
+    "width", "depth", "heads", "global_size", "local_size",
+)  # fmt: skip
+POSITIVE = ("lr", "teacher_temp", "warmup_teacher_temp", "std", "final_size")
+NOT_NEGATIVE = (
+    "min_lr", "clip_grad", "weight_decay", "weight_decay_end", "workers", "keep_every",
+    "freeze_last_layer", "watch", "local_crops_number", "jitter", "augment_start", "koleo_weight",
+)  # fmt: skip
+SHARES = (
+    "momentum_teacher", "center_momentum", "jitter_prob", "grayscale_prob", "solarize_prob",
+    "augment_ramp", "final_share", "max_unreadable",
+)  # fmt: skip
+# Which options, what each of their numbers has to obey, and what is said of one that does not.
+RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (AT_LEAST_1, lambda x: x >= 1, "must be at least 1"),
+    (POSITIVE, lambda x: x > 0, "must be positive"),
+    (NOT_NEGATIVE, lambda x: x >= 0, "must not be negative"),
+    (SHARES, lambda x: 0 <= x <= 1, "must be between 0 and 1"),
+    (("blur_prob",), lambda x: 0 <= x <= 1, "are probabilities"),
+    (("drop_path",), lambda x: 0 <= x < 1, "must be in [0, 1)"),
+    (("seed",), lambda x: 0 <= x < 2**63, "must not be negative, nor above 2^63 - 1"),
+    (("timeout",), lambda x: 0 < x <= YEAR, "must be positive, at most a year"),
+)
+
+
 def check(config: TrainConfig) -> None:
     """Raise `UsageError` for values that no run could have, before anything is touched."""
     for field in fields(config):
-        value = getattr(config, field.name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        finite = all(math.isfinite(x) for x in numbers if isinstance(x, float))
+        finite = all(math.isfinite(x) for x in _numbers(config, field.name))
         _require(finite, config, field.name, "must be finite")
-    positive: tuple[str, ...] = (
-        "batch_size",
-        "accumulate",
-        "epochs",
-        "out_dim",
-    )
-    positive += (
-        "eval_every",
-        "keep",
-        "patch_size",
-        "head_hidden",
-        "head_bottleneck",
-        "log_every",
-        "in_chans",
-    )
-    for name in positive:
-        _require(getattr(config, name) > 0, config, name, "must be at least 1")
-    for name in ("max_steps", "save_every", "width", "depth", "heads"):
-        value = getattr(config, name)
-        _require(value is None or value > 0, config, name, "must be at least 1")
-    for name in ("lr", "teacher_temp", "warmup_teacher_temp"):
-        _require(getattr(config, name) > 0, config, name, "must be positive")
-    for name in (
-        "min_lr",
-        "clip_grad",
-        "weight_decay",
-        "weight_decay_end",
-        "koleo_weight",
-        "workers",
-        "keep_every",
-        "freeze_last_layer",
-        "watch",
-    ):
-        _require(getattr(config, name) >= 0, config, name, "must not be negative")
-    shares = ("momentum_teacher", "center_momentum", "jitter_prob", "grayscale_prob")
-    for name in (*shares, "solarize_prob", "augment_ramp", "final_share", "max_unreadable"):
-        _require(0 <= getattr(config, name) <= 1, config, name, "must be between 0 and 1")
-    for name in ("global_size", "local_size"):
-        sides = height_and_width(getattr(config, name))
-        _require(min(sides) > 0, config, name, "must be at least 1")
+    for names, obeys, text in RULES:
+        for name in names:
+            _require(all(map(obeys, _numbers(config, name))), config, name, text)
+    _check_channels(config)
+    _check_colours_and_crops(config)
+    _check_warmups(config)
+    if config.koleo_weight and config.batch_size < 2:
+        raise UsageError(
+            f"--koleo-weight {config.koleo_weight:g} compares the images of a batch, and "
+            f"--batch-size is {config.batch_size}",
+            "use at least 2, or leave --koleo-weight out",
+        )
+    if config.arch in VIT_SIZES:
+        _check_patches(config)
+
+
+def _check_channels(config: TrainConfig) -> None:
     for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         given = getattr(config, name)
         fits = given == default or len(given) in (1, config.in_chans)
@@ -75,69 +78,61 @@ def check(config: TrainConfig) -> None:
             f"--views gpu makes views of RGB photos, not of {config.in_chans} channels",
             "leave it out: the processes that load images make them",
         )
+
+
+def _check_colours_and_crops(config: TrainConfig) -> None:
+    start = config.augment_start
+    _require(config.jitter[3] <= 0.5, config, "jitter", "has a hue outside [0, 0.5]")
+    _require(start[3] <= 0.5, config, "augment_start", "has a hue outside [0, 0.5]")
+    _require(max(start[4:]) <= 1, config, "augment_start", "ends in two probabilities")
+    for name in ("global_crops_scale", "local_crops_scale"):
+        low, high = getattr(config, name)
+        _require(0 < low <= high <= 1, config, name, "must be two shares, 0 < low <= high <= 1")
     if config.final_size and isinstance(config.global_size, tuple):
         raise UsageError(
             f"--final-size gives sides of squares, and --global-size is "
             f"{size_text(config.global_size)}",
             "leave one of them out",
         )
-    _require(0 <= config.drop_path < 1, config, "drop_path", "must be in [0, 1)")
-    _require(all(0 <= p <= 1 for p in config.blur_prob), config, "blur_prob", "are probabilities")
-    _require(min(config.jitter) >= 0, config, "jitter", "must not be negative")
-    _require(0 <= config.jitter[3] <= 0.5, config, "jitter", "has a hue outside [0, 0.5]")
-    _require(config.local_crops_number >= 0, config, "local_crops_number", "must not be negative")
-    for name in ("global_crops_scale", "local_crops_scale"):
-        low, high = getattr(config, name)
-        _require(0 < low <= high <= 1, config, name, "must be two shares, 0 < low <= high <= 1")
-    if config.koleo_weight and config.batch_size < 2:
-        raise UsageError(
-            f"--koleo-weight {config.koleo_weight:g} compares the images of a batch, and "
-            f"--batch-size is {config.batch_size}",
-            "use at least 2, or leave --koleo-weight out",
-        )
-    start = config.augment_start
-    _require(min(start) >= 0, config, "augment_start", "must not be negative")
-    _require(start[3] <= 0.5, config, "augment_start", "has a hue outside [0, 0.5]")
-    _require(max(start[4:]) <= 1, config, "augment_start", "ends in two probabilities")
-    _require(0 <= config.seed < 2**63, config, "seed", "must not be negative, nor above 2^63 - 1")
-    _require(0 < config.timeout <= YEAR, config, "timeout", "must be positive, at most a year")
-    _require(all(s > 0 for s in config.std), config, "std", "must be positive")
-    if config.final_size is not None:
-        _require(min(config.final_size) > 0, config, "final_size", "must be positive")
-    warmup = config.warmup_epochs
-    if warmup is not None and not 0 <= warmup <= config.epochs:
-        raise UsageError(
-            f"--warmup-epochs {warmup:g} is longer than the run of {config.epochs} epochs",
-            "shorten it or raise --epochs",
-        )
-    if not 0 <= config.warmup_teacher_temp_epochs <= config.epochs:
-        raise UsageError(
-            f"--warmup-teacher-temp-epochs {config.warmup_teacher_temp_epochs} is longer than the "
-            f"run of {config.epochs} epochs",
-            "shorten it or raise --epochs",
-        )
-    if config.arch in VIT_SIZES:
-        sizes = [
-            (name, side)
-            for name in ("global_size", "local_size")
-            for side in height_and_width(getattr(config, name))
-        ]
-        sizes += [("final_size", side) for side in config.final_size or ()]
-        for name, side in sizes:
-            if side % config.patch_size:
+
+
+def _check_warmups(config: TrainConfig) -> None:
+    for name in ("warmup_epochs", "warmup_teacher_temp_epochs"):
+        epochs = getattr(config, name)
+        if epochs is not None and not 0 <= epochs <= config.epochs:
+            raise UsageError(
+                f"{flag_of(name)} {_told(epochs)} is longer than the run of {config.epochs} epochs",
+                "shorten it or raise --epochs",
+            )
+
+
+def _check_patches(config: TrainConfig) -> None:
+    """Views of whole patches, which our own networks do not trim."""
+    patch = config.patch_size
+    for name in ("global_size", "local_size", "final_size"):
+        for side in _numbers(config, name):
+            if side % patch:
                 raise UsageError(
-                    f"--{name.replace('_', '-')} {side} is not a whole number of "
-                    f"{config.patch_size}-pixel patches",
-                    f"use {max(1, side // config.patch_size) * config.patch_size}",
+                    f"{flag_of(name)} {side} is not a whole number of {patch}-pixel patches",
+                    f"use {max(1, int(side) // patch) * patch}",
                 )
+
+
+def _numbers(config: TrainConfig, name: str) -> tuple[float, ...]:
+    """The numbers of an option: one, several, or none where it is not given or is text."""
+    value = getattr(config, name)
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(x for x in values if isinstance(x, int | float))
+
+
+def _told(number: float) -> str:
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 def _require(good: bool, config: TrainConfig, name: str, rule: str) -> None:
     if not good:
-        value = getattr(config, name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        shown = " ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in numbers)
-        raise UsageError(f"--{name.replace('_', '-')} {shown} {rule}", "see dino train --help")
+        shown = " ".join(map(_told, _numbers(config, name)))
+        raise UsageError(f"{flag_of(name)} {shown} {rule}", "see dino train --help")
 
 
 def check_views(architecture: Architecture, config: TrainConfig) -> None:

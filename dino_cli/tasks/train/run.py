@@ -11,7 +11,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dino_cli.config.resolve import RESCUING
-from dino_cli.config.setting import to_json
+from dino_cli.config.setting import flag_of, to_json
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.training.step import Networks
@@ -210,9 +210,7 @@ def _tell_changes(config: TrainConfig, folder: RunFolder, reporter: Reporter) ->
     before, now = folder.read_config()["train"], to_json(config)
     for name in sorted(RESCUING):
         if before.get(name) != now[name]:
-            reporter.remark(
-                f"from here on with --{name.replace('_', '-')} {now[name]}, not {before[name]}"
-            )
+            reporter.remark(f"from here on with {flag_of(name)} {now[name]}, not {before[name]}")
 
 
 def _tell_batch_norm(

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dino_cli.config.eval_linear import EvalLinearConfig
+from dino_cli.config.setting import flag_of
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.writing.staging import check_free
@@ -35,7 +36,7 @@ def check(config: EvalLinearConfig, reporter: Reporter) -> EvalLinearConfig:
     for name in ("epochs", "batch_size"):
         if getattr(config, name) < 1:
             raise UsageError(
-                f"--{name.replace('_', '-')} {getattr(config, name)} is not a positive number",
+                f"{flag_of(name)} {getattr(config, name)} is not a positive number",
                 f"the paper's is {getattr(EvalLinearConfig, name)}",
             )
     if not 0 < config.lr < float("inf"):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dino_cli.config.eval_video import EvalVideoConfig
+from dino_cli.config.setting import flag_of
 from dino_cli.config.shared import IMAGENET_STD, Preprocessing
 from dino_cli.core.evaluation.region import statistics
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
@@ -130,7 +131,7 @@ def _check(config: EvalVideoConfig) -> None:
         ("batch_size", 1, 4),
         ("workers", 0, 8),
     ):
-        value, flag = getattr(config, name), "--" + name.replace("_", "-")
+        value, flag = getattr(config, name), flag_of(name)
         if value < least:
             raise UsageError(f"{flag} {value} is less than {least}", f"use {flag} {good}")
     if config.resume and config.output is None:
