@@ -1,12 +1,18 @@
 """What a run of `dino train` will be: settings, their cost, the job that runs them."""
 
 import json
+import re
+from dataclasses import fields
 
 import pytest
 from in_process import dino
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
+from dino_cli.config.setting import flag_of
+from dino_cli.config.train import TrainConfig
+from dino_cli.errors import UsageError
+from dino_cli.tasks.train.check import check
 
 
 def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
@@ -20,6 +26,19 @@ def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
     both = resolved("--preset", "demo", "--config", file)
     assert (both["epochs"], both["local_size"], both["out_dim"]) == (17, 40, 256)
     assert resolved("--preset", "demo", "--config", file, "--epochs", "19")["epochs"] == 19
+
+
+def test_no_number_of_a_run_may_be_negative():
+    """Each option for itself, so that a new one is not forgotten."""
+    refused = []
+    for f in fields(TrainConfig):
+        value = getattr(TrainConfig, f.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        with pytest.raises(UsageError, match=re.escape(f"{flag_of(f.name)} -1 ")):
+            check(TrainConfig(**{f.name: -1}))
+        refused.append(f.name)
+    assert len(refused) > 30
 
 
 def test_a_dry_run_prints_the_warmup_that_will_be():

@@ -1,11 +1,10 @@
 """The loop of a run: steps, and what is told and kept between them."""
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +28,14 @@ from dino_cli.tasks.train.entry import log_entry
 from dino_cli.tasks.train.feed import Feed
 from dino_cli.tasks.train.folder import about, save_run
 from dino_cli.tasks.train.knn import teacher_knn
+from dino_cli.tasks.train.pace import Pace, Stretch
 from dino_cli.tasks.train.setup import Schedules
+from dino_cli.tasks.train.skips import Skips
 from dino_cli.tasks.train.watch import Watch
 
 __all__ = ["Run"]
 
 SECONDS_BETWEEN_DRAWINGS = 30.0  # of loss.png, which takes a third of a second
-MOST_SKIPPED = 3  # steps in a row that are not finite
-# Steps in a row whose fp16 gradients overflow. The scaler halves its scale at each, from 65,536: a
-# dozen may be its search for the right one.
-MOST_OVERFLOWED = 20
 
 
 @dataclass(kw_only=True)
@@ -63,14 +60,11 @@ class Run:
     watch: Watch | None
     drawn: float = field(default=float("-inf"), init=False)
     best: float = field(default=float("-inf"), init=False)  # k-NN so far
-    aside: float = field(default=0.0, init=False)  # seconds since the last line
 
     def __post_init__(self) -> None:
         config, device = self.config, self.device
         self.autocast = partial(autocast, device, self.precision)
-        # Steps that were not finite: since the last line, in a row now, most in a row.
-        self.skipped = torch.zeros(3, device=device)
-        self.overflowed = torch.zeros((), device=device)  # steps in a row now
+        self.skips = Skips(config, self.writer, self.precision, device, self.reporter)
         self.diagnosis = Diagnosis(config, self.plan, self.reporter)
         self.events = Events(self.folder.path if self.ranks.rank == 0 else None)
         if config.compile:
@@ -91,17 +85,13 @@ class Run:
 
     def steps(self, feed: Feed, start: int, end: int) -> dict[str, Any]:
         """Run the steps from start to end; every line here happens in this order."""
-        config, plan, folder = self.config, self.plan, self.folder
-        batch, per_epoch = plan.total_batch, plan.steps_per_epoch
-        started = time.monotonic()
-        last = float("nan")
-        self.reporter.stage("training", end * batch, done=start * batch)
-        window, waited, since = time.monotonic(), 0.0, start
+        config, plan = self.config, self.plan
+        started, last = time.monotonic(), None
+        self.reporter.stage("training", end * plan.total_batch, done=start * plan.total_batch)
+        pace = Pace(start)
         with stop_requests() as asked, self._open_log(start) as log, closing(self.events):
             if log and start:
-                before = Log.read(self.folder.log)
-                self.diagnosis.recall(before)
-                self.best = max((e.get("knn_top1") or self.best for e in before), default=self.best)
+                self._recall()
             if self.watch and start == 0:
                 self.watch.look(self.networks.teacher.backbone, self.device, self.autocast, epoch=0)
             for step in range(start, end):
@@ -109,9 +99,8 @@ class Run:
                 logged = step % config.log_every == 0 or done == end
 
                 # Ten views of each image, read and cropped by other processes.
-                asking = time.monotonic()
-                micro_batches = feed.read()
-                waited += time.monotonic() - asking
+                with pace.waiting():
+                    micro_batches = feed.read()
                 views = feed.views(micro_batches, step)
                 if step == 0 and config.center_init == "batch":
                     self._start_centre(views[0])
@@ -119,45 +108,27 @@ class Run:
                 # The paper's algorithm, once.
                 result = self._step(views, step, measure=logged)
                 self._count(result)
-                self.reporter.advance(batch)
+                self.reporter.advance(plan.total_batch)
 
                 # Reading a figure waits for the device, so this is done now and then.
                 if logged:
                     last = result.loss.item()
-                    seconds = time.monotonic() - window - self.aside
-                    entry = log_entry(
-                        step,
-                        step // per_epoch,
-                        result,
-                        self.schedules.at(step),
-                        out_dim=config.out_dim,
-                        rate=(done - since) * batch / seconds,
-                        wait=waited / seconds,
-                        device=self.device,
-                    )
-                    self._tell(entry, seconds, log)
-                    window, waited, since = time.monotonic(), 0.0, done
-                    self.aside = 0.0
+                    stretch = pace.lap(done)
+                    with pace.aside(result.loss):
+                        self._tell(step, result, stretch, log)
 
-                end_of_epoch = done % per_epoch == 0
+                end_of_epoch = done % plan.steps_per_epoch == 0
                 best = False
                 if end_of_epoch:
-                    with self._aside(result):
+                    with pace.aside(result.loss):
                         best = self._end_epoch(done, log)
-                stop = step % min(config.log_every, 10) == 0 or self.ranks.count == 1
-                stop = stop and self.ranks.any(bool(asked), self.device)
+                stop = self._has_to_stop(bool(asked), step)
                 due = config.save_every is not None and done % config.save_every == 0
                 if end_of_epoch or due or stop or done == end:
-                    with self._aside(result):
+                    with pace.aside(result.loss):
                         self._save(done, best=best)
                 if stop and done < end:
-                    self.writer.flush()
-                    # Whoever started us ends the first process too once another has left.
-                    self.ranks.barrier()
-                    raise Interrupted(
-                        f"stopped after step {done} of {plan.steps}; "
-                        f"go on with: dino train --resume {folder.path}"
-                    )
+                    self._stop(done)
             self.writer.flush()
         unreadable = feed.all_unreadable()
         if self.ranks.rank == 0:
@@ -165,14 +136,14 @@ class Run:
         self.reporter.finish()
         seconds = time.monotonic() - started
         return {
-            "run": str(folder.path),
+            "run": str(self.folder.path),
             "steps": max(start, end),
-            "epochs": max(start, end) // per_epoch,
+            "epochs": max(start, end) // plan.steps_per_epoch,
             "images": plan.images,
             "unreadable": len(unreadable),
-            "loss": last if end > start else None,
+            "loss": last,
             "seconds": round(seconds, 1),
-            "images_per_second": round(max(0, end - start) * batch / seconds, 1),
+            "images_per_second": round(max(0, end - start) * plan.total_batch / seconds, 1),
         }
 
     def _step(self, views: list[Views], step: int, *, measure: bool) -> StepResult:
@@ -204,25 +175,29 @@ class Run:
         mean = self.ranks.average(logits.float().mean(dim=0, keepdim=True))
         self.networks.centre.copy_(mean)
 
-    @contextmanager
-    def _aside(self, result: StepResult) -> Iterator[None]:
-        """What is done inside (k-NN, pictures, saving) is not counted as time of training."""
-        result.loss.item()  # waits for the device, whose work up to here is training
-        began = time.monotonic()
-        yield
-        self.aside += time.monotonic() - began
+    def _has_to_stop(self, asked: bool, step: int) -> bool:
+        """Whether any rank was asked to; ranks ask each other only now and then."""
+        if self.ranks.count > 1 and step % min(self.config.log_every, 10):
+            return False
+        return self.ranks.any(asked, self.device)
+
+    def _stop(self, done: int) -> NoReturn:
+        self.writer.flush()
+        # Whoever started us ends the first process too once another has left.
+        self.ranks.barrier()
+        raise Interrupted(
+            f"stopped after step {done} of {self.plan.steps}; "
+            f"go on with: dino train --resume {self.folder.path}"
+        )
 
     # What is told
 
     def _count(self, result: StepResult) -> None:
-        """Add to the epoch's loss, and count the steps that changed nothing; on the device."""
+        """Add to the epoch's loss, on the device, unless the step changed nothing."""
         good = 1 - result.skipped
         loss = torch.where(good > 0, result.loss, 0.0)
         self.epoch_loss += torch.stack([loss, good])
-        count, now, most = self.skipped
-        now = (now + 1) * result.skipped
-        self.skipped = torch.stack([count + result.skipped, now, torch.maximum(most, now)])
-        self.overflowed = (self.overflowed + 1) * result.overflowed
+        self.skips.count(result)
 
     def _open_log(self, start: int) -> AbstractContextManager[Log | None]:
         if self.ranks.rank != 0:
@@ -230,8 +205,24 @@ class Run:
         per_epoch = self.plan.steps_per_epoch
         return closing(Log(self.folder.log, resume_step=start, steps_per_epoch=per_epoch))
 
-    def _tell(self, entry: dict[str, Any], seconds: float, log: Log | None) -> None:
+    def _recall(self) -> None:
+        """What the log says of the steps that another process took."""
+        before = Log.read(self.folder.log)
+        self.diagnosis.recall(before)
+        self.best = max((e.get("knn_top1") or self.best for e in before), default=self.best)
+
+    def _tell(self, step: int, result: StepResult, stretch: Stretch, log: Log | None) -> None:
         """One line of the log, the live figures, and what they mean."""
+        entry = log_entry(
+            step,
+            step // self.plan.steps_per_epoch,
+            result,
+            self.schedules.at(step),
+            out_dim=self.config.out_dim,
+            rate=stretch.steps * self.plan.total_batch / stretch.seconds,
+            wait=stretch.waited / stretch.seconds,
+            device=self.device,
+        )
         self.writer.check()
         if log:
             log.write(entry)
@@ -243,49 +234,10 @@ class Run:
         }
         known = {name: value for name, value in shown.items() if value is not None}
         self.reporter.metric({**known, "wait": f"{100 * entry['data_wait']:.0f}%"})
-        self.diagnosis.see(entry, seconds)
-        self._tell_skipped(entry["step"])
+        self.diagnosis.see(entry, stretch.seconds)
+        self.skips.tell(step)
         if self.scaler:
-            self._tell_overflowed(self.scaler.get_scale(), entry["step"])
-
-    def _tell_skipped(self, step: int) -> None:
-        count, now, most = (int(n) for n in self.skipped.tolist())
-        self.skipped *= torch.tensor([0.0, 1.0, 0.0], device=self.device)
-        config = self.config
-        if most >= MOST_SKIPPED or now >= MOST_SKIPPED:
-            self.writer.flush()
-            ways = [f"--lr {config.lr / 2:g}"]
-            if self.precision != "fp32":
-                ways.append("--precision fp32")
-            if config.clip_grad == 0 or config.clip_grad > 0.3:
-                ways.append("--clip-grad 0.3")
-            has = self.folder.checkpoint.is_file()
-            again = f"dino train --resume {self.folder.path}" if has else "a new run and"
-            raise TaskError(
-                f"the loss or a gradient was not finite in {most} steps in a row, up to step "
-                f"{step}; nothing of them was kept",
-                f"go on with: {again} {' or '.join(ways)}",
-            )
-        if count:
-            self.reporter.remark(
-                f"up to step {step}, {count} steps with a loss or gradient that was not finite "
-                "were skipped; if this repeats, lower --lr, or use --precision fp32 or a smaller "
-                "--clip-grad"
-            )
-
-    def _tell_overflowed(self, scale: float, step: int) -> None:
-        """Raise `TaskError` when fp16 holds the gradients no more: only the teacher moves then."""
-        steps = int(self.overflowed.item())
-        if steps < MOST_OVERFLOWED and scale >= 1:
-            return
-        self.writer.flush()
-        has = self.folder.checkpoint.is_file()
-        again = f"dino train --resume {self.folder.path}" if has else "a new run and"
-        raise TaskError(
-            f"gradients overflow in fp16, in {steps} steps in a row up to step {step}, though "
-            f"their scale is down to {scale:g}; the weights do not move any more",
-            f"go on with: {again} --precision bf16 or --precision fp32",
-        )
+            self.skips.tell_overflows(self.scaler.get_scale(), step)
 
     def _end_epoch(self, done: int, log: Log | None) -> bool:
         """Whether the teacher is the best so far, by k-NN."""
