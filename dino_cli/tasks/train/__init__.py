@@ -1,1 +1,1 @@
-"""`dino train`: `run` is the loop; the other rooms check, feed, set up, describe and keep a run."""
+"""`dino train`: `run` sets a run up and `loop` runs it; the others check, feed, keep, resume it."""

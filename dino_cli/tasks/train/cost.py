@@ -15,12 +15,11 @@ from dino_cli.core.network.backbone import build
 from dino_cli.core.training.head import DinoHead
 from dino_cli.core.training.step import Networks, StepValues, Views, train_step
 from dino_cli.data.listing.images import find_images
-from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import autocast, choose_precision, processes_wanted, rank_device
 from dino_cli.tasks.train.check import check, check_views
-from dino_cli.tasks.train.setup import architecture_of, build_networks
+from dino_cli.tasks.train.setup import architecture_of, build_networks, plan_of
 
 __all__ = ["cost_of"]
 
@@ -50,14 +49,7 @@ def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
         reporter.remark(f"steps and hours are unknown: {error}")
         images = 0
     count = processes_wanted(config.gpus, config.device)
-    plan = BatchPlan(
-        images=images,
-        epochs=config.epochs,
-        batch=config.batch_size,
-        seed=config.seed,
-        accumulate=config.accumulate,
-        ranks=count,
-    )
+    plan = plan_of(config, images, ranks=count)
     device = rank_device(config.device)
     reporter.stage("trial steps", None, "steps")
     networks = build_networks(config, architecture, device, Reporter(), resumed=True)

@@ -2,22 +2,20 @@
 
 import io
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from dino_cli.config.resolve import RESCUING
-from dino_cli.config.setting import flag_of, to_json
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.training.step import Networks
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import ImageFile, ImageList, find_images
-from dino_cli.data.views.batches import BatchPlan, crop_batches
+from dino_cli.data.views.batches import BatchPlan, ViewBatch, crop_batches
+from dino_cli.data.views.pack import PhotoBatch
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import (
@@ -28,7 +26,7 @@ from dino_cli.runtime import (
     rank_device,
     ranks_from_environment,
 )
-from dino_cli.store.runs.checkpoints import CheckpointWriter, find_checkpoint, load_checkpoint
+from dino_cli.store.runs.checkpoints import CheckpointWriter
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.tasks.train.check import check, check_views
@@ -44,9 +42,11 @@ from dino_cli.tasks.train.folder import (
 from dino_cli.tasks.train.knn import labelled_images
 from dino_cli.tasks.train.loop import Run
 from dino_cli.tasks.train.processes import default_run
+from dino_cli.tasks.train.resume import resume_point, tell_batch_norm
 from dino_cli.tasks.train.setup import (
     architecture_of,
     build_networks,
+    plan_of,
     schedules_of,
     view_schedule_of,
 )
@@ -101,33 +101,15 @@ def _train_on(
     _same_images(len(files), digest, ranks)
     checkpoint: Path | None = None
     if config.resume:
-        checkpoint = ranks.first(lambda: find_checkpoint(folder, reporter.remark))
-        if checkpoint is None:
-            reporter.remark(f"{folder.path} has no checkpoint yet; starting at step 0")
-        else:
-            config = _same_total_batch(config, checkpoint, ranks, reporter)
-            _tell_changes(config, folder, reporter)
-    plan = BatchPlan(
-        images=len(files),
-        epochs=config.epochs,
-        batch=config.batch_size,
-        seed=config.seed,
-        accumulate=config.accumulate,
-        rank=ranks.rank,
-        ranks=ranks.count,
-    )
-    if plan.steps_per_epoch == 0:
-        raise TaskError(
-            f"{len(files)} images are fewer than one total batch of {plan.total_batch} "
-            f"({config.batch_size} × {ranks.count} processes × {config.accumulate} accumulated)",
-            "lower --batch-size or give more images",
-        )
+        config, checkpoint = resume_point(config, folder, ranks, reporter)
+    plan = plan_of(config, len(files), rank=ranks.rank, ranks=ranks.count)
+    _check_enough(plan)
     check_readable(files, config)
     schedules = schedules_of(config, plan, reporter)
     resumed = checkpoint is not None
     networks = build_networks(config, architecture, device, reporter, resumed=resumed)
     if checkpoint is not None:
-        _tell_batch_norm(config, folder, plan, networks, reporter)
+        tell_batch_norm(config, folder, plan, networks, reporter)
     precision = choose_precision(config.precision, device)
     scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
     exact = torch.float32 if device.type == "mps" else torch.float64
@@ -135,7 +117,6 @@ def _train_on(
     start = 0
     if checkpoint is not None:
         start = restore_run(checkpoint, networks, scaler, plan, epoch_loss, digest=digest)
-    alone = ranks.rank == 0
     labelled: list[ImageFile] = []
 
     def prepare() -> None:
@@ -149,26 +130,13 @@ def _train_on(
     end = min(plan.steps, config.max_steps or plan.steps)
     if start >= end:
         reporter.remark(f"the run is at step {start} of {end} already; --max-steps may raise that")
-
-    batches = crop_batches(
-        files,
-        view_schedule_of(config),
-        plan,
-        start_step=start,
-        end_step=end,
-        workers=min(config.workers, cores_per_process()),
-        exif=config.exif,
-        pin=device.type == "cuda",
-        photos=config.views == "gpu" or (config.views == "auto" and device.type == "cuda"),
-        channels=config.in_chans,
-    )
+    batches = _batches(config, files, plan, start, end, device)
     rates = [layer.rate for layer in networks.student.drop_paths]
     feed = Feed(config, plan, batches, rates, device, folder.path, reporter, ranks)
-    weights = sum(p.numel() for p in networks.student.backbone.parameters())
-    small = device.type == "cpu" and weights < SMALL_NETWORK
+    watched = ranks.rank == 0 and isinstance(architecture, VitArchitecture)
     with (
         CheckpointWriter(folder, keep=config.keep) as writer,
-        one_thread() if small else nullcontext(),
+        one_thread() if _is_small(networks, device) else nullcontext(),
     ):
         run = Run(
             config=config,
@@ -186,11 +154,48 @@ def _train_on(
             reporter=reporter,
             epoch_loss=epoch_loss,
             labelled=labelled,
-            watch=Watch(config, files, folder)
-            if alone and isinstance(architecture, VitArchitecture)
-            else None,
+            watch=Watch(config, files, folder) if watched else None,
         )
         return run.steps(feed, start, end)
+
+
+def _check_enough(plan: BatchPlan) -> None:
+    if plan.steps_per_epoch == 0:
+        raise TaskError(
+            f"{plan.images} images are fewer than one total batch of {plan.total_batch} "
+            f"({plan.batch} × {plan.ranks} processes × {plan.accumulate} accumulated)",
+            "lower --batch-size or give more images",
+        )
+
+
+def _batches(
+    config: TrainConfig,
+    files: ImageList,
+    plan: BatchPlan,
+    start: int,
+    end: int,
+    device: torch.device,
+) -> Iterator[ViewBatch | PhotoBatch]:
+    """The crops of the steps from start to end, made by other processes; on CUDA the photos that
+    the device makes them of."""
+    on_cuda = device.type == "cuda"
+    return crop_batches(
+        files,
+        view_schedule_of(config),
+        plan,
+        start_step=start,
+        end_step=end,
+        workers=min(config.workers, cores_per_process()),
+        exif=config.exif,
+        pin=on_cuda,
+        photos=config.views == "gpu" or (config.views == "auto" and on_cuda),
+        channels=config.in_chans,
+    )
+
+
+def _is_small(networks: Networks, device: torch.device) -> bool:
+    weights = sum(p.numel() for p in networks.student.backbone.parameters())
+    return device.type == "cpu" and weights < SMALL_NETWORK
 
 
 def _same_images(count: int, digest: str, ranks: Ranks) -> None:
@@ -203,53 +208,3 @@ def _same_images(count: int, digest: str, ranks: Ranks) -> None:
                 f"the processes do not see the same data: process {rank} finds {how}",
                 "give all machines the same files, at paths that DATA names on each",
             )
-
-
-def _tell_changes(config: TrainConfig, folder: RunFolder, reporter: Reporter) -> None:
-    """Say what makes this another run than the one that was started, to save it."""
-    before, now = folder.read_config()["train"], to_json(config)
-    for name in sorted(RESCUING):
-        if before.get(name) != now[name]:
-            reporter.remark(f"from here on with {flag_of(name)} {now[name]}, not {before[name]}")
-
-
-def _tell_batch_norm(
-    config: TrainConfig, folder: RunFolder, plan: BatchPlan, networks: Networks, reporter: Reporter
-) -> None:
-    """Say that batch norm, which sees a micro-batch of all processes, now sees other ones."""
-    before = folder.read_config()["train"].get("accumulate", config.accumulate)
-    norms = any(isinstance(layer, _BatchNorm) for layer in networks.student.modules())
-    if norms and before != config.accumulate:
-        reporter.remark(
-            f"batch norm takes {plan.total_batch // config.accumulate} images at a time from here "
-            f"on, not {plan.total_batch // before} (--accumulate {config.accumulate}, not "
-            f"{before}), so the run is not quite what it would have been"
-        )
-
-
-def _same_total_batch(
-    config: TrainConfig, checkpoint: Path, ranks: Ranks, reporter: Reporter
-) -> TrainConfig:
-    """The run's total batch on as many processes as there are now: more or fewer than before.
-
-    Fewer processes accumulate, so that what fitted into the memory of one still fits.
-    """
-    total = load_checkpoint(checkpoint, mmap=True).get("total_batch")
-    now = config.batch_size * ranks.count * config.accumulate
-    if not isinstance(total, int) or now == total:
-        return config
-    if total % (config.batch_size * ranks.count) == 0:
-        fitted = replace(config, accumulate=total // (config.batch_size * ranks.count))
-    elif total % ranks.count == 0 and total < now:
-        fitted = replace(config, batch_size=total // ranks.count, accumulate=1)
-    else:
-        raise TaskError(
-            f"the run's total batch of {total} does not divide into batches of "
-            f"{config.batch_size} on {ranks.count} processes",
-            f"use a number of processes that divides {total}, or a --batch-size that fits",
-        )
-    reporter.remark(
-        f"the total batch stays {total}: {fitted.batch_size} images × {ranks.count} processes × "
-        f"{fitted.accumulate} accumulated"
-    )
-    return fitted

@@ -33,6 +33,7 @@ __all__ = [
     "architecture_of",
     "build_networks",
     "drop_path_of",
+    "plan_of",
     "preprocessing_of",
     "schedules_of",
     "view_schedule_of",
@@ -174,6 +175,19 @@ def view_schedule_of(config: TrainConfig) -> ViewSchedule:
         start=config.augment_start,
         final_size=config.final_size,
         final_share=config.final_share,
+    )
+
+
+def plan_of(config: TrainConfig, images: int, *, rank: int = 0, ranks: int = 1) -> BatchPlan:
+    """Which images come when, for one of several ranks."""
+    return BatchPlan(
+        images=images,
+        epochs=config.epochs,
+        batch=config.batch_size,
+        seed=config.seed,
+        accumulate=config.accumulate,
+        rank=rank,
+        ranks=ranks,
     )
 
 
