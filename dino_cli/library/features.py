@@ -21,10 +21,10 @@ from dino_cli.tasks.embed.forward import (
     embed_batches,
     embed_pixels,
     normalise_rows,
-    nothing_read,
 )
 from dino_cli.tasks.embed.options import parse_kinds, transform_of
 from dino_cli.tasks.model import Model
+from dino_cli.tasks.unreadable import nothing_read
 
 __all__ = ["Features", "embed"]
 

@@ -8,12 +8,17 @@ from typing import Any, TypeVar
 from dino_cli.config.shared import ModelOptions, Preprocessing
 from dino_cli.errors import TaskError
 
-__all__ = ["NETWORK", "recorded_preprocessing", "with_recorded_network"]
+__all__ = ["NETWORK", "model_facts", "recorded_preprocessing", "with_recorded_network"]
 
 # What decides which network it is, by the names in the .json.
 NETWORK = ("weights_sha256", "checkpoint_key", "arch", "patch_size", "heads")
 
 Options = TypeVar("Options", bound=ModelOptions)
+
+
+def model_facts(options: ModelOptions) -> dict[str, Any]:
+    """What decides, beside the weights' digest, which network is made of them; for the .json."""
+    return {key: getattr(options, key) for key in NETWORK if key != "weights_sha256"}
 
 
 def with_recorded_network(

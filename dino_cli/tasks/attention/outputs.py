@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_cli import __version__
-from dino_cli.errors import DinoError, TaskError
+from dino_cli.errors import DinoError
 from dino_cli.progress import Reporter
 from dino_cli.store.coco import CocoFile, Segmentation, coco_file
 from dino_cli.store.pages import write_page
@@ -19,7 +19,7 @@ from dino_cli.store.writing.tables import csv_table
 from dino_cli.tasks.attention.draw import DrawnResults
 from dino_cli.tasks.attention.gallery import MOST_CARDS, Tiles, card, gallery
 from dino_cli.tasks.attention.plan import COCO_NAMES, AttentionPlan, AttentionRequest
-from dino_cli.tasks.embed import nothing_read
+from dino_cli.tasks.unreadable import cannot_read, nothing_read
 
 __all__ = ["SKIPPED", "Outputs", "list_skipped", "outputs", "wants_card"]
 
@@ -67,9 +67,7 @@ class Outputs:
             if self.strict:
                 raise self.unfit[number]
         elif self.strict:
-            raise TaskError(
-                f"cannot read {str(path)!r}: {reason}", "repair it or leave out --strict"
-            )
+            raise cannot_read(str(path), reason)
         self.unread[number] = (str(path), reason)
 
     def write_shared(self, plan: AttentionPlan, videos: Sequence[Mapping[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import Model
+from dino_cli.tasks.unreadable import cannot_read
 
 __all__ = [
     "EmbedResult",
@@ -25,8 +26,8 @@ __all__ = [
     "embed_batches",
     "embed_files",
     "embed_pixels",
+    "explain_forward",
     "normalise_rows",
-    "nothing_read",
 ]
 
 
@@ -110,12 +111,12 @@ def embed_pixels(
     multi_scale: bool = False,
 ) -> Iterator[EmbeddedBatch]:
     """Features of pictures that are read and resized. Raises as `embed_batches` does."""
-    with sentences(compute.batch_size):
+    with explain_forward(compute.batch_size):
         extract = Extractor(model.backbone, kinds, compile=compute.compile)
     for batch in batches:
         arrays: dict[str, NDArray[Any]] = {}
         if batch.indices:
-            with sentences(compute.batch_size), model.autocast(), torch.inference_mode():
+            with explain_forward(compute.batch_size), model.autocast(), torch.inference_mode():
                 x = normalize(batch.images, p, model.device)
                 found = extract(x, multi_scale=multi_scale)
             arrays = {kind: values.cpu().numpy() for kind, values in found.items()}
@@ -137,8 +138,7 @@ def _refusing(batches: Iterable[Batch], files: Sequence[ImageFile]) -> Iterator[
     for batch in batches:
         if batch.failures:
             position, reason = batch.failures[0]
-            path = files[position].path.as_posix()
-            raise TaskError(f"cannot read {path!r}: {reason}", "repair it or leave out --strict")
+            raise cannot_read(files[position].path.as_posix(), reason)
         yield batch
 
 
@@ -151,17 +151,13 @@ def _not_finite(kind: str, model: Model) -> TaskError:
     return TaskError(f"features in {model.precision} are not finite", "use --precision fp32")
 
 
-def nothing_read(skipped: Sequence[tuple[str, str]]) -> TaskError:
-    """The error for no readable file at all, with the first reason."""
-    path, reason = skipped[0]
-    many = "the file" if len(skipped) == 1 else f"none of the {len(skipped)} files"
-    can = "cannot" if len(skipped) == 1 else "can"
-    return TaskError(f"{many} {can} be read as a picture ({path!r}: {reason})", "check the files")
-
-
 @contextmanager
-def sentences(batch_size: int) -> Iterator[None]:
-    """Errors of the forward pass that a person can do something about."""
+def explain_forward(batch_size: int) -> Iterator[None]:
+    """Turn what a person can mend in a forward pass into one sentence, saying how.
+
+    Raises `TaskError` for too little memory, `UsageError` for features or a size that the network
+    does not have.
+    """
     try:
         yield
     except torch.OutOfMemoryError:

@@ -5,13 +5,13 @@ from typing import Any, cast
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.setting import parse_size
-from dino_cli.config.shared import ModelOptions, Preprocessing, TransformOptions
+from dino_cli.config.shared import Preprocessing, TransformOptions
 from dino_cli.core.network.features import GRID_KINDS, KINDS, Kind
 from dino_cli.errors import UsageError
 from dino_cli.store.embeddings.formats import SUFFIXES, refuse_grids
 from dino_cli.tasks.model import Model
 
-__all__ = ["check_options", "model_facts", "parse_kinds", "transform_of"]
+__all__ = ["check_options", "parse_kinds", "transform_of"]
 
 
 def check_options(config: EmbedConfig) -> tuple[Kind, ...]:
@@ -88,13 +88,3 @@ def _overrides(options: TransformOptions, p: Preprocessing, model: Model) -> dic
             f"use --crop {fits}",
         )
     return changed
-
-
-def model_facts(options: ModelOptions) -> dict[str, Any]:
-    """What else decides which network is read from the same weights; for the .json."""
-    return {
-        "checkpoint_key": options.checkpoint_key,
-        "arch": options.arch,
-        "patch_size": options.patch_size,
-        "heads": options.heads,
-    }

@@ -27,12 +27,13 @@ from dino_cli.store.embeddings.formats import export_files, is_utf8, write_expor
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.store.writing.tables import check_targets, explain_errors, skipped_path, write_skipped
 from dino_cli.tasks.embed.append import changed_file, find_new
-from dino_cli.tasks.embed.forward import nothing_read
 from dino_cli.tasks.embed.merge import EarlierExport, MergedBlocks
-from dino_cli.tasks.embed.options import check_options, model_facts, transform_of
+from dino_cli.tasks.embed.options import check_options, transform_of
 from dino_cli.tasks.embed.share import block_size, embed_share, row_path
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.projection import project
+from dino_cli.tasks.provenance import model_facts
+from dino_cli.tasks.unreadable import nothing_read
 
 __all__ = ["embed"]
 

@@ -13,11 +13,11 @@ from dino_cli.config.shared import ComputeOptions, Preprocessing
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.loader import image_batches
 from dino_cli.data.preprocess import normalize
-from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import Model
+from dino_cli.tasks.unreadable import cannot_read
 
-__all__ = ["DescriptorBatch", "described", "described_all", "unreadable"]
+__all__ = ["DescriptorBatch", "described", "described_all"]
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -70,13 +70,8 @@ def described_all(files: Sequence[ImageFile], batches: Iterator[DescriptorBatch]
     found = []
     for batch in batches:
         if batch.failures:
-            raise unreadable(files, batch.failures[0], "it is part of what is measured")
+            position, reason = batch.failures[0]
+            path = files[position].path.as_posix()
+            raise cannot_read(path, reason, "repair it: it is part of what is measured")
         found.append(batch.descriptors)
     return torch.cat(found)
-
-
-def unreadable(files: Sequence[ImageFile], failure: tuple[int, str], why: str) -> TaskError:
-    """The error for a file that ends the command."""
-    position, reason = failure
-    path = files[position].path.as_posix()
-    return TaskError(f"cannot read {path!r}: {reason}", f"repair it: {why}")

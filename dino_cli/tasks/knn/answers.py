@@ -9,12 +9,12 @@ from dino_cli.config.knn import KnnConfig
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.confusion import draw_confusion
 from dino_cli.store.writing.tables import csv_table, explain_errors, write_skipped
-from dino_cli.tasks.embed.forward import nothing_read
 from dino_cli.tasks.knn.bank import Bank
 from dino_cli.tasks.knn.hits import HitsPage
 from dino_cli.tasks.knn.queries import Queries
 from dino_cli.tasks.knn.score import AccuracyCounter, ClassScore
 from dino_cli.tasks.knn.search import NeighborBlock, NeighborCounts, predict
+from dino_cli.tasks.unreadable import nothing_read, tell_skipped
 
 __all__ = ["Answers", "answers"]
 
@@ -117,9 +117,7 @@ class Answers:
         if skipped:
             result["skipped"] = len(skipped)
             if config.output is None:
-                path, reason = skipped[0]
-                others = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-                reporter.remark(f"skipped {path!r}: {reason}{others}")
+                tell_skipped(skipped, reporter)
         if config.output is not None:
             result["output"] = str(config.output)
         elif self.listed is not None:

@@ -16,10 +16,10 @@ from dino_cli.data.listing.media import find_frames
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.reading import Embeddings, is_feature_file, read_embeddings
-from dino_cli.tasks.embed import embed_files, model_facts
+from dino_cli.tasks.embed.forward import embed_files
 from dino_cli.tasks.knn.bank import compare
 from dino_cli.tasks.model import open_model
-from dino_cli.tasks.provenance import recorded_preprocessing, with_recorded_network
+from dino_cli.tasks.provenance import model_facts, recorded_preprocessing, with_recorded_network
 
 __all__ = ["Queries", "of_features", "open_queries"]
 

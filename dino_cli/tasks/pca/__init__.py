@@ -1,1 +1,1 @@
-"""`dino pca`: `run` is the task, `features` asks the network, `sources` gives photos and frames."""
+"""`dino pca`: `run` is the task, `features` asks the network, `work` takes the inputs along."""

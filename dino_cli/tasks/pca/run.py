@@ -22,9 +22,9 @@ from dino_cli.store.writing.folders import ResultFolders, folder_names
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.store.writing.staging import check_free, stage_results
 from dino_cli.tasks.attention.outputs import SKIPPED, list_skipped
-from dino_cli.tasks.embed import nothing_read
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.pca.work import PcaWork
+from dino_cli.tasks.unreadable import nothing_read
 
 __all__ = ["pca"]
 

@@ -16,7 +16,6 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.video import open_video
 from dino_cli.data.listing.images import ImageFile
-from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.pages import picture
@@ -28,6 +27,7 @@ from dino_cli.store.writing.folders import ResultFolders
 from dino_cli.tasks.attention.photos import LoadedPhoto, UnreadPhoto, photo_groups, photo_of
 from dino_cli.tasks.model import Model
 from dino_cli.tasks.pca.features import FittedColours, PatchFeatures, extract_patches, fit
+from dino_cli.tasks.unreadable import cannot_read
 
 __all__ = ["PcaWork"]
 
@@ -276,9 +276,7 @@ class PcaWork:
 
     def _skip(self, number: int, path: Path, reason: str) -> None:
         if self.config.strict:
-            raise TaskError(
-                f"cannot read {str(path)!r}: {reason}", "repair it or leave out --strict"
-            )
+            raise cannot_read(str(path), reason)
         self.unread[number] = (str(path), reason)
 
 

@@ -21,9 +21,10 @@ from dino_cli.progress import Reporter
 from dino_cli.store.writing.tables import csv_table
 from dino_cli.tasks.eval.copies.blocks import ORIGINAL, STRONG, CopyBlock, find_blocks
 from dino_cli.tasks.eval.copies.ranks import CopyRanks
-from dino_cli.tasks.eval.descriptors import DescriptorBatch, described, described_all, unreadable
+from dino_cli.tasks.eval.descriptors import DescriptorBatch, described, described_all
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.model import Model, open_model
+from dino_cli.tasks.unreadable import cannot_read
 
 __all__ = ["copies", "figures", "tables"]
 
@@ -143,9 +144,10 @@ class _Work:
     def skipped(self, files: Sequence[ImageFile], batch: DescriptorBatch) -> int:
         """How many files of a batch were unreadable; said, or an error with --strict."""
         for position, reason in batch.failures:
+            path = files[position].path.as_posix()
             if self.config.strict:
-                raise unreadable(files, (position, reason), "or leave out --strict")
-            self.reporter.remark(f"skipped {files[position].path.as_posix()!r}: {reason}")
+                raise cannot_read(path, reason)
+            self.reporter.remark(f"skipped {path!r}: {reason}")
         return len(batch.failures)
 
 

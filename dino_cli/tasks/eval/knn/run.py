@@ -17,7 +17,7 @@ from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device
 from dino_cli.store.embeddings.reading import embeddings_paths, is_feature_file
 from dino_cli.store.writing.tables import skipped_path
-from dino_cli.tasks.embed import embed
+from dino_cli.tasks.embed.run import embed
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.knn.bank import open_bank
 from dino_cli.tasks.knn.check import check_votes

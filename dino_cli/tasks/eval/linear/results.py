@@ -12,10 +12,10 @@ from dino_cli.config.eval_linear import EvalLinearConfig
 from dino_cli.core.evaluation.linear import LinearClassifiers, top_hits
 from dino_cli.store.classifier import Classifier, write_classifier
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.tasks.embed.options import model_facts
 from dino_cli.tasks.eval.linear.sets import FeatureSource, FrozenFeatures
 from dino_cli.tasks.eval.linear.training import TrainedClassifier
 from dino_cli.tasks.eval.report import Table, write_report
+from dino_cli.tasks.provenance import model_facts
 
 __all__ = ["FILES", "agreement", "figures", "judge", "leave", "predict", "tables"]
 

@@ -15,8 +15,9 @@ from dino_cli.data.loader import image_batches
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.tasks.embed.forward import nothing_read, sentences
+from dino_cli.tasks.embed.forward import explain_forward
 from dino_cli.tasks.model import Model
+from dino_cli.tasks.unreadable import cannot_read, nothing_read, tell_skipped
 
 __all__ = [
     "FeatureLayer",
@@ -177,9 +178,9 @@ def extract_features(
         stop()
         skipped += [(files[i].path.as_posix(), reason) for i, reason in batch.failures]
         if skipped and config.strict:
-            raise unreadable(*skipped[0])
+            raise cannot_read(*skipped[0])
         if batch.indices:
-            with sentences(config.batch_size):
+            with explain_forward(config.batch_size):
                 x = normalize(batch.images, seen.preprocessing, seen.model.device)
                 rows.append(seen.layer.features(seen.model, x))
             kept += [files[i] for i in batch.indices]
@@ -187,11 +188,5 @@ def extract_features(
     reporter.finish()
     if not kept:
         raise nothing_read(skipped)
-    if skipped:
-        more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        reporter.remark(f"skipped {skipped[0][0]!r}: {skipped[0][1]}{more}")
+    tell_skipped(skipped, reporter)
     return FrozenFeatures(torch.cat(rows), kept)
-
-
-def unreadable(path: str, reason: str) -> TaskError:
-    return TaskError(f"cannot read {path!r}: {reason}", "repair it or leave out --strict")

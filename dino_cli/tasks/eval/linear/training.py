@@ -21,8 +21,9 @@ from dino_cli.progress import Reporter
 from dino_cli.store.weights.tensor_files import read_tensor_file
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.tables import explain_errors
-from dino_cli.tasks.embed.forward import nothing_read, sentences
-from dino_cli.tasks.eval.linear.sets import FeatureSource, FrozenFeatures, unreadable
+from dino_cli.tasks.embed.forward import explain_forward
+from dino_cli.tasks.eval.linear.sets import FeatureSource, FrozenFeatures
+from dino_cli.tasks.unreadable import cannot_read, nothing_read, tell_skipped
 
 __all__ = ["CHECKPOINT", "SWEEP", "TrainedClassifier", "run_facts", "train_fast", "train_full"]
 
@@ -142,19 +143,18 @@ def _epoch(
     ):
         skipped += [(files[i].path.as_posix(), why) for i, why in batch.failures]
         if skipped and config.strict:
-            raise unreadable(*skipped[0])
+            raise cannot_read(*skipped[0])
         if batch.indices:
             labels = torch.tensor([number[files[i].label] for i in batch.indices], device=device)
-            with sentences(config.batch_size):
+            with explain_forward(config.batch_size):
                 features = seen.layer.features(seen.model, normalize(batch.images, p, device))
             total += layer.step(features, labels, rates) * len(labels)
             count += len(labels)
         reporter.advance(len(batch.indices) + len(batch.failures))
     if not count:
         raise nothing_read(skipped)
-    if skipped and epoch == 0:
-        more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        reporter.remark(f"skipped {skipped[0][0]!r}: {skipped[0][1]}{more}")
+    if epoch == 0:
+        tell_skipped(skipped, reporter)
     return float(total) / count
 
 

@@ -25,7 +25,7 @@ from dino_cli.store.benchmarks.ground_truth import (
     read_ground_truth,
 )
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.tasks.eval.descriptors import DescriptorBatch, described, described_all, unreadable
+from dino_cli.tasks.eval.descriptors import DescriptorBatch, described, described_all
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.eval.retrieval.ranking import (
     DIFFICULTIES,
@@ -35,6 +35,7 @@ from dino_cli.tasks.eval.retrieval.ranking import (
     rank_landmarks,
 )
 from dino_cli.tasks.model import Model, open_model
+from dino_cli.tasks.unreadable import cannot_read, tell_skipped
 
 __all__ = ["figures", "retrieval", "tables"]
 
@@ -108,16 +109,13 @@ def _classes(config: EvalRetrievalConfig, reporter: Reporter) -> tuple[dict[str,
     model = open_model(config, reporter)
     found, kept, skipped = [], [], []
     for batch in _described(files, model, config, reporter, "embedding images"):
-        if batch.failures and config.strict:
-            raise unreadable(files, batch.failures[0], "or leave out --strict")
-        skipped += batch.failures
+        skipped += [(files[i].path.as_posix(), reason) for i, reason in batch.failures]
+        if skipped and config.strict:
+            raise cannot_read(*skipped[0])
         if batch.indices:
             found.append(batch.descriptors)
             kept += batch.indices
-    if skipped:
-        path, reason = files[skipped[0][0]].path.as_posix(), skipped[0][1]
-        more = f", and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        reporter.remark(f"skipped {path!r}: {reason}{more}")
+    tell_skipped(skipped, reporter)
     labels = [files[i].label for i in kept]
     if max(Counter(label for label in labels if label).values(), default=0) < 2:
         raise TaskError(

@@ -21,10 +21,10 @@ from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.benchmarks.davis import Video, find_videos
 from dino_cli.store.writing.folders import ResultFolders
-from dino_cli.tasks.embed import model_facts
 from dino_cli.tasks.eval.report import PAGE, RESULT, Table, check_report, report, write_report
 from dino_cli.tasks.eval.video.labels import RegionScores, carry
 from dino_cli.tasks.model import Model, open_model
+from dino_cli.tasks.provenance import model_facts
 
 __all__ = ["figures", "tables", "video"]
 
