@@ -100,6 +100,34 @@ def test_typer_and_rich_live_in_cli_only():
     assert wrong == []
 
 
+def dotted(path):
+    return ".".join(("dino_cli", *path.relative_to(ROOT).with_suffix("").parts))
+
+
+def offered(path):
+    """Names in `__all__`, None for a module without one."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return None
+
+
+def test_modules_take_of_each_other_only_what_these_offer():
+    files = {dotted(path): path for path in modules()}
+    files |= {name.removesuffix(".__init__"): path for name, path in files.items()}
+    wrong = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or node.module not in files:
+                continue
+            names = offered(files[node.module])
+            for name in (alias.name for alias in node.names):
+                hidden = names is not None and name not in names
+                if hidden and f"{node.module}.{name}" not in files and name != "__version__":
+                    wrong.append(f"{path.relative_to(ROOT)} takes {name} of {node.module}")
+    assert wrong == []
+
+
 def test_no_module_is_too_long_for_one_noun():
     long = {
         str(p.relative_to(ROOT)): n

@@ -17,7 +17,7 @@ def map_(config: MapConfig, terminal: Terminal) -> dict[str, Any]:
 
     Example: dino map feats.npy -o map.png
     """
-    from dino_cli.tasks.map import draw_map
+    from dino_cli.tasks.map.run import draw_map
 
     result = draw_map(config, terminal)
     shown = f", {result['thumbnails']} shown" if result["thumbnails"] is not None else ""

@@ -18,7 +18,7 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.data.decoding.own_depth import LUMINANCE, fitted, scaled
 from dino_cli.errors import UsageError
 
-__all__ = ["build_transform", "normalize", "resized_size", "thumbnail_transform"]
+__all__ = ["FILTERS", "build_transform", "normalize", "resized_size", "thumbnail_transform"]
 
 Picture = Image.Image | NDArray[np.float32]
 FILTERS = {

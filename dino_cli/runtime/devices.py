@@ -15,6 +15,7 @@ __all__ = [
     "available_cores",
     "choose_device",
     "choose_precision",
+    "cores_per_process",
     "one_thread",
 ]
 

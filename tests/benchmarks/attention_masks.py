@@ -32,7 +32,8 @@ from dino_cli.core.masks.objects import (
 )
 from dino_cli.core.masks.refine import cut, guided_mask
 from dino_cli.core.masks.threshold import threshold_mass
-from dino_cli.data.decoding.decode import image_suffixes, read_image
+from dino_cli.data.decoding.decode import read_image
+from dino_cli.data.listing.formats import image_suffixes
 from dino_cli.data.preprocess import build_transform, normalize
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import open_model

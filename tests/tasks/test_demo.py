@@ -307,8 +307,7 @@ def test_sets_are_the_drawings_whatever_the_processes():
 def test_untrained_twins_are_equal_and_leave_chance_alone(weights):
     from dino_cli.config.embed import EmbedConfig
     from dino_cli.progress import Reporter
-    from dino_cli.tasks.demo.scores import untrained_twin
-    from dino_cli.tasks.model import open_model
+    from dino_cli.tasks.model import open_model, untrained_twin
 
     model = open_model(EmbedConfig(weights=weights), Reporter())
     torch.manual_seed(0)

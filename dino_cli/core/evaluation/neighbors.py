@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Rows", "nearest", "normalized_block", "similar_pairs", "votes"]
+__all__ = [
+    "INDEX_BLOCK",
+    "QUERY_BLOCK",
+    "Rows",
+    "nearest",
+    "normalized_block",
+    "similar_pairs",
+    "votes",
+]
 
 QUERY_BLOCK = 4096
 INDEX_BLOCK = 2048  # with QUERY_BLOCK: similarities of 32 MB, keys of 64 MB

@@ -15,14 +15,12 @@ from PIL.ExifTags import Base
 
 from dino_cli.data.decoding.pixel_limit import refuse_too_large, too_large
 from dino_cli.data.decoding.video_frames import in_video, is_video_name, read_video_frame
-from dino_cli.data.listing.formats import HEIF_SUFFIXES, image_formats, image_suffixes
+from dino_cli.data.listing.formats import HEIF_SUFFIXES, image_formats
 from dino_cli.data.listing.shards import in_shard, read_member
 
 __all__ = [
     "UnreadableImage",
     "grey_bits",
-    "image_formats",
-    "image_suffixes",
     "read_image",
     "reason_of",
     "turned",

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dino_cli.data.decoding.decode import UnreadableImage, image_formats
+from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.pixel_limit import refuse_too_large, too_large
+from dino_cli.data.listing.formats import image_formats
 
 __all__ = ["read_label_map", "resize_labels"]
 

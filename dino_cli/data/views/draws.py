@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ViewDraw", "ViewSpec", "draw_view", "epoch_order", "uniforms"]
+__all__ = ["SIGMA", "ViewDraw", "ViewSpec", "draw_view", "epoch_order", "uniforms"]
 
 ATTEMPTS = 10  # of RandomResizedCrop, before it falls back to a central crop
 RATIO = (3 / 4, 4 / 3)

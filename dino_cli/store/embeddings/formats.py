@@ -32,6 +32,7 @@ __all__ = [
     "frame_columns",
     "is_utf8",
     "read_sources",
+    "refuse_grids",
     "sources_path",
     "write_export",
 ]

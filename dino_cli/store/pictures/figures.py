@@ -14,6 +14,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from dino_cli.core.masks.layout import PatchLayout
 
 __all__ = [
+    "OUTLINE",
     "PART_COLOURS",
     "Tile",
     "heat_map",

@@ -17,11 +17,11 @@ from dino_cli.store.writing.folders import folder_names
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.tasks.attention.outputs import SKIPPED, Outputs, outputs
 from dino_cli.tasks.attention.photos import Unfit
-from dino_cli.tasks.attention.plan import AttentionPlan, parse_heads, plan, read_options
+from dino_cli.tasks.attention.plan import AttentionPlan, plan, read_options
 from dino_cli.tasks.attention.stills import Stills
 from dino_cli.tasks.attention.videos import Frames, run_video
 
-__all__ = ["attention", "parse_heads"]
+__all__ = ["attention"]
 
 
 @within_pixel_limit

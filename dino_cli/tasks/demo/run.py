@@ -25,8 +25,8 @@ from dino_cli.tasks.demo.draw import draw_folder
 from dino_cli.tasks.demo.live import live_steps
 from dino_cli.tasks.demo.look import Example, draw_all, examples, look_masks, look_neighbours
 from dino_cli.tasks.demo.page import Story, demo_values
-from dino_cli.tasks.demo.scores import input_sizes, untrained_twin
-from dino_cli.tasks.model import open_model
+from dino_cli.tasks.demo.scores import input_sizes
+from dino_cli.tasks.model import open_model, untrained_twin
 
 __all__ = ["PAGE", "DemoSizes", "command_line", "demo", "demo_seed", "next_commands"]
 

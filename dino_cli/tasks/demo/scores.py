@@ -14,7 +14,7 @@ from dino_cli.core.masks.objects import overlap
 from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import UsageError
-from dino_cli.tasks.model import Model, untrained_twin
+from dino_cli.tasks.model import Model
 
 __all__ = [
     "SHARE",
@@ -30,7 +30,6 @@ __all__ = [
     "histograms",
     "input_sizes",
     "iou",
-    "untrained_twin",
 ]
 
 K, TEMPERATURE = 20, 0.07

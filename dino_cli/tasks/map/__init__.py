@@ -1,5 +1,1 @@
-"""`dino map`: one module for the way in and the still picture, one for the site."""
-
-from dino_cli.tasks.map.run import draw_map
-
-__all__ = ["draw_map"]
+"""`dino map`: `run` is the way in and the still picture, `site` the one to walk about in."""

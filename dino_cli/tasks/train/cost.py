@@ -21,7 +21,7 @@ from dino_cli.runtime import autocast, choose_precision, processes_wanted, rank_
 from dino_cli.tasks.train.check import check, check_views
 from dino_cli.tasks.train.setup import architecture_of, build_networks, plan_of
 
-__all__ = ["cost_of"]
+__all__ = ["cost_of", "gflop_per_image"]
 
 TRIAL_BATCH = 4  # images of the trial steps on a CPU, where a full batch would take minutes
 TRIAL_SECONDS = 5.0

@@ -31,6 +31,7 @@ from dino_cli.tasks.train.start import start_from
 __all__ = [
     "Schedules",
     "architecture_of",
+    "attention_size_of",
     "build_networks",
     "drop_path_of",
     "plan_of",

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from dino_cli.data.decoding import decode
-from dino_cli.data.decoding.decode import UnreadableImage, image_suffixes, read_image
+from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.listing.formats import image_suffixes
 
 
 def colours(h: int = 20, w: int = 30) -> Image.Image:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dino_cli.data.decoding.decode import image_suffixes
+from dino_cli.data.listing.formats import image_suffixes
 from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError
 

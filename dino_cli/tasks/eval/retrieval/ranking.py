@@ -15,7 +15,7 @@ from dino_cli.core.evaluation.ranking import average_precision, positive_ranks, 
 from dino_cli.progress import Reporter
 from dino_cli.store.benchmarks.ground_truth import GroundTruth, Relevance
 
-__all__ = ["DIFFICULTIES", "KS", "rank_classes", "rank_landmarks"]
+__all__ = ["DIFFICULTIES", "KS", "Rows", "rank_classes", "rank_landmarks"]
 
 DIFFICULTIES = ("easy", "medium", "hard")
 KS = (1, 5, 10)
