@@ -1,4 +1,8 @@
-"""Models by name: which there are, where they lie, and fetching them ahead of time."""
+"""Models by name: which there are, where they lie, and fetching them ahead of time.
+
+`list`, `path` and `download` answer without torch, which takes seconds: what needs it is imported
+in the functions.
+"""
 
 import re
 import shutil

@@ -24,7 +24,8 @@ from dino_cli.errors import DinoError, TaskError, UsageError
 from dino_cli.store.benchmarks.plain_pickle import read_plain_pickle
 from dino_cli.store.coco import run_lengths
 from dino_cli.store.embeddings.blocks import Row
-from dino_cli.store.embeddings.formats import read_sources, sources_path, write_export
+from dino_cli.store.embeddings.sources import read_sources, sources_path
+from dino_cli.store.embeddings.writing import write_export
 from dino_cli.store.writing.folders import folder_names
 from dino_cli.tasks.attention.plan import parse_heads
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from dino_cli.cli.app import app
 from dino_cli.config.values import as_type
 from dino_cli.errors import TaskError, UsageError
-from dino_cli.store.embeddings.formats import read_sources, sources_path
 from dino_cli.store.embeddings.reading import read_embeddings
+from dino_cli.store.embeddings.sources import read_sources, sources_path
 from dino_cli.store.runs.curves import draw_loss
 from dino_cli.store.runs.log import Log
 from dino_cli.store.runs.watched import read_attention

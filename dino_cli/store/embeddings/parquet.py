@@ -11,15 +11,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.errors import TaskError
-
-if TYPE_CHECKING:
-    from dino_cli.store.embeddings.formats import FeatureExport
+from dino_cli.store.embeddings.formats import FeatureExport, frame_and_time
 
 __all__ = [
     "GROUP",
@@ -62,11 +60,9 @@ def require_pyarrow() -> Any:
 
 
 def write_parquet(
-    path: Path, exported: "FeatureExport", facts: Mapping[str, Any], projected: Projection | None
+    path: Path, exported: FeatureExport, facts: Mapping[str, Any], projected: Projection | None
 ) -> None:
     """Write all rows; those of one row group are in memory at a time."""
-    from dino_cli.store.embeddings.formats import frame_and_time
-
     pa = require_pyarrow()
     kinds = list(exported.shapes)
     fields = [pa.field("path", pa.string()), pa.field("label", pa.string())]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dino_cli.errors import DinoError, TaskError
 from dino_cli.store.embeddings.formats import FORMAT, SUFFIXES, file_of_kind
+from dino_cli.store.embeddings.parquet import read_parquet
 
 __all__ = [
     "Embeddings",
@@ -220,8 +221,6 @@ def _read_safetensors(path: Path) -> Embeddings:
 
 
 def _read_parquet(path: Path) -> Embeddings:
-    from dino_cli.store.embeddings.parquet import read_parquet
-
     try:
         file = read_parquet(path)
     except DinoError:

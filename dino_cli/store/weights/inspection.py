@@ -82,7 +82,7 @@ def _arranged(tensors: Mapping[str, Tensor], source: Source) -> tuple[Architectu
 def _compared(a: Architecture, named: Mapping[str, Tensor]) -> dict[str, list[str]]:
     if isinstance(a, VitArchitecture):
         wanted = vit_shapes(a)
-    else:  # no other has a rule of its own here; timm lays it out without values
+    else:  # no other has a rule of its own here; timm, slow to import, lays it out without values
         from dino_cli.store.weights.empty import empty_network
 
         wanted = {name: tuple(t.shape) for name, t in empty_network(a).state_dict().items()}

@@ -25,6 +25,7 @@ from dino_cli.store.weights.architectures import ArchitectureHints, is_own_arch,
 from dino_cli.store.weights.digests import check, sha256_of
 from dino_cli.store.weights.empty import empty_network
 from dino_cli.store.weights.folders import OwnRun, Source, open_source, weight_files
+from dino_cli.store.weights.hub import locate
 from dino_cli.store.weights.layouts import HEADS, bare_names, network_of, to_timm_names
 from dino_cli.store.weights.timm_models import as_timm, timm_config
 
@@ -76,8 +77,6 @@ def load(
         if source.timm_config is None and source.own is None and not source.preprocessor:
             source = replace(source, timm_config=timm_config(arch))
         return _read(source, known, checkpoint_key)
-    from dino_cli.store.weights.hub import locate
-
     found = locate(model, offline=offline, reporter=reporter or Reporter())
     # Checked before anything is read from it: a damaged file is then known for what it is.
     digests = {path: sha256_of(path) for path in weight_files(found.path)}

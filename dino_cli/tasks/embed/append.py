@@ -15,8 +15,8 @@ from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
-from dino_cli.store.embeddings.formats import read_sources
 from dino_cli.store.embeddings.reading import Embeddings, open_export
+from dino_cli.store.embeddings.sources import read_sources
 from dino_cli.tasks.embed.merge import EarlierExport
 
 __all__ = ["changed_file", "find_new"]

@@ -29,7 +29,7 @@ class EarlierExport:
 
 @dataclass
 class MergedBlocks:
-    """What `store.embeddings.formats` writes; see `Exported` there.
+    """What `store.embeddings.writing` writes, a `FeatureExport`.
 
     Raises `TaskError` at its making when the pictures of two blocks make different grids.
     """

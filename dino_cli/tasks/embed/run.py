@@ -23,7 +23,8 @@ from dino_cli.errors import DinoError, Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
 from dino_cli.store.embeddings.blocks import Blocks
-from dino_cli.store.embeddings.formats import export_files, is_utf8, write_export
+from dino_cli.store.embeddings.formats import export_files, is_utf8
+from dino_cli.store.embeddings.writing import write_export
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.store.writing.tables import check_targets, explain_errors, skipped_path, write_skipped
 from dino_cli.tasks.embed.append import changed_file, find_new

@@ -8,7 +8,9 @@ import pytest
 
 from dino_cli.errors import TaskError
 from dino_cli.store.embeddings.blocks import Blocks, Row
-from dino_cli.store.embeddings.formats import export_files, read_sources, write_export
+from dino_cli.store.embeddings.formats import export_files
+from dino_cli.store.embeddings.sources import read_sources
+from dino_cli.store.embeddings.writing import write_export
 from dino_cli.tasks.embed.merge import MergedBlocks
 
 FORMATS = ["npy", "npz", "safetensors", "parquet", "csv"]
