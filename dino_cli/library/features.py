@@ -20,7 +20,7 @@ from dino_cli.tasks.embed.forward import (
     EmbeddedBatch,
     embed_batches,
     embed_pixels,
-    normalise_rows,
+    normalize_rows,
 )
 from dino_cli.tasks.embed.options import parse_kinds, transform_of
 from dino_cli.tasks.model import Model
@@ -105,7 +105,7 @@ def _gathered(
     skipped = []
     for batch in batches:
         for kind, array in batch.arrays.items():
-            pieces[kind].append(normalise_rows(array) if scale else array)
+            pieces[kind].append(normalize_rows(array) if scale else array)
         rows += batch.indices
         skipped += [(files[i].path.as_posix(), reason) for i, reason in batch.failures]
     if not rows:

@@ -106,7 +106,7 @@ class Ranks:
                 f"another process of this run is gone or does not answer ({reason})", go_on
             ) from None
 
-    def synchronise_batch_norm(self, network: N, device: torch.device) -> N:
+    def synchronize_batch_norm(self, network: N, device: torch.device) -> N:
         """The network with batch norm over the batches of all ranks, as the reference does.
 
         Raises `UsageError` for a kind of batch norm that cannot be replaced.

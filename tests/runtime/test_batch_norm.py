@@ -20,7 +20,7 @@ def test_a_network_keeps_its_activations(name):
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         before = net(x)
-        net = Ranks(count=2).synchronise_batch_norm(net, CPU)
+        net = Ranks(count=2).synchronize_batch_norm(net, CPU)
         after = net(x)
     assert any(isinstance(layer, RankBatchNorm) for layer in net.modules())
     torch.testing.assert_close(after, before)
@@ -32,4 +32,4 @@ def test_a_batch_norm_that_may_do_more_is_refused():
         pass
 
     with pytest.raises(UsageError, match="batch norm of its own kind"):
-        Ranks(count=2).synchronise_batch_norm(nn.Sequential(Own(3)), CPU)
+        Ranks(count=2).synchronize_batch_norm(nn.Sequential(Own(3)), CPU)

@@ -25,7 +25,7 @@ from dino_cli.data.workers import load
 
 __all__ = ["BatchPlan", "ViewBatch", "ViewSchedule", "crop_batches", "normalize_views"]
 
-MAX_NEIGHBOURS = 100  # unreadable files in a row before an epoch gives up
+MOST_PASSED_OVER = 100  # unreadable files in a row before an epoch gives up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ class _Crops(Dataset[Any]):
 
     def __getitem__(self, key: _Key) -> tuple[Any, list[tuple[str, str]]]:
         unreadable = []
-        for offset in range(min(MAX_NEIGHBOURS, len(self.files))):
+        for offset in range(min(MOST_PASSED_OVER, len(self.files))):
             path = self.files.path((key.image + offset) % len(self.files))
             try:
                 pixels = self.read(path)

@@ -157,7 +157,7 @@ def _stages(draws: Sequence[ViewDraw]) -> list[tuple[str, list[int], list[float]
     for name, column in (
         ("grey", [float(draw.grayscale) for draw in draws]),
         ("blur", [draw.sigma for draw in draws]),
-        ("solarise", [float(draw.solarize) for draw in draws]),
+        ("solarize", [float(draw.solarize) for draw in draws]),
     ):
         rows = [i for i, value in enumerate(column) if value > 0]
         found.append((name, rows, [column[i] for i in rows]))

@@ -197,7 +197,7 @@ def _blur_filters(sigma: Tensor, size: int) -> Tensor:
     return filters
 
 
-def _solarise(x: Tensor, _: Tensor) -> Tensor:
+def _solarize(x: Tensor, _: Tensor) -> Tensor:
     return torch.where(x >= 128, 255 - x, x)
 
 
@@ -208,5 +208,5 @@ STAGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hue": _hue,
     "grey": _grey,
     "blur": _blur,
-    "solarise": _solarise,
+    "solarize": _solarize,
 }

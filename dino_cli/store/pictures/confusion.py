@@ -47,8 +47,8 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], classes: Sequence[str]
     if len(names) <= FEW:
         for (i, j), count in np.ndenumerate(shown):
             if count:
-                color = "white" if shares[i, j] > 0.5 else "#333333"
-                axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=color)
+                colour = "white" if shares[i, j] > 0.5 else "#333333"
+                axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
     bar.set_label("share of the true class", fontsize=9)
     with atomic_write(path) as temporary:

@@ -25,6 +25,7 @@ __all__ = [
     "png",
     "point_marked",
     "rgb_of",
+    "shrunk",
     "side_by_side",
     "tile_size",
     "view_of",
@@ -56,13 +57,18 @@ PAPER, INK, FAINT, ACCENT = (255, 255, 255), (25, 25, 25), (130, 130, 130), (200
 
 
 def view_of(photo: Pixels) -> Pixels:
-    """The photo (H, W, 3) for looking at: itself, or reduced to at most 1600 pixels a side."""
-    height, width = photo.shape[:2]
-    shrink = LONGEST_VIEW / max(height, width)
-    if shrink >= 1:
-        return photo
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA))
+    """The photo (H, W, 3) for looking at, of at most 1600 pixels a side."""
+    return shrunk(photo, LONGEST_VIEW)
+
+
+def shrunk(picture: Pixels, side: int) -> Pixels:
+    """The picture itself where no side (H, W, 3) is longer than that, else one of that size."""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
 
 
 def heat_map(
@@ -210,8 +216,8 @@ def side_by_side(tiles: Sequence[Tile]) -> Pixels:
         x = gap + i % columns * (cell + gap)
         y = gap + i // columns * (row + gap)
         sheet.paste(Image.fromarray(tile.picture), (x, y + text + 10))
-        color = ACCENT if tile.marked else INK
-        draw.text((x, y + 4), tile.caption, fill=color, font=_font(text))
+        colour = ACCENT if tile.marked else INK
+        draw.text((x, y + 4), tile.caption, fill=colour, font=_font(text))
         after = x + draw.textlength(tile.caption, font=_font(text)) + 10
         if after + draw.textlength(tile.remark, font=_font(text - 4)) <= x + cell:
             draw.text((after, y + 8), tile.remark, fill=FAINT, font=_font(text - 4))

@@ -58,7 +58,7 @@ def draw(
     return DrawnResults(
         pictures,
         {kind: _annotations(plan.categories, fitted, kind) for kind in asked.coco},
-        tiles(photo, seen, ones, fitted, asked.style, best, point) if page else None,
+        tiles(photo, seen, fitted, asked.style, best, point) if page else None,
         facts,
     )
 

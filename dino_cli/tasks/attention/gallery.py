@@ -4,15 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from dino_cli import __version__
 from dino_cli.core.masks.instances import Parts
 from dino_cli.store.pages import Picture, heat, picture
-from dino_cli.store.pictures.attention import MaskPicture, PixelMask, Style, laid_over
-from dino_cli.store.pictures.figures import PART_COLOURS, part_colour, point_marked
+from dino_cli.store.pictures.attention import PixelMask, Style, laid_over
+from dino_cli.store.pictures.figures import PART_COLOURS, part_colour, point_marked, shrunk
 from dino_cli.tasks.attention.look import AttentionResult
 
 __all__ = ["MOST_CARDS", "Objects", "Tiles", "card", "gallery", "tiles"]
@@ -41,14 +37,13 @@ class Objects:
 def tiles(
     photo: Any,
     seen: AttentionResult,
-    shown: Sequence[MaskPicture],
     fitted: Sequence[PixelMask],
     style: Style,
     best: int,
     point: tuple[float, float] | None,
 ) -> Tiles:
     """The tiles of one photo or frame; photo: with `view` and `layout`."""
-    view = small = _small(photo.view)
+    view = small = shrunk(photo.view, SIDE)
     if point is not None:
         down, across = (s / n for s, n in zip(small.shape[:2], photo.layout.photo, strict=True))
         small = point_marked(small, (point[0] * down, point[1] * across), style.outline)
@@ -95,9 +90,3 @@ def _objects(parts: Parts | None) -> Objects | None:
     colours = ["#{:02x}{:02x}{:02x}".format(*part_colour(n + 1)) for n in range(len(told))]
     texts = [f"{score:.2f}" for score in told]
     return Objects(list(zip(colours, texts, strict=True)), len(parts.scores) - len(told))
-
-
-def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    scale = min(1.0, SIDE / max(pixels.shape[:2]))
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

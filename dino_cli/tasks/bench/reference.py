@@ -55,7 +55,7 @@ def ten_views() -> Callable[[Image.Image], list[Tensor]]:
 
         return apply
 
-    def solarise(view: Image.Image) -> Image.Image:
+    def solarize(view: Image.Image) -> Image.Image:
         return ImageOps.solarize(view) if random.random() < 0.2 else view
 
     def view(
@@ -73,7 +73,7 @@ def ten_views() -> Callable[[Image.Image], list[Tensor]]:
             ]
         )
 
-    views = [view(224, (0.4, 1.0), blur(1.0)), view(224, (0.4, 1.0), blur(0.1), solarise)]
+    views = [view(224, (0.4, 1.0), blur(1.0)), view(224, (0.4, 1.0), blur(0.1), solarize)]
     views += [view(96, (0.05, 0.4), blur(0.5))] * 8
     return lambda picture: [one(picture) for one in views]
 

@@ -32,12 +32,12 @@ from dino_cli.tasks.model import Model
 __all__ = [
     "Drawings",
     "Example",
-    "Neighbours",
+    "NeighborScores",
     "NetworkView",
     "draw_all",
     "examples",
     "look_masks",
-    "look_neighbours",
+    "look_neighbors",
 ]
 
 PHOTO = 256  # side in pixels of the drawings that a page shows; networks see their own size
@@ -87,16 +87,16 @@ def draw_all(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours:
+class NeighborScores:
     """numbers: for the result. votes: by network, of the queries on known backgrounds."""
 
     numbers: dict[str, Any]
     votes: dict[str, Votes]
 
 
-def look_neighbours(
+def look_neighbors(
     networks: dict[str, Model], drawings: Drawings, *, batch: int, reporter: Reporter
-) -> Neighbours:
+) -> NeighborScores:
     """k-NN accuracy of each network's features, and of colour histograms."""
     bank, sets = drawings.bank, {"seen": drawings.queries, "unseen": drawings.unseen}
     total = len(bank.labels) + sum(len(one.labels) for one in sets.values())
@@ -128,7 +128,7 @@ def look_neighbours(
         "chance": 100 / len(CLASSES),
         "top1": top1,
     }
-    return Neighbours(numbers=numbers, votes=kept)
+    return NeighborScores(numbers=numbers, votes=kept)
 
 
 def look_masks(

@@ -23,7 +23,7 @@ from dino_cli.store.writing.staging import check_free, stage_results
 from dino_cli.tasks.attention.run import attention
 from dino_cli.tasks.demo.draw import draw_folder
 from dino_cli.tasks.demo.live import live_steps
-from dino_cli.tasks.demo.look import Example, draw_all, examples, look_masks, look_neighbours
+from dino_cli.tasks.demo.look import Example, draw_all, examples, look_masks, look_neighbors
 from dino_cli.tasks.demo.page import Story, demo_values
 from dino_cli.tasks.demo.scores import input_sizes
 from dino_cli.tasks.model import open_model, untrained_twin
@@ -91,7 +91,7 @@ def demo(config: DemoConfig, reporter: Reporter) -> dict[str, Any]:
                     reporter=reporter,
                 )
             with clock("neighbours"):
-                near = look_neighbours(
+                near = look_neighbors(
                     networks, drawings, batch=config.batch_size, reporter=reporter
                 )
             with clock("attention"):

@@ -32,7 +32,7 @@ from dino_cli.tasks.demo.live import (
     compute_flags,
     demo_recipe,
 )
-from dino_cli.tasks.demo.look import draw_all, examples, look_masks, look_neighbours
+from dino_cli.tasks.demo.look import draw_all, examples, look_masks, look_neighbors
 from dino_cli.tasks.demo.page import moment_values, training_values
 from dino_cli.tasks.demo.run import command_line, demo_seed, next_commands
 from dino_cli.tasks.demo.scores import input_sizes
@@ -246,7 +246,7 @@ class _Training:
         """Measure, keep the numbers and small pictures, and write the page anew."""
         quiet, batch = Reporter(), self.config.batch_size
         networks = {"trained": model}
-        near = look_neighbours(networks, self.drawings, batch=batch, reporter=quiet)
+        near = look_neighbors(networks, self.drawings, batch=batch, reporter=quiet)
         masks = look_masks(networks, self.drawings.masks, batch=batch, reporter=quiet)["trained"]
         gallery, photos = self.drawings.gallery, self.drawings.photos
         self.latest = examples(networks, gallery, photos, batch=batch)

@@ -27,7 +27,7 @@ __all__ = [
     "embed_files",
     "embed_pixels",
     "explain_forward",
-    "normalise_rows",
+    "normalize_rows",
 ]
 
 
@@ -126,7 +126,7 @@ def embed_pixels(
         yield EmbeddedBatch(arrays, batch.indices, batch.failures)
 
 
-def normalise_rows(array: NDArray[Any]) -> NDArray[Any]:
+def normalize_rows(array: NDArray[Any]) -> NDArray[Any]:
     """Every vector, along the last dimension, scaled to length 1; the type stays."""
     given = torch.from_numpy(array)
     scaled: NDArray[Any] = F.normalize(given.float(), dim=-1).to(given.dtype).numpy()

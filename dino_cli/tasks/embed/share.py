@@ -20,7 +20,7 @@ from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, available_cores
 from dino_cli.store.embeddings.blocks import Blocks, Row
-from dino_cli.tasks.embed.forward import EmbeddedBatch, embed_batches, normalise_rows
+from dino_cli.tasks.embed.forward import EmbeddedBatch, embed_batches, normalize_rows
 from dino_cli.tasks.model import Model
 
 __all__ = ["block_size", "embed_share", "other_grid", "row_path"]
@@ -81,7 +81,7 @@ def embed_share(
         ):
             _check_shapes(shapes, batch, own)
             arrays = {
-                kind: normalise_rows(a) if config.normalize else a
+                kind: normalize_rows(a) if config.normalize else a
                 for kind, a in batch.arrays.items()
             }
             for position, reason in batch.failures:

@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.pages import picture
 from dino_cli.store.pictures.attention import npy
-from dino_cli.store.pictures.figures import png
+from dino_cli.store.pictures.figures import png, shrunk
 from dino_cli.store.pictures.pca import beside, colour_picture
 from dino_cli.store.pictures.videos import VideoWriter, video_writer
 from dino_cli.store.writing.folders import ResultFolders
@@ -159,7 +158,7 @@ class PcaWork:
         }
         folder = self.results.write(self.names[photo.index], files)
         if photo.index < MOST_PAIRS:
-            self.pairs[photo.index] = _small(photo.view), _small(picture)
+            self.pairs[photo.index] = shrunk(photo.view, SIDE), shrunk(picture, SIDE)
         row = {
             "input": str(file.path),
             "folder": str(folder),
@@ -204,7 +203,11 @@ class PcaWork:
                         writer.write(pixels)
                     if count % max(1, frames.count // 4) == 0 and len(views) < 4:
                         views.append(
-                            (f"{count / frames.fps:.1f} s", _small(photo.view), _small(picture))
+                            (
+                                f"{count / frames.fps:.1f} s",
+                                shrunk(photo.view, SIDE),
+                                shrunk(picture, SIDE),
+                            )
                         )
                     share += float(inside.mean())
                     count += 1
@@ -248,8 +251,8 @@ class PcaWork:
                 "views": [
                     (
                         caption,
-                        picture(_small(photo), f"the {caption}"),
-                        picture(_small(colours), "its patches, coloured by what they are"),
+                        picture(shrunk(photo, SIDE), f"the {caption}"),
+                        picture(shrunk(colours, SIDE), "its patches, coloured by what they are"),
                     )
                     for caption, photo, colours in views
                 ],
@@ -291,9 +294,3 @@ def _ahead(read: Any, stack: ExitStack) -> Iterator[list[LoadedPhoto]]:
 
 def _size(pixels: Pixels) -> tuple[int, int]:
     return pixels.shape[0], pixels.shape[1]
-
-
-def _small(pixels: Pixels) -> Pixels:
-    scale = min(1.0, SIDE / max(pixels.shape[:2]))
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -79,8 +79,8 @@ class Run:
         self.passes = GraphedPasses(config.clip_grad) if graphed else run_pass
         self.wrapped: nn.parallel.DistributedDataParallel | None = None
         if self.ranks.count > 1:
-            self.networks.teacher = self.ranks.synchronise_batch_norm(self.networks.teacher, device)
-            self.networks.student = self.ranks.synchronise_batch_norm(self.networks.student, device)
+            self.networks.teacher = self.ranks.synchronize_batch_norm(self.networks.teacher, device)
+            self.networks.student = self.ranks.synchronize_batch_norm(self.networks.student, device)
             self.wrapped = distribute(self.networks.student, compress=config.compress_gradients)
 
     def steps(self, feed: Feed, start: int, end: int) -> dict[str, Any]:
