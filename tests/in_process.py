@@ -16,9 +16,21 @@ def dino(*words: object, code: int = 0) -> Result:
     return result
 
 
+def answer(*words: object) -> Any:
+    """What `dino … --json` prints."""
+    return json.loads(dino(*words, "--json", "-q").stdout)
+
+
+def refusal(code: int, *words: object) -> str:
+    """The last sentence of `dino …`, which ends with `code` and has no result."""
+    result = dino(*words, code=code)
+    assert result.stdout == ""
+    return result.stderr.splitlines()[-1]
+
+
 def knn(*words: object) -> dict[str, Any]:
     """What `dino knn … --json` prints."""
-    return json.loads(dino("knn", *words, "--json").stdout)  # type: ignore[no-any-return]
+    return answer("knn", *words)  # type: ignore[no-any-return]
 
 
 def embed(*words: object, code: int = 0) -> Result:

@@ -128,6 +128,18 @@ def test_modules_take_of_each_other_only_what_these_offer():
     assert wrong == []
 
 
+def test_tests_take_no_private_names():
+    wrong = [
+        f"{path.name} takes {alias.name} of {node.module}"
+        for path in sorted(Path(__file__).parent.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dino_cli.")
+        for alias in node.names
+        if alias.name.startswith("_")
+    ]
+    assert wrong == []
+
+
 def test_no_module_is_too_long_for_one_noun():
     long = {
         str(p.relative_to(ROOT)): n

@@ -24,7 +24,7 @@ from dino_cli.store.runs.watched import read_attention, read_photos
 from dino_cli.store.writing.existing import already_exists
 from dino_cli.tasks.train.diagnosis import Diagnosis
 
-__all__ = ["report"]
+__all__ = ["charts_of", "report"]
 
 POINTS = 500  # of a curve; more lines are averaged
 ROWS = 9  # epochs whose attention is shown
@@ -78,7 +78,7 @@ def report(config: ReportConfig, reporter: Reporter) -> dict[str, Any]:
         if entry.get("knn_top1") is not None and "epoch" in entry
     }
     remarks = _diagnose(train, counts, lines)
-    charts = _charts(lines, knn)
+    charts = charts_of(lines, knn)
     result = {
         "page": str(page),
         "run": str(config.run),
@@ -156,7 +156,10 @@ def _diagnose(
     return heard.remarks
 
 
-def _charts(lines: Sequence[Mapping[str, Any]], knn: Mapping[int, float]) -> dict[str, list[Chart]]:
+def charts_of(
+    lines: Sequence[Mapping[str, Any]], knn: Mapping[int, float]
+) -> dict[str, list[Chart]]:
+    """By group: a chart of each figure that two lines of the log have. knn: percent, by epoch."""
     charts: dict[str, list[Chart]] = {"learning": [], "schedules": [], "speed": []}
     if len(knn) > 1:
         charts["learning"].append(

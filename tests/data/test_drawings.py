@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dino_cli.data.drawings.images import CLASSES, Drawing, _union, draw
+from dino_cli.data.drawings.images import CLASSES, Drawing, draw, union_mask
 from dino_cli.data.drawings.shapes import SHAPES, shape
 from dino_cli.data.drawings.textures import TEXTURES, fractal, hsv, patchwork, texture
 
@@ -109,7 +109,7 @@ def test_most_of_the_object_is_inside(drawings: Sequence[Drawing]) -> None:
 def test_mask_is_the_union_of_the_polygons(name: str) -> None:
     size, parts = 128, shape(name)
     placed = np.array([[-0.7, 0.1, 0.8], [0.05, 0.75, 0.1]])
-    mask = _union(parts, placed, size)
+    mask = union_mask(parts, placed, size)
 
     # Even-odd rule at every pixel's centre, polygon by polygon.
     expected = np.zeros((size, size), bool)

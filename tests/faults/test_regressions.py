@@ -16,7 +16,7 @@ from dino_cli.store.runs.curves import draw_loss
 from dino_cli.store.runs.log import Log
 from dino_cli.store.runs.watched import read_attention
 from dino_cli.store.weights.load import load
-from dino_cli.tasks.report import _charts
+from dino_cli.tasks.report import charts_of
 
 STEP = {"step": 3, "epoch": 0, "loss": 2.5, "lr": 0.1}
 
@@ -41,7 +41,7 @@ def test_figures_that_are_missing_or_not_finite_are_not_drawn(tmp_path):
     lines += [{**STEP, "step": 6, "loss": float("nan"), "target_spread": 1e400}]
     draw_loss(lines, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size > 1000
-    assert len(_charts(lines, {})["learning"]) == 1
+    assert len(charts_of(lines, {})["learning"]) == 1
 
 
 def test_an_npy_header_that_python_cannot_read(tmp_path):

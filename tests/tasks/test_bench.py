@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -26,7 +27,7 @@ from dino_cli.tasks.bench.knn import bench_knn
 from dino_cli.tasks.bench.measure import PairedTimes, paired, row
 from dino_cli.tasks.bench.networks import architecture, twins
 from dino_cli.tasks.bench.photos import draw_photos, write_photos
-from dino_cli.tasks.bench.views import bench_views
+from dino_cli.tasks.bench.views import bench_views, render_ten
 
 CPU = torch.device("cpu")
 TRAINING = ["train", "--arch", "vit_tiny", "--batch-size", "2", "--out-dim", "64", "--photos", "64"]
@@ -121,15 +122,11 @@ def test_photos_are_the_same_in_every_call_and_a_jpeg_is_as_long_as_a_cameras(
 
 def test_ten_views_of_both_ways() -> None:
     """The same shapes in the same order, and the same levels of normalised photos."""
-    from PIL import Image
-
-    from dino_cli.tasks.bench.views import _render
-
     photo = draw_photos(1, 375, 500)[0]
     random.seed(0)
     torch.manual_seed(0)
     theirs = reference.ten_views()(Image.fromarray(photo))
-    ours = _render(photo, 0, 1)
+    ours = render_ten(photo, 0, 1)
     assert [tuple(view.shape) for view in theirs] == [(3, 224, 224)] * 2 + [(3, 96, 96)] * 8
     assert [tuple(group.shape) for group in ours] == [(2, 3, 224, 224), (8, 3, 96, 96)]
     for values in (*ours, *theirs):

@@ -7,16 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from in_process import dino, knn
+from in_process import dino, knn, refusal
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 
 
 def fails(code: int, *arguments: object) -> str:
-    result = dino("knn", *arguments, code=code)
-    assert result.stdout == ""
-    return result.stderr.splitlines()[-1]
+    return refusal(code, "knn", *arguments)
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def draw(
     image += rng.standard_normal((size, size, 3), np.float32) * np.float32(PIXEL_NOISE)
     return Drawing(
         image=np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8),
-        mask=_union(parts, placed, size),
+        mask=union_mask(parts, placed, size),
         label=label,
     )
 
@@ -177,7 +177,9 @@ def _print(
     canvas[top:bottom, left:right][pattern(u, v) & (inside > 0)] = ink
 
 
-def _union(parts: tuple[Part, ...], placed: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
+def union_mask(
+    parts: tuple[Part, ...], placed: NDArray[np.float64], size: int
+) -> NDArray[np.bool_]:
     """Mask (S, S) of the pixels that the parts cover by half or more."""
     # cv2 also fills the pixels that an edge only touches: half a pixel too far, so make them small.
     fine = size * MASK_SUPERSAMPLING

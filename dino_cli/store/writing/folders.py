@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.existing import already_exists
 
-__all__ = ["ResultFolders", "folder_names"]
+__all__ = ["ResultFolders", "folder_names", "hidden_folder"]
 
 
 def folder_names(inputs: Sequence[PurePath], reserved: Sequence[str] = ()) -> list[PurePath]:
@@ -48,7 +48,7 @@ def _inside(path: PurePath) -> PurePath:
     return PurePath(*kept) if kept else PurePath("picture")
 
 
-def _hidden(folder: Path, state: str) -> Path:
+def hidden_folder(folder: Path, state: str) -> Path:
     """A name beside the folder, hidden, never too long, the same in every run."""
     return folder.with_name(f".{blake2s(os.fsencode(folder.name)).hexdigest()[:16]}.{state}")
 
@@ -109,9 +109,9 @@ class ResultFolders:
     def writing(self, name: PurePath) -> Iterator[Path]:
         """Yield a hidden folder for the files of one result; at the end it takes its name."""
         folder = self.root / name
-        partial = _hidden(folder, "partial")
+        partial = hidden_folder(folder, "partial")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        replaced = _hidden(folder, "replaced")
+        replaced = hidden_folder(folder, "replaced")
         # Of a run that was killed
         shutil.rmtree(partial, ignore_errors=True)
         if replaced.is_dir():

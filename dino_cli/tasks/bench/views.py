@@ -27,7 +27,7 @@ from dino_cli.tasks.bench.photos import draw_photos
 from dino_cli.tasks.bench.reference import ten_views
 from dino_cli.tasks.train.setup import preprocessing_of, view_schedule_of
 
-__all__ = ["bench_views"]
+__all__ = ["bench_views", "render_ten"]
 
 HEIGHT, WIDTH = 375, 500
 PHOTO = HEIGHT * WIDTH * 3  # bytes
@@ -52,7 +52,7 @@ def bench_views(config: BenchViewsConfig, reporter: Reporter) -> dict[str, Any]:
         nonlocal epoch
         epoch += 1
         for i, photo in enumerate(photos):
-            _render(photo, i, epoch)
+            render_ten(photo, i, epoch)
 
     def reference() -> list[list[Tensor]]:
         return [theirs(picture) for picture in pictures]
@@ -146,8 +146,8 @@ def _draws(image: int, epoch: int, height: int, width: int) -> list[list[ViewDra
     return [[draw_view(spec, next(rows), height, width) for spec in group] for group in groups]
 
 
-def _render(photo: NDArray[np.uint8], image: int, epoch: int) -> list[Tensor]:
-    """As a worker and the feed do it for a batch of one."""
+def render_ten(photo: NDArray[np.uint8], image: int, epoch: int) -> list[Tensor]:
+    """Both groups of views (V, 3, H, W) of a photo, as a worker and the feed make them of one."""
     p = preprocessing_of(TrainConfig())
     groups = _draws(image, epoch, *photo.shape[:2])
     stacked = [np.stack([render_view(photo, draw) for draw in group]) for group in groups]

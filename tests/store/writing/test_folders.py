@@ -72,16 +72,16 @@ def test_what_a_killed_run_left_does_not_disturb(tmp_path):
     for hidden in ("partial", "replaced"):
         left = next(iter((tmp_path / "out").iterdir())).with_name(f".x.{hidden}")
         left.mkdir()
-    from dino_cli.store.writing.folders import _hidden
+    from dino_cli.store.writing.folders import hidden_folder
 
     for state in ("partial", "replaced"):
-        stale = _hidden(tmp_path / "out" / "cat", state)
+        stale = hidden_folder(tmp_path / "out" / "cat", state)
         stale.mkdir()
         (stale / "half").write_bytes(b"")
     results.write(PurePath("cat"), {"mask_1.png": b"new"})
     assert [p.name for p in (tmp_path / "out" / "cat").iterdir()] == ["mask_1.png"]
-    assert not _hidden(tmp_path / "out" / "cat", "partial").exists()
-    assert not _hidden(tmp_path / "out" / "cat", "replaced").exists()
+    assert not hidden_folder(tmp_path / "out" / "cat", "partial").exists()
+    assert not hidden_folder(tmp_path / "out" / "cat", "replaced").exists()
 
 
 def test_check_refuses_existing_results_unless_overwriting(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from in_process import answer, refusal
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
@@ -25,17 +26,11 @@ def run(*arguments: object) -> Result:
 
 
 def evaluate(*arguments: object) -> dict[str, Any]:
-    result = run(*arguments, *COMMON, "--json", "-q")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)  # type: ignore[no-any-return]
+    return answer("eval", "linear", *arguments, *COMMON)  # type: ignore[no-any-return]
 
 
 def fails(code: int, *arguments: object) -> str:
-    result = run(*arguments, *COMMON)
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    return result.stderr.splitlines()[-1]
+    return refusal(code, "eval", "linear", *arguments, *COMMON)
 
 
 @pytest.fixture

@@ -5,12 +5,14 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from golden_files import Golden, eval_golden_folder
+from in_process import answer, refusal
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
@@ -29,18 +31,12 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["eval", "retrieval", *map(str, arguments)])
 
 
-def measured(*arguments: object) -> dict:
-    result = run(*arguments, *CPU, "--json", "-q")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+def measured(*arguments: object) -> dict[str, Any]:
+    return answer("eval", "retrieval", *arguments, *CPU)  # type: ignore[no-any-return]
 
 
 def fails(code: int, *arguments: object) -> str:
-    result = run(*arguments, *CPU)
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    return result.stderr.splitlines()[-1]
+    return refusal(code, "eval", "retrieval", *arguments, *CPU)
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from golden_files import Golden, eval_golden_folder
+from in_process import answer, refusal
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -15,7 +17,7 @@ from dino_cli.cli.app import app
 from dino_cli.core.evaluation.propagation import Propagation
 from dino_cli.tasks.eval.video import labels as video_labels
 from dino_cli.tasks.eval.video.labels import RegionScores
-from dino_cli.tasks.eval.video.run import VideoScore, _table
+from dino_cli.tasks.eval.video.run import VideoScore, score_table
 
 FRAMES, SHORT, LONG = 6, 64, 100
 FAST = ("--image-size", SHORT, "--device", "cpu", "--precision", "fp32", "--workers", 2)
@@ -25,18 +27,12 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["eval", "video", *map(str, arguments)])
 
 
-def measured(*arguments: object) -> dict:
-    result = run(*arguments, "--json", "-q")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+def measured(*arguments: object) -> dict[str, Any]:
+    return answer("eval", "video", *arguments)  # type: ignore[no-any-return]
 
 
 def fails(code: int, *arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    return result.stderr.splitlines()[-1]
+    return refusal(code, "eval", "video", *arguments)
 
 
 def write_video(root: Path, name: str, *, objects: int = 2, binary: bool = False) -> None:
@@ -297,7 +293,7 @@ def test_the_table_is_the_official_evaluators() -> None:
                 of.add(truth, predicted)
             score = VideoScore(name, objects, len(truths), 0.0, of, RegionScores.of(objects))
             scores.append((score, of))
-    table = _table(scores)
+    table = score_table(scores)
     for name, value in facts["global_results"].items():
         assert table[name] == pytest.approx(value, abs=1e-9), name
     assert set(table["per_object"]) == set(facts["per_object"])

@@ -26,7 +26,7 @@ from dino_cli.tasks.eval.video.labels import RegionScores, carry
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.provenance import model_facts
 
-__all__ = ["figures", "tables", "video"]
+__all__ = ["VideoScore", "figures", "score_table", "tables", "video"]
 
 SCORES = "scores.json"  # beside a video's masks: what resuming needs
 NAMES = ("utf-8", "surrogateescape")  # names on disk need not be UTF-8
@@ -239,8 +239,8 @@ def _plain(score: VideoScore) -> dict[str, Any]:
 def _result(scores: Sequence[VideoScore], model: Model) -> dict[str, Any]:
     frames, seconds = sum(s.frames for s in scores), sum(s.seconds for s in scores)
     return {
-        **_table([(s, s.measured) for s in scores]),
-        "zero_motion": _table([(s, s.still) for s in scores]),
+        **score_table([(s, s.measured) for s in scores]),
+        "zero_motion": score_table([(s, s.still) for s in scores]),
         "videos": len(scores),
         "objects": sum(s.objects for s in scores),
         "frames": frames,
@@ -249,7 +249,7 @@ def _result(scores: Sequence[VideoScore], model: Model) -> dict[str, Any]:
     }
 
 
-def _table(measures: Sequence[tuple[VideoScore, RegionScores]]) -> dict[str, Any]:
+def score_table(measures: Sequence[tuple[VideoScore, RegionScores]]) -> dict[str, Any]:
     """Mean, recall and decay of J and F over all objects of all videos, each object alike."""
     per_object: dict[str, dict[str, float]] = {}
     columns: dict[str, list[float]] = {}
