@@ -139,22 +139,14 @@ def _embed(
     if base is not None and _has_places(base):
         config = replace(config, project=True)  # old places would not fit the new rows
     _write(config, kinds, blocks, merged, {**facts, **_videos(rates, base, config)}, reporter)
-    seconds = time.monotonic() - started
-    embedded = sum(len(blocks.span(n)) for n in range(blocks.count) if n not in planned.done)
-    listed = skipped_path(config.output)
-    dim = merged.shapes[kinds[0]][0][-1]
-    result = {
-        "count": merged.count,
-        "dim": dim,
-        "skipped": len(merged.skipped),
-        "seconds": round(seconds, 3),
-        "images_per_second": round(embedded / seconds, 2),
-        "output": str(config.output),
-        "skipped_list": str(listed) if merged.skipped else None,
-    }
-    if config.resume or config.append:
-        result["embedded"] = embedded
-    return result
+    return _result(
+        config,
+        count=merged.count,
+        dim=merged.shapes[kinds[0]][0][-1],
+        skipped=len(merged.skipped),
+        embedded=sum(len(blocks.span(n)) for n in range(blocks.count) if n not in planned.done),
+        seconds=time.monotonic() - started,
+    )
 
 
 def _check_outputs(config: EmbedConfig, kinds: Sequence[str], blocks: Blocks) -> None:
@@ -289,17 +281,34 @@ def _tell_of_names(altered: Sequence[str], reporter: Reporter) -> None:
     )
 
 
-def _unchanged(config: EmbedConfig, base: EarlierExport) -> dict[str, Any]:
-    return {
-        "count": len(base.keep),
-        "dim": base.export.features.shape[-1],
-        "skipped": 0,
-        "seconds": 0.0,
-        "images_per_second": 0.0,
+def _result(
+    config: EmbedConfig,
+    *,
+    count: int,
+    dim: int,
+    skipped: int = 0,
+    embedded: int = 0,
+    seconds: float = 0.0,
+) -> dict[str, Any]:
+    """What `embed` returns. embedded: files that were read this time."""
+    result = {
+        "count": count,
+        "dim": dim,
+        "skipped": skipped,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(embedded / seconds, 2) if seconds else 0.0,
         "output": str(config.output),
-        "skipped_list": None,
-        "embedded": 0,
+        "skipped_list": str(skipped_path(config.output)) if skipped else None,
     }
+    if config.resume or config.append:
+        result["embedded"] = embedded
+    return result
+
+
+def _unchanged(config: EmbedConfig, base: EarlierExport, skipped: int = 0) -> dict[str, Any]:
+    """The result where there was nothing to do."""
+    dim = base.export.features.shape[-1]
+    return _result(config, count=len(base.keep), dim=dim, skipped=skipped)
 
 
 def _finished(
@@ -332,8 +341,7 @@ def _finished(
             " changed since",
             "embed it again with --append, or everything with --overwrite",
         )
-    result = _unchanged(config, base)
-    return {**result, "skipped": skipped, "skipped_list": str(listed) if skipped else None}
+    return _unchanged(config, base, skipped)
 
 
 def _interrupted(blocks: Blocks, ranks: Ranks) -> Interrupted:
