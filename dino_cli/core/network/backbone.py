@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import timm
 import torch
@@ -17,9 +16,7 @@ from dino_cli.core.network.architecture import (
 )
 from dino_cli.core.network.vit import build_vit
 
-__all__ = ["Backbone", "FeatureKind", "build"]
-
-FeatureKind = Literal["cls", "mean", "cls+mean"]
+__all__ = ["Backbone", "build"]
 
 
 def build(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Module:
@@ -94,25 +91,24 @@ class Backbone:
         return attention.supports(self.net)
 
     @torch.inference_mode()
-    def features(self, x: Tensor, kind: FeatureKind = "cls") -> Tensor:
-        """Features of normalised images (B, C, H, W) → float32 (B, D), or (B, 2D) for `cls+mean`.
+    def output(self, x: Tensor) -> Tensor:
+        """What the network makes of normalised images (B, C, H, W) before it pools.
 
-        `cls`: class token after the final norm (pooled features of a convnet); `mean`: mean of the
-        patch tokens after the final norm.
+        Tokens after the final norm, prefix first (B, P + N, D); of a convnet a map (B, D, h, w).
         """
-        tokens = self._forward_features(x)
-        if tokens.ndim != 3:
-            if kind != "cls":
-                raise ValueError(f"a convnet has no patch tokens for features {kind!r}")
-            return self.net.forward_head(tokens, pre_logits=True).float()  # type: ignore[operator,no-any-return]
-        if self.prefix_tokens == 0 and kind == "cls":
-            return self.net.forward_head(tokens, pre_logits=True).float()  # type: ignore[operator,no-any-return]
-        parts = []
-        if kind in ("cls", "cls+mean"):
-            parts.append(tokens[:, 0].float())
-        if kind in ("mean", "cls+mean"):
-            parts.append(tokens[:, self.prefix_tokens :].float().mean(dim=1))
-        return torch.cat(parts, dim=1)
+        return self._forward_features(x)
+
+    @torch.inference_mode()
+    def pooled(self, output: Tensor) -> Tensor:
+        """Of such an output the CLS token, or what a network without one pools: float32 (B, D)."""
+        if output.ndim == 3 and self.prefix_tokens:
+            return output[:, 0].float()
+        pooled: Tensor = self.net.forward_head(output, pre_logits=True)  # type: ignore[operator]
+        return pooled.float()
+
+    def features(self, x: Tensor) -> Tensor:
+        """The pooled features of normalised images (B, C, H, W): float32 (B, D)."""
+        return self.pooled(self.output(x))
 
     @torch.inference_mode()
     def tokens(self, x: Tensor) -> Tensor:
@@ -120,10 +116,14 @@ class Backbone:
 
         Raises `ValueError` for a network without patch tokens.
         """
-        tokens = self._forward_features(x)
+        tokens = self.output(x)
         if tokens.ndim != 3:
             raise ValueError("a convnet has no patch tokens")
         return tokens.float()
+
+    def patch_tokens(self, x: Tensor) -> Tensor:
+        """As `tokens`, of the patches only (B, N, D)."""
+        return self.tokens(x)[:, self.prefix_tokens :]
 
     @torch.inference_mode()
     def last_tokens(self, x: Tensor, n: int = 4) -> list[Tensor]:
@@ -168,17 +168,6 @@ class Backbone:
         rows, keys = attention.row_and_keys(self.net, *seen[0], layer=layer, patch=patch)
         patches = tokens[:, self.prefix_tokens :].float()
         return self._of_patches(rows, x), self._keys_of_patches(keys), patches
-
-    @torch.inference_mode()
-    def patch_tokens(self, x: Tensor) -> Tensor:
-        """Patch tokens after the final norm, float32 (B, N, D).
-
-        Raises `ValueError` for a network without them.
-        """
-        tokens = self._forward_features(x)
-        if tokens.ndim != 3:
-            raise ValueError("this network has no patch tokens")
-        return tokens[:, self.prefix_tokens :].float()
 
     def _of_patches(self, rows: Tensor, x: Tensor) -> Tensor:
         h, w = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size

@@ -97,26 +97,23 @@ class Extractor:
 
     def _one(self, x: Tensor) -> dict[str, Tensor]:
         backbone, kinds = self.backbone, self.kinds
-        if self._tokens is None and not GRID_KINDS & set(kinds) and len(kinds) == 1:
-            return {kinds[0]: backbone.features(x, kinds[0])}  # type: ignore[arg-type]
         prefix, inputs = backbone.prefix_tokens, []
         if self._tokens is None:
-            tokens = backbone._forward_features(x)
+            tokens = backbone.output(x)
         else:
             tokens, inputs = self._tokens(x)
-        if tokens.ndim != 3:
-            wanted = next((kind for kind in kinds if kind != "cls"), "cls")
-            if wanted != "cls":
-                raise ValueError(f"a convnet has no patch tokens for features {wanted!r}")
+        missing = [kind for kind in kinds if kind != "cls"] if tokens.ndim != 3 else []
+        if missing:
+            raise ValueError(f"a convnet has no patch tokens for features {missing[0]!r}")
         found: dict[str, Tensor] = {}
         for kind in kinds:
             if kind == "cls":
-                found[kind] = self._cls(tokens)
+                found[kind] = backbone.pooled(tokens)
             elif kind == "mean":
                 found[kind] = tokens[:, prefix:].float().mean(dim=1)
             elif kind == "cls+mean":
                 mean = tokens[:, prefix:].float().mean(dim=1)
-                found[kind] = torch.cat([self._cls(tokens), mean], dim=1)
+                found[kind] = torch.cat([backbone.pooled(tokens), mean], dim=1)
             elif kind == "last4":
                 norm: Any = backbone.net.norm
                 classes = [norm(_joined(out)[:, :1])[:, 0] for out in inputs[-LAST:]]
@@ -133,11 +130,6 @@ class Extractor:
                     raise ValueError(f"it has no grid of patches for features {kind!r}")
                 found[kind] = patches.reshape(len(x), h, w, -1).half()
         return found
-
-    def _cls(self, tokens: Tensor) -> Tensor:
-        if tokens.ndim != 3 or self.backbone.prefix_tokens == 0:
-            return self.backbone.net.forward_head(tokens, pre_logits=True).float()  # type: ignore[operator,no-any-return]
-        return tokens[:, 0].float()
 
 
 def _joined(output: Any) -> Tensor:
