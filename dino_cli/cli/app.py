@@ -23,9 +23,9 @@ class Commands(TyperGroup):
     """The error policy, here so that tests which run the app in process see it too.
 
     Our errors print one sentence on stderr and set the exit code; Ctrl-C exits with 130; a closed
-    pipe (`dino … | head`) is silent; what the system refuses is told. Options that cannot be parsed
-    get one sentence too, where Typer would draw a box. Anything else is a bug and keeps its
-    traceback.
+    pipe (`dino … | head`) is silent; what the system refuses or lacks is told. Options that cannot
+    be parsed get one sentence too, where Typer would draw a box. Anything else is a bug and keeps
+    its traceback.
     """
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
@@ -61,9 +61,14 @@ class Commands(TyperGroup):
             _say(f"error: cannot read or write {where} ({error.strerror or error})")
             raise typer.Exit(1) from None
         except (MemoryError, RuntimeError) as error:
-            if not _is_of_memory(error):
+            if _is_of_memory(error):
+                told = "the memory is used up; ask for smaller images or a smaller --batch-size"
+            elif _is_of_compiler(error):
+                reason = str(error).splitlines()[0]
+                told = f"torch.compile failed ({reason}); install g++, or leave out --compile"
+            else:
                 raise
-            _say("error: the memory is used up; ask for smaller images or a smaller --batch-size")
+            _say(f"error: {told}")
             raise typer.Exit(1) from None
         except Exception as error:
             _refuse_misuse(error)
@@ -100,6 +105,11 @@ def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether memory is what lacked: torch says so by RuntimeErrors, of a GPU and of the CPU."""
     words = str(error)
     return isinstance(error, MemoryError) or "out of memory" in words or "allocate memory" in words
+
+
+def _is_of_compiler(error: Exception) -> bool:
+    """Whether `torch.compile` could not make its kernels: mostly, that there is no compiler."""
+    return any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__)
 
 
 def _speaks(error: DinoError) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_run import small_config
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -304,3 +305,29 @@ def test_what_cannot_be_parsed_is_one_sentence_too(line: str, sentence: str) -> 
     assert result.stderr.startswith("dino: error: ")
     assert result.stderr.count("\n") == 1
     assert sentence in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "embed"])
+def test_a_machine_without_a_compiler_is_a_sentence(command, place):
+    (place / "small.toml").write_text(small_config(batch_size=4))
+    words = {
+        "train": ["--config", "small.toml", "-o", "run"],
+        "embed": ["--weights", "good.safetensors", "-o", "feats.npy"],
+    }[command]
+    environment = {
+        **os.environ,
+        "CXX": str(place / "no-compiler"),
+        "TORCHINDUCTOR_CACHE_DIR": str(place / "cache"),
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "dino_cli", command, "photos", *words, "--compile"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("dino: error: torch.compile failed")
+    assert last.endswith("install g++, or leave out --compile")
+    assert "Traceback" not in result.stderr
