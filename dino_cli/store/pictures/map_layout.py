@@ -3,12 +3,12 @@
 All in pixels of the picture, x to the right, y down.
 """
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,17 +16,21 @@ __all__ = [
     "MOST_CLASSES",
     "LegendEntry",
     "MapLayout",
-    "beside",
     "entries_of",
     "map_layout",
-    "spread_out",
+    "place_pictures",
+    "spread_values",
 ]
 
 MOST_CLASSES = 20  # with a colour of their own
 DESIGNED = 2400  # pixels across that the sizes below are meant for
-DIRECTIONS = ((1, 0), (0, -1), (-1, 0), (0, 1), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8), (0.8, 0.8))
 FLATTEST, TALLEST = 0.56, 0.9  # height of the map by its width
-GAP = 0.36  # of a small picture's side, free around it: there the points show
+FREE = 0.12  # of a small picture's side, between it and the next
+REACH = 0.95  # … and from its middle to its point, at most
+APART = 1.7  # … and from one that hides points to any other
+HIDDEN = 0.05  # of all points, how many small pictures may hide
+STRIPE = 0.06  # of the map's width or height: the widest empty stripe across it
+MASS, ROOM = 0.8, 0.45  # that share of the points has at least this share of the width or height
 TILE = (104, 210)  # shortest and longest side of a small picture
 
 
@@ -44,8 +48,9 @@ class MapLayout:
     """size: (width, height) of the picture. box: (left, top, right, bottom) of the map in it.
 
     points: float (N, 2). radius: of a point. side: the longest side of a small picture; chosen:
-    rows that may have one; middles: of these, float (C, 2): their points, or beside them where a
-    picture would hide many others. unit: pixels for one at 2400 across.
+    rows that may have one; middles: of these, float (C, 2): their points, or beside them where the
+    picture would hide others. unit: pixels for one at 2400 across. to_scale: whether distances
+    along an axis are those of the places.
     """
 
     size: tuple[int, int]
@@ -56,6 +61,7 @@ class MapLayout:
     chosen: NDArray[np.int64]
     middles: NDArray[np.float64]
     unit: float
+    to_scale: bool
 
 
 def entries_of(labels: Sequence[str]) -> tuple[list[LegendEntry], NDArray[np.int64]]:
@@ -86,90 +92,168 @@ def map_layout(
     places: NDArray[np.float32], width: int, *, legend: float, pictures: bool
 ) -> MapLayout:
     """Lay out places (N, 2) on a picture of that width. legend: pixels of its widest line, 0 for
-    none. Both axes have one scale, unless that would make the map very flat or tall."""
+    none. Both axes have one scale, unless that would make the map very flat or tall, or a few far
+    points would leave it empty."""
     unit = width / DESIGNED
     margin, head = round(56 * unit), round(150 * unit)
     right = margin + (round(legend + 56 * unit) if legend else 0)
     across = max(width - margin - right, width // 3)
-    low, high = places.min(axis=0).astype(np.float64), places.max(axis=0).astype(np.float64)
+    spread = np.stack([spread_values(column) for column in places.T], axis=1)
+    low, high = spread.min(axis=0), spread.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     down = round(across * min(TALLEST, max(FLATTEST, span[1] / span[0])))
-    count = len(places)
-    share = math.sqrt(across * down / max(1, count))  # the side of one point's own square
+    share = math.sqrt(across * down / max(1, len(places)))  # the side of one point's own square
     side = round(min(TILE[1] * unit, max(TILE[0] * unit, 0.62 * share)))
     edge = (side / 2 if pictures else 0) + 26 * unit
     inner = np.array([across - 2 * edge, down - 2 * edge])
     # y of a plane points up.
-    at = (places.astype(np.float64) - (low + high) / 2) / span * [1, -1] * inner
+    at = (spread - (low + high) / 2) / span * [1, -1] * inner
     points = at + np.array([margin + across / 2, head + down / 2])
-    chosen = np.zeros(0, np.int64)
-    if pictures:
-        chosen = spread_out(points, side * (1 + (GAP if share < side * 1.2 else 0.06)))
+    radius = min(9 * unit, max(2.6 * unit, 0.17 * share))
     box = margin, head, margin + across, head + down
+    chosen, middles = np.zeros(0, np.int64), np.zeros((0, 2))
+    if pictures:
+        chosen, middles = place_pictures(points, side, radius, box)
     return MapLayout(
         size=(width, head + down + margin),
         box=box,
         points=points,
-        radius=min(9 * unit, max(2.6 * unit, 0.17 * share)),
+        radius=radius,
         side=side,
         chosen=chosen,
-        middles=beside(points, points[chosen], side, box),
+        middles=middles,
         unit=unit,
+        to_scale=bool(np.array_equal(spread, places)),
     )
 
 
-def spread_out(points: NDArray[np.float64], apart: float) -> NDArray[np.int64]:
-    """Rows of points (N, 2) that lie `apart` or more from each other, across or down.
+def spread_values(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The values (N,) in the same order, without what would leave most of a map empty.
 
-    As many as fit, in a fixed random order: no further point could be added.
+    Gaps are narrowed to 6 % of the whole, and where 80 % of the values are crowded into less than
+    45 % of it, all move towards equal distances until they are not. Else the values as they are.
     """
-    cells = np.floor(points / apart).astype(np.int64)
-    taken: dict[tuple[int, int], int] = {}
-    for row in np.random.default_rng(0).permutation(len(points)).tolist():
-        x, y = int(cells[row, 0]), int(cells[row, 1])
-        around = ((x + i, y + j) for i in (-1, 0, 1) for j in (-1, 0, 1))
-        near = [taken[cell] for cell in around if cell in taken]
-        if not near or np.abs(points[near] - points[row]).max(axis=1).min() >= apart:
-            taken[x, y] = row  # a cell holds one: two in it would be too near
-    return np.array(sorted(taken.values()), np.int64)
+    count = len(values)
+    order = np.argsort(values, kind="stable")
+    gaps = np.diff(values[order].astype(np.float64))
+    stripe = max(STRIPE, 4 / count)
+    while gaps.any() and gaps.max() > 1.01 * (widest := stripe * float(gaps.sum())):
+        gaps = np.minimum(gaps, widest)  # which makes the whole shorter
+    many = math.ceil(MASS * count) - 1
+    line = np.concatenate([[0.0], gaps.cumsum()])
+    room = float((line[many:] - line[: count - many]).min()) / (line[-1] or 1.0)
+    if many and line[-1] and room < ROOM:
+        first = np.searchsorted(line, line)  # equal values stay equal
+        share = (ROOM - room) / (MASS - room)
+        line = (1 - share) * line + share * line[-1] * first / count
+    elif np.array_equal(gaps, np.diff(values[order].astype(np.float64))):
+        return values.astype(np.float64)
+    spread = np.empty(count)
+    spread[order] = line
+    return spread
 
 
-def beside(
-    points: NDArray[np.float64],
-    middles: NDArray[np.float64],
-    side: int,
-    box: tuple[int, int, int, int],
-) -> NDArray[np.float64]:
-    """Where small pictures go so that they hide few of the points (N, 2): middles, (C, 2).
+class Board:
+    """Where points lie, in cells of a sixteenth of a small picture, and what is taken."""
 
-    Each stays on its own point, or moves off it, inside the box, to where it hides less than half
-    as many and touches no other picture.
+    def __init__(
+        self,
+        points: NDArray[np.float64],
+        side: int,
+        radius: float,
+        box: tuple[int, int, int, int],
+    ) -> None:
+        self.corner, self.end = np.array(box[:2]), np.array(box[2:])
+        self.side, self.reach = side, side / 2 + radius
+        self.cell = max(1, side // 16)
+        self.shape = tuple(((self.end - self.corner) // self.cell + 1).tolist()[::-1])
+        self.cells = self.cell_of(points)
+        counts = np.zeros(self.shape, np.int64)
+        np.add.at(counts, (self.cells[:, 1], self.cells[:, 0]), 1)
+        self.free = (counts == 0).astype(np.uint8)
+        self.sums = np.pad(counts.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+        self.rows: list[int] = []
+        self.middles: list[NDArray[np.float64]] = []
+
+    def cell_of(self, places: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(N, 2) column and row of the cell at each place."""
+        last = [self.shape[1] - 1, self.shape[0] - 1]
+        cells: NDArray[np.int64] = ((places - self.corner) // self.cell).clip(0, last).astype(int)
+        return cells
+
+    def hidden(self, middles: NDArray[np.float64]) -> NDArray[np.int64]:
+        """How many points a picture at each of these places (M, 2) would hide or touch."""
+        (x0, y0), (x1, y1) = (self.cell_of(middles + far).T for far in (-self.reach, self.reach))
+        x1, y1 = x1 + 1, y1 + 1
+        sums = self.sums
+        found: NDArray[np.int64] = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+        return found
+
+    def fits(self, middle: NDArray[np.float64], apart: float = 1 + FREE) -> bool:
+        """Whether a picture there lies in the map and touches no other."""
+        half = (0.5 + FREE) * self.side
+        if (middle - half < self.corner).any() or (middle + half > self.end).any():
+            return False
+        near = np.array(self.middles).reshape(-1, 2) - middle
+        return bool((np.abs(near).max(axis=1) >= apart * self.side).all())
+
+    def put(self, row: int, middle: NDArray[np.float64]) -> None:
+        self.rows.append(row)
+        self.middles.append(middle)
+
+
+def place_pictures(
+    points: NDArray[np.float64], side: int, radius: float, box: tuple[int, int, int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which of the points (N, 2) get a small picture, and where its middle lies, (C, 2).
+
+    As many as fit without touching each other: on points that have room around them; in free
+    places beside one; and, since a crowd has neither, a few that hide 5 % of all points together.
     """
-    left, top, right, bottom = box
-    cell = max(1, side // 16)
-    size = ((bottom - top) // cell + 1, (right - left) // cell + 1)
-    columns, rows = ((points - [left, top]) // cell).astype(np.int64).T
-    counts = np.zeros(size, np.int64)
-    np.add.at(counts, (rows.clip(0, size[0] - 1), columns.clip(0, size[1] - 1)), 1)
-    sums = np.pad(counts.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    board = Board(points, side, radius, box)
+    rng = np.random.default_rng(0)
+    shuffled = rng.permutation(len(points))
+    for row in shuffled[board.hidden(points[shuffled]) == 1].tolist():
+        if board.fits(points[row]):
+            board.put(row, points[row])
+    _put_beside(board, points, shuffled)
+    left = max(1 if not board.rows else 0, int(HIDDEN * len(points)))
+    for row in shuffled.tolist():
+        cost = int(board.hidden(points[row : row + 1])[0])
+        if (cost <= left or not board.rows) and board.fits(points[row], APART):
+            board.put(row, points[row])
+            left -= cost
+    order = np.argsort(board.rows)
+    return np.array(board.rows, np.int64)[order], np.array(board.middles)[order]
 
-    def hidden(middle: NDArray[np.float64]) -> int:
-        first = ((middle - side / 2 - [left, top]) // cell).astype(int)
-        last = first + side // cell + 1
-        x0, x1 = np.clip([first[0], last[0]], 0, size[1]).tolist()
-        y0, y1 = np.clip([first[1], last[1]], 0, size[0]).tolist()
-        return int(sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0])
 
-    placed = middles.copy()
-    for i, own in enumerate(middles):
-        best, least = own, (hidden(own) - 1) / 2  # without its own point
-        for direction, away in itertools.product(DIRECTIONS, (0.72, 1.0)):
-            middle = own + np.array(direction) * away * side
-            low, high = middle - side / 2, middle + side / 2
-            inside = (low > [left, top]).all() and (high < [right, bottom]).all()
-            others = np.abs(placed - middle).max(axis=1) < side * (1 + GAP / 4)
-            others[i] = False
-            if inside and not others.any() and (many := hidden(middle)) < least:
-                best, least = middle, many
-        placed[i] = best
-    return placed
+def _put_beside(board: Board, points: NDArray[np.float64], shuffled: NDArray[np.int64]) -> None:
+    """Pictures into places that hide nothing, the nearest to its point first."""
+    step = max(1, board.side // 5)
+    half = board.side / 2
+    xs, ys = (
+        np.arange(low + half, high - half, step)
+        for low, high in zip(board.corner, board.end, strict=True)
+    )
+    places = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
+    places = places[board.hidden(places) == 0] if len(places) else places
+    # The nearest cell that holds a point, for every cell.
+    _, nearest = cv2.distanceTransformWithLabels(
+        board.free, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    cells = board.cell_of(places)
+    there = board.cell_of(points)
+    rows: dict[int, list[int]] = {}
+    for row in shuffled.tolist():
+        rows.setdefault(int(nearest[there[row, 1], there[row, 0]]), []).append(row)
+    anchors = [rows[label] for label in nearest[cells[:, 1], cells[:, 0]].tolist()]
+    firsts = points[[several[0] for several in anchors]].reshape(-1, 2)
+    away = np.linalg.norm(firsts - places, axis=1)
+    used = set(board.rows)
+    for i in np.argsort(away, kind="stable").tolist():
+        if away[i] > REACH * board.side:
+            break
+        row = next((row for row in anchors[i] if row not in used), None)
+        if row is not None and board.fits(places[i]):
+            board.put(row, places[i])
+            used.add(row)

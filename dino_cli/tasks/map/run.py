@@ -106,8 +106,9 @@ def _still(
         reporter.finish()
         missing_remark(len(chosen) - len(pictures), len(chosen), reporter)
     title = f"{len(export.paths):,} pictures"
+    about = _subtitle(export, method) + ("" if layout.to_scale else " · not to scale")
     with explain_errors(config.output):
-        draw(config.output, layout, title, _subtitle(export, method), entries, colours, pictures)
+        draw(config.output, layout, title, about, entries, colours, pictures)
     return len(pictures) if config.thumbnails else None
 
 

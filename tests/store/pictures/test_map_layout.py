@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dino_cli.store.pictures.map_layout import beside, entries_of, map_layout, spread_out
+from dino_cli.store.pictures.map_layout import (
+    entries_of,
+    map_layout,
+    place_pictures,
+    spread_values,
+)
 
 
 def gaps(middles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -14,26 +19,46 @@ def gaps(middles: NDArray[np.float64]) -> NDArray[np.float64]:
     return far
 
 
-@pytest.mark.parametrize("apart", [0.5, 7.0, 40.0, 1000.0])
-def test_chosen_points_keep_apart_and_no_other_would_fit(apart: float) -> None:
-    points = np.random.default_rng(0).normal(0, 60, (300, 2))
-    chosen = spread_out(points, apart)
-    assert gaps(points[chosen]).min() >= apart
-    left = np.setdiff1d(np.arange(300), chosen)
-    near = np.abs(points[left][:, None] - points[chosen][None]).max(axis=2).min(axis=1)
-    assert (near < apart).all()
-    np.testing.assert_array_equal(chosen, spread_out(points, apart))
+def test_far_points_leave_no_map_empty() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.uniform(0, 1, 950), rng.uniform(40, 41, 49), [900]])
+    values = rng.permutation(np.append(values, values[:100])).astype(np.float32)
+    spread = spread_values(values)
+    np.testing.assert_array_equal(
+        np.argsort(spread, kind="stable"), np.argsort(values, kind="stable")
+    )
+    assert len(np.unique(spread)) == len(np.unique(values))
+    ordered = np.sort(spread)
+    whole = ordered[-1] - ordered[0]
+    assert np.diff(ordered).max() < 0.07 * whole
+    many = int(0.8 * len(values))
+    assert (ordered[many:] - ordered[:-many]).min() > 0.4 * whole
+    assert np.unique(values).size == len(values) - 100, "as many are equal as were"
 
 
-def test_pictures_move_off_what_they_would_hide() -> None:
+@pytest.mark.parametrize("values", [[0.0, 5.0], [3.0], [1.0, 1.0], list(range(50))])
+def test_what_is_spread_already_stays(values: list[float]) -> None:
+    np.testing.assert_array_equal(spread_values(np.array(values, np.float32)), values)
+
+
+def test_pictures_hide_few_points_and_stay_with_their_own() -> None:
     rng = np.random.default_rng(1)
-    crowd = rng.uniform(480, 520, (400, 2))
-    points = np.concatenate([crowd, [[100.0, 100.0]]])
-    box = 0, 0, 1000, 1000
-    placed = beside(points, np.array([[500.0, 500.0], [100.0, 100.0]]), 80, box)
-    hidden = (np.abs(crowd - placed[0]).max(axis=1) < 40).sum()
-    assert hidden < 200
-    np.testing.assert_array_equal(placed[1], [100.0, 100.0])  # hides no other: stays
+    crowd = rng.normal(500, 130, (3000, 2)).clip(60, 940)
+    alone = np.array([[100.0, 900.0], [900.0, 100.0]])
+    points = np.concatenate([crowd, alone])
+    side, radius = 60, 3.0
+    rows, middles = place_pictures(points, side, radius, (0, 0, 1000, 1000))
+    assert gaps(middles).min() > side
+    assert len(set(rows.tolist())) == len(rows) > 25
+    np.testing.assert_array_equal(middles[np.isin(rows, [3000, 3001])], alone)
+    covered = (np.abs(points[None] - middles[:, None]).max(axis=2) < side / 2).sum(axis=1)
+    assert covered.sum() - (covered == 1).sum() <= 0.05 * len(points)
+    inside = np.linalg.norm(middles - 500, axis=1) < 130
+    assert inside.any(), "the crowd is shown too"
+    assert (covered == 0).sum() > 20, "places beside it are used"
+    assert np.abs(points[rows] - middles).max() < side
+    again = place_pictures(points, side, radius, (0, 0, 1000, 1000))
+    np.testing.assert_array_equal(middles, again[1])
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 300])
@@ -58,7 +83,8 @@ def test_all_lies_inside_and_pictures_do_not_overlap(count: int) -> None:
 def test_equal_places_make_a_map_too() -> None:
     layout = map_layout(np.zeros((4, 2), np.float32), 800, legend=0.0, pictures=True)
     assert np.isfinite(layout.points).all()
-    assert len(layout.chosen) == 1
+    assert len(layout.chosen) >= 2, "on both sides of the one place"
+    assert gaps(layout.middles).min() > layout.side
 
 
 def test_the_legend_names_up_to_twenty_classes() -> None:
