@@ -16,10 +16,10 @@ from dino_cli.errors import TaskError
 from dino_cli.store.embeddings.parquet import (
     GROUP,
     Projection,
+    escape,
     projection_columns,
     projection_fields,
     require_pyarrow,
-    utf8,
 )
 
 __all__ = ["SITE_FILES", "export_site", "require_atlas", "write_table"]
@@ -56,10 +56,10 @@ def write_table(
     schema = pa.schema(fields + projection_fields(pa))
     with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for start in range(0, len(paths), GROUP):
-            names = [utf8(name) for name in paths[start : start + GROUP]]
+            names = [escape(name) for name in paths[start : start + GROUP]]
             columns = [pa.array(names, pa.string())]
             if labelled:
-                those = [utf8(label) for label in labels[start : start + GROUP]]
+                those = [escape(label) for label in labels[start : start + GROUP]]
                 columns.append(pa.array(those, pa.string()))
             if pictures is not None:
                 files = islice(pictures, len(names))

@@ -65,10 +65,13 @@ def test_every_name_is_embedded_and_comes_back(strange, tmp_path):
     from dino_cli.store.embeddings.reading import read_embeddings
 
     wanted = sorted(f"{name}.png" for name in NAMES)
-    for suffix in (".npy", ".csv", ".npz"):
+    for suffix in (".npy", ".csv", ".npz", ".parquet"):
         found = read_embeddings(tmp_path / suffix[1:] / f"f{suffix}").paths
         assert sorted(Path(path).name for path in found) == wanted
-    assert len(read_embeddings(tmp_path / "parquet" / "f.parquet").paths) == len(wanted)
+    import pyarrow.parquet as pq
+
+    names = pq.read_table(tmp_path / "parquet" / "f.parquet")["path"].to_pylist()
+    assert {r"latin-\xe9.png", r"back\slash.png"} <= {Path(name).name for name in names}
     with (tmp_path / "csv" / "f.csv").open("rb") as file:
         assert not any(line.startswith((b"=", b"@", b"+")) for line in file)
     checked = subprocess.run(

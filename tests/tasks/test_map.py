@@ -179,6 +179,23 @@ def test_a_site_gets_everything_that_it_shows(embed: Any, atlas: Any, tmp_path: 
     assert "--image" not in words
 
 
+def test_a_site_tells_of_names_that_are_no_utf8(
+    embed: Any, photos: Path, atlas: Any, tmp_path: Path
+) -> None:
+    """And shows each by itself, with its picture, whatever file they come from."""
+    atlas()
+    for old, new in (("2.png", b"a\xfe.png"), ("3.png", b"a\xff.png")):
+        (photos / "red" / old).rename(photos / "red" / os.fsdecode(new))
+    for name in ("f.npy", "f.parquet"):
+        site = tmp_path / name.replace(".", "-")
+        done = run("map", embed(name), "-o", site)
+        assert "2 paths are not valid UTF-8" in " ".join(done.stderr.split())
+        _, table = json.loads((site / "data" / "seen.json").read_text())
+        names = [Path(row["path"]).name for row in table]
+        assert names[-2:] == [r"a\xfe.png", r"a\xff.png"]
+        assert all(row["image"] for row in table)
+
+
 def test_a_site_that_fails_leaves_nothing(embed: Any, atlas: Any, tmp_path: Path) -> None:
     atlas(fail=True)
     features = embed("f.npy")

@@ -4,10 +4,12 @@ Columns: `path` and `label`, strings; with videos `frame`, int32, and `time`, fl
 `vector`, fixed_size_list<float32>[D], and a column named after each further kind; with thumbnails
 `image`, struct<bytes: binary, path: string> of JPEG; with a projection `x` and `y`, float32, and
 `neighbors`, struct<ids: list<int64>, distances: list<double>>. What the .json of other formats says
-lies in the file's own metadata, under `dino`.
+lies in the file's own metadata, under `dino`, with `escaped`: the rows whose path or label is no
+UTF-8 and was written by `escape`.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.errors import TaskError
-from dino_cli.store.embeddings.formats import FeatureExport, frame_and_time
+from dino_cli.store.embeddings.formats import FeatureExport, frame_and_time, is_utf8
 
 __all__ = [
     "GROUP",
     "Projection",
     "VectorColumn",
+    "escape",
     "parquet_projection",
     "parquet_thumbnails",
     "projection_columns",
     "projection_fields",
     "read_parquet",
     "require_pyarrow",
-    "utf8",
     "write_parquet",
 ]
 
@@ -65,6 +67,9 @@ def write_parquet(
     """Write all rows; those of one row group are in memory at a time."""
     pa = require_pyarrow()
     kinds = list(exported.shapes)
+    escaped = _not_utf8(exported)
+    if any(escaped.values()):
+        facts = {**facts, "escaped": escaped}
     fields = [pa.field("path", pa.string()), pa.field("label", pa.string())]
     if facts.get("videos"):
         fields += [pa.field("frame", pa.int32()), pa.field("time", pa.float64())]
@@ -84,9 +89,8 @@ def write_parquet(
         for arrays in groups:
             count = len(arrays[0])
             those = [next(rows) for _ in range(count)]
-            # Arrow's strings are UTF-8; names that are not keep their other characters.
-            paths = [utf8(row.path) for row in those]
-            columns = [pa.array(paths), pa.array([utf8(row.label) for row in those])]
+            paths = [escape(row.path) for row in those]
+            columns = [pa.array(paths), pa.array([escape(row.label) for row in those])]
             if facts.get("videos"):
                 frames = [frame_and_time(row.path, facts) or (None, None) for row in those]
                 numbers, times = zip(*frames, strict=True)
@@ -141,9 +145,33 @@ def _grouped(arrays: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         yield np.concatenate(waiting)
 
 
-def utf8(text: str) -> str:
-    """The text as Arrow takes it; what is no UTF-8 becomes a mark of replacement."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def escape(text: str) -> str:
+    """The text as Arrow takes it, which is UTF-8; in any other, a byte that is none becomes \\xe9
+    and a backslash two. `_unescaped` undoes that."""
+    if is_utf8(text):
+        return text
+    content = text.replace("\\", "\\\\").encode("utf-8", "surrogateescape")
+    return content.decode("utf-8", "backslashreplace")
+
+
+def _unescaped(text: str) -> str:
+    def one(found: re.Match[str]) -> str:
+        if found[0] == "\\\\":
+            return "\\"
+        return bytes([int(found[1], 16)]).decode("utf-8", "surrogateescape")
+
+    return re.sub(r"\\\\|\\x([89a-f][0-9a-f])", one, text)
+
+
+def _not_utf8(exported: FeatureExport) -> dict[str, list[int]]:
+    """The rows whose path and whose label `escape` changes."""
+    found: dict[str, list[int]] = {"path": [], "label": []}
+    for number, row in enumerate(exported.rows()):
+        if not is_utf8(row.path):
+            found["path"].append(number)
+        if not is_utf8(row.label):
+            found["label"].append(number)
+    return found
 
 
 @dataclass(frozen=True)
@@ -167,9 +195,11 @@ def read_parquet(path: Path) -> ParquetFile:
         columns = {k: VectorColumn(path, "vector" if k == kinds[0] else k) for k in kinds}
     except pa.ArrowException as error:
         raise ValueError(str(error)) from None
-    return ParquetFile(
-        columns, table.column("path").to_pylist(), table.column("label").to_pylist(), metadata
-    )
+    names: dict[str, list[str]] = {key: table.column(key).to_pylist() for key in ("path", "label")}
+    for key, those in metadata.pop("escaped", {}).items():
+        for row in those:
+            names[key][row] = _unescaped(names[key][row])
+    return ParquetFile(columns, names["path"], names["label"], metadata)
 
 
 class VectorColumn:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,9 +39,7 @@ def find_new(
     """
     export = open_export(config.output)
     _compare(export, {**facts, "thumbnails": config.thumbnails}, kinds)
-    digests, names = read_sources(config.output, len(export.paths))
-    if config.output.suffix == ".parquet":  # whose own names are UTF-8 by force
-        export = replace(export, paths=names)
+    digests, _ = read_sources(config.output, len(export.paths))
     places = {os.path.abspath(path): i for i, path in enumerate(export.paths)}
     keep = np.ones(len(export.paths), dtype=np.bool_)
     if not contents:

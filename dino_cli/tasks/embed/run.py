@@ -268,16 +268,16 @@ def _write(
     reporter.finish()
 
 
-def _tell_of_names(altered: Sequence[str], reporter: Reporter) -> None:
-    """altered: paths that are no UTF-8, which is all that a .parquet holds."""
-    if not altered:
+def _tell_of_names(escaped: Sequence[str], reporter: Reporter) -> None:
+    """escaped: paths that are no UTF-8, which is all that a .parquet holds."""
+    if not escaped:
         return
-    first = os.fsencode(altered[0]).decode("utf-8", "backslashreplace")
-    few = len(altered) == 1
-    which = f"the path '{first}' is" if few else f"{len(altered)} paths, the first '{first}', are"
+    first = os.fsencode(escaped[0]).decode("utf-8", "backslashreplace")
+    few = len(escaped) == 1
+    which = f"the path '{first}' is" if few else f"{len(escaped)} paths, the first '{first}', are"
     reporter.remark(
-        f"{which} not valid UTF-8, and altered in the .parquet; the .sources beside it has"
-        f" {'its' if few else 'their'} bytes"
+        f"{which} not valid UTF-8: the .parquet has \\xNN for such bytes, which other programs"
+        " take as it stands"
     )
 
 

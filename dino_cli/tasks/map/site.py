@@ -7,6 +7,7 @@ from pathlib import Path
 from dino_cli.config.map import MapConfig
 from dino_cli.progress import Reporter
 from dino_cli.store.atlas import SITE_FILES, export_site, require_atlas, write_table
+from dino_cli.store.embeddings.formats import is_utf8
 from dino_cli.store.embeddings.parquet import Projection
 from dino_cli.store.embeddings.reading import Embeddings
 from dino_cli.store.writing.staging import check_free, stage_results
@@ -44,6 +45,9 @@ def make_site(
             pictures = counted() if config.thumbnails else None
             write_table(table, export.paths, export.labels, projected, pictures)
         reporter.finish()
+        if odd := sum(not is_utf8(path) for path in export.paths):
+            which = "1 path is" if odd == 1 else f"{odd} paths are"
+            reporter.remark(f"{which} not valid UTF-8: the site shows \\xNN for such bytes")
         if config.thumbnails:
             missing_remark(count - shown, count, reporter)
         reporter.stage("Embedding Atlas exports")

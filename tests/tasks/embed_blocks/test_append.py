@@ -93,7 +93,7 @@ def test_names_that_are_no_utf8_are_told_of_in_a_parquet(
     noisy = [word for word in fixed if word != "--quiet"]
     out = [photos, "-o", tmp_path / "f.parquet", *noisy]
     told = " ".join(embed(*out).stderr.split())
-    assert f"2 paths, the first '{photos}/red/a\\xfe.png', are not valid UTF-8" in told
+    assert f"2 paths, the first '{photos}/red/a\\xfe.png', are not valid UTF-8: " in told
     sources = (tmp_path / "f.parquet.sources").read_bytes()
     assert b"/red/a\xfe.png\n" in sources
     again = embed(*out, "--resume", "--json")
