@@ -25,6 +25,7 @@ def attention(config: AttentionConfig, terminal: Terminal) -> dict[str, Any] | N
     from dino_cli.tasks.attention.run import attention as task
 
     result = task(config, terminal)
+    folders = any(row["folder"] for row in result["images"])
     scored = config.masks != "attention"
     terminal.table(
         "",
@@ -39,7 +40,10 @@ def attention(config: AttentionConfig, terminal: Terminal) -> dict[str, Any] | N
             ]
             for row in result["images"]
         ],
+        rest=(f"all are in {result['output']}, and " if folders else "") + "--json prints them",
     )
+    for path, what in result["shared"].items():
+        terminal.line(f"{path}: {what}")
     return result
 
 

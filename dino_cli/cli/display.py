@@ -21,6 +21,7 @@ __all__ = ["Terminal", "json_text", "printable"]
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 PLAIN_SECONDS = 10.0  # without a terminal, a line about the current stage at most this often
 VERBOSE_SECONDS = 1.0
+MOST_ROWS = 20  # of a table about inputs, on a terminal
 
 
 class Terminal(Reporter):
@@ -141,8 +142,13 @@ class Terminal(Reporter):
 
     # Results
 
-    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A result on stdout: a drawn table on a terminal, tab-separated lines elsewhere."""
+    def table(
+        self, title: str, columns: list[str], rows: list[list[str]], *, rest: str = ""
+    ) -> None:
+        """A result on stdout: a drawn table on a terminal, tab-separated lines elsewhere.
+
+        rest: where all rows are; a terminal then shows the first ones and says so.
+        """
         if self.json:
             return
         if not sys.stdout.isatty():
@@ -152,13 +158,20 @@ class Terminal(Reporter):
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=title or None, title_justify="left")
+        more = 0
+        if rest and len(rows) > MOST_ROWS + 1:
+            more, rows = len(rows) - MOST_ROWS, rows[:MOST_ROWS]
+        console, table = Console(), Table()
+        if title:  # above the table: rich would break its own title at the table's width
+            console.print(_escaped(title), style="bold", highlight=False)
         for i, column in enumerate(columns):
             numeric = all(_numeric(row[i]) for row in rows) and bool(rows)
             table.add_column(column, justify="right" if numeric else "left")
         for row in rows:
             table.add_row(*[_escaped(cell) for cell in row])
-        Console().print(table)
+        console.print(table)
+        if more:
+            self.line(f"… and {more:,} more; {printable(rest)}")
 
     def line(self, text: str) -> None:
         """A line of the result on stdout; nothing with `--json`."""

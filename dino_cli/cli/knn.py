@@ -57,6 +57,7 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
                 ]
                 for p in result["predictions"]
             ],
+            rest="-o predictions.csv keeps all",
         )
     if "classes" in result:
         terminal.table(
@@ -66,6 +67,7 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
                 [name, str(c["queries"]), f"{c['top1']:.2f}", _taken_for(c), str(c["confused"])]
                 for name, c in result["classes"].items()
             ],
+            rest="--json prints all",
         )
     if "rejection" in result:
         terminal.line(_rejected(result["rejection"], result["queries"]))
@@ -107,6 +109,7 @@ def _duplicates(result: dict[str, Any], terminal: Terminal) -> None:
                 [str(p["group"]), p["path"], p["duplicate"], f"{p['similarity']:.4f}"]
                 for p in result["found"]
             ],
+            rest="-o duplicates.csv keeps all",
         )
     where = f"{result['output']}: " if "output" in result else ""
     terminal.line(

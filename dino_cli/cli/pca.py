@@ -37,5 +37,8 @@ def pca(config: PcaConfig, terminal: Terminal) -> dict[str, Any] | None:
             ]
             for row in result["images"]
         ],
+        rest=f"all are in {result['output']}, and --json prints them",
     )
+    for path, what in result["shared"].items():
+        terminal.line(f"{path}: {what}")
     return result

@@ -49,10 +49,13 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
     result = run(config, terminal)
     if os.environ.get("RANK", "0") != "0":
         return None
+    steps = "steps" if result["steps"] == result["of"] else f"of {result['of']} steps"
     terminal.line(
-        f"{result['run']}: {result['steps']} steps"
+        f"{result['run']}: {result['steps']} {steps}"
         + (f", loss {result['loss']:.4f}" if result["loss"] is not None else "")
         + f", {result['images_per_second']} images/s"
         + (f", {result['unreadable']} unreadable files" if result["unreadable"] else "")
     )
+    if result["steps"] < result["of"]:  # by --max-steps, which the run remembers
+        terminal.line(f"go on with: dino train --resume {result['run']} --max-steps {result['of']}")
     return result

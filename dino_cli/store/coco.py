@@ -72,6 +72,15 @@ class CocoFile:
             self.waiting.write(json.dumps(one) + "\n")
         self._at[number] = (start, len(annotations))
 
+    @property
+    def images(self) -> int:
+        return len(self._at)
+
+    @property
+    def masks(self) -> int:
+        """How many annotations there are, of all images."""
+        return sum(count for _, count in self._at.values())
+
     def _lines(self) -> Iterator[tuple[int, dict[str, Any], list[dict[str, Any]]]]:
         for image_id, (_, (start, count)) in enumerate(sorted(self._at.items()), 1):
             self.waiting.seek(start)

@@ -7,11 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import typer.main
+from feature_files import clusters, write_index
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -212,6 +214,37 @@ def on_a_terminal(*words: str, **environment: str) -> str:
     assert process.wait(60) == 0
     os.close(ours)
     return b"".join(pieces).decode()
+
+
+def test_a_terminal_shows_the_first_rows_and_says_where_the_others_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [[f"{i}.jpg", "cat"] for i in range(1021)]
+    columns, rest = ["path", "predicted"], "-o predictions.csv keeps all"
+    Terminal().table("", columns, rows, rest=rest)
+    assert len(capsys.readouterr().out.splitlines()) == 1022  # a pipe takes all
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    Terminal().table("", columns, rows, rest=rest)
+    shown = capsys.readouterr().out
+    assert (shown.count(".jpg"), "19.jpg" in shown, "20.jpg" in shown) == (20, True, False)
+    assert shown.endswith("… and 1,001 more; -o predictions.csv keeps all\n")
+    for few, said in ((rows[:21], rest), (rows[:300], "")):
+        Terminal().table("", columns, few, rest=said)
+        shown = capsys.readouterr().out
+        assert (shown.count(".jpg"), "more" in shown) == (len(few), False)
+
+
+@pytest.mark.slow
+def test_many_predictions_do_not_flood_a_terminal(tmp_path: Path) -> None:
+    vectors, labels = clusters(60, seed=0)
+    index = write_index(tmp_path / "index.npy", vectors, labels)
+    queries = write_index(tmp_path / "new.npy", vectors[:50] + 0.1, labels[:50])
+    words = ["knn", str(queries), "--index", str(index), "-k", "5"]
+    shown = on_a_terminal(*words)
+    assert shown.count(".jpg") == 20
+    assert "… and 30 more; -o predictions.csv keeps all" in shown
+    piped = invoke(words).stdout
+    assert piped.count(".jpg") == 50
 
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|38|9[0-7])[0-9;]*m")

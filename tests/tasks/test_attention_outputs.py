@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import re
 
 import numpy as np
 import pytest
@@ -193,7 +194,8 @@ def test_instances_are_the_parts_of_the_mask(attention, tmp_path, capsys, kind, 
 def test_coco_alone_writes_one_file(attention, tmp_path):
     photo(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_bytes(b"-")
-    attention("in", "--format", "coco", "--head", "mean")
+    told = attention("in", "--format", "coco", "--head", "mean").stdout
+    assert re.search(r"^attention/coco.json: (\d+) masks in \1 images$", told, re.MULTILINE)
     assert {p.name for p in (tmp_path / "attention").iterdir()} == {"coco.json", "skipped.csv"}
     result = attention("in", "--format", "coco", "--head", "mean", code=1)
     assert "'attention/coco.json' already exists" in result.stderr

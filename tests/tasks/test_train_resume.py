@@ -42,8 +42,15 @@ def wait_for_step(run, step, process):
 def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_path):
     dino("train", images, "--config", small, "-o", tmp_path / "whole", "--drop-path", "0.3")
     part = tmp_path / "part"
-    dino("train", images, "--config", small, "-o", part, "--drop-path", "0.3", "--max-steps", "6")
-    dino("train", "--resume", part, "--max-steps", "12", "--workers", "1")
+    first = dino(
+        "train", images, "--config", small, "-o", part, "--drop-path", "0.3", "--max-steps", "6"
+    )
+    told, go_on = first.stdout.splitlines()
+    assert told.startswith(f"{part}: 6 of 12 steps, loss ")
+    assert go_on == f"go on with: dino train --resume {part} --max-steps 12"
+    done = dino(*go_on.split()[4:], "--workers", "1").stdout
+    assert done.startswith(f"{part}: 12 steps, ")
+    assert len(done.splitlines()) == 1
     assert losses(part) == losses(tmp_path / "whole")
     assert len(Log.read(part / "log.jsonl")) == len(Log.read(tmp_path / "whole" / "log.jsonl"))
     a, b = (

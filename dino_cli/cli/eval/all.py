@@ -27,7 +27,7 @@ def evaluate_all(config: EvalAllConfig, terminal: Terminal) -> dict[str, Any]:
         if one.error:
             continue
         terminal.line(f"\n{one.planned.key}")
-        show(terminal, one.tables)
+        show(terminal, one.tables, result["output"])
     terminal.line(f"\n{result['output']}: {len(done)} evaluations")
     if error := incomplete(result, done):
         raise error

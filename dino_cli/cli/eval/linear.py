@@ -4,7 +4,7 @@ from typing import Any
 
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.eval import evaluations
-from dino_cli.cli.eval.tables import show
+from dino_cli.cli.eval.tables import show_report
 from dino_cli.cli.options import command
 from dino_cli.config.eval_linear import EvalLinearConfig
 
@@ -24,5 +24,7 @@ def linear(config: EvalLinearConfig, terminal: Terminal) -> dict[str, Any]:
     from dino_cli.tasks.eval.linear.run import tables
 
     result = run(config, terminal, given=terminal.given)
-    show(terminal, tables(result))
+    show_report(terminal, tables(result), result)
+    if "predicted" in result:
+        terminal.line(f"{result['predicted']}: {result['predicted_images']} predictions")
     return result

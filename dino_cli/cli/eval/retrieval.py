@@ -4,7 +4,7 @@ from typing import Any
 
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.eval import evaluations
-from dino_cli.cli.eval.tables import show
+from dino_cli.cli.eval.tables import show_report
 from dino_cli.cli.options import command
 from dino_cli.config.eval_retrieval import EvalRetrievalConfig
 
@@ -23,5 +23,5 @@ def retrieval(config: EvalRetrievalConfig, terminal: Terminal) -> dict[str, Any]
     from dino_cli.tasks.eval.retrieval.run import tables
 
     result = run(config, terminal)
-    show(terminal, tables(result))
+    show_report(terminal, tables(result), result)
     return result

@@ -99,6 +99,16 @@ class Outputs:
             values = gallery(shown, len(self.rows), facts)
             write_page(self.root / "index.html", "attention", values)
 
+    def _shared(self) -> dict[str, str]:
+        """The files that all inputs share, and what is in each."""
+        shared = {
+            str(self.root / COCO_NAMES[kind]): f"{file.masks} masks in {file.images} images"
+            for kind, file in self.coco.items()
+        }
+        if self.cards:
+            shared[str(self.root / "index.html")] = f"{len(self.cards)} inputs to look at"
+        return shared
+
     def discard(self) -> None:
         """Take back what was written and did not exist before."""
         for path in self._new:
@@ -116,6 +126,7 @@ class Outputs:
         return {
             "output": str(self.root),
             "images": [self.rows[number] for number in sorted(self.rows)],
+            "shared": self._shared(),
             "skipped": len(self.unread),
             "skipped_list": list_skipped(
                 self.root,

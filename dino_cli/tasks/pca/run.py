@@ -29,6 +29,11 @@ from dino_cli.tasks.unreadable import nothing_read
 __all__ = ["pca"]
 
 SHEET, BASIS, PAGE = "sheet.png", "components.safetensors", "index.html"
+SHARED = {
+    SHEET: "all in one picture",
+    BASIS: "the directions that became colours",
+    PAGE: "a page to look at",
+}
 
 
 @within_pixel_limit
@@ -75,6 +80,11 @@ def _pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
         return {
             "output": str(config.output),
             "images": [work.rows[number] for number in sorted(work.rows)],
+            "shared": {
+                str(config.output / name): SHARED[name]
+                for name in shared
+                if (config.output / name).exists()
+            },
             "fitted_on": work.fitted_on,
             "shares": [round(float(s), 4) for s in work.fit.components.shares]
             if work.fit

@@ -138,6 +138,7 @@ class Run:
         return {
             "run": str(self.folder.path),
             "steps": max(start, end),
+            "of": plan.steps,
             "epochs": max(start, end) // plan.steps_per_epoch,
             "images": plan.images,
             "unreadable": len(unreadable),

@@ -61,9 +61,10 @@ SMALL_NETWORK = 3_000_000  # parameters; below, a second thread on a CPU costs m
 def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     """Train, or go on with `config.resume`; see `store.runs` for the run folder that is left.
 
-    In this process, and those that torchrun started beside it. Returns {"run", "steps", "epochs",
-    "images", "unreadable", "loss", "seconds", "images_per_second"}. Raises `Interrupted` after
-    Ctrl-C or SIGTERM, once a checkpoint is written.
+    In this process, and those that torchrun started beside it. Returns {"run", "steps", "of",
+    "epochs", "images", "unreadable", "loss", "seconds", "images_per_second"}; `of`: how many steps
+    there are without `max_steps`. Raises `Interrupted` after Ctrl-C or SIGTERM, once a checkpoint
+    is written.
     """
     check(config)
     architecture = architecture_of(config)

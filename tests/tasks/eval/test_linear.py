@@ -89,6 +89,12 @@ def test_the_full_protocol_learns_and_leaves_what_it_made(
     assert [Path(row["path"]).name for row in predictions] == [f"{i}.png" for i in range(4)]
     assert {row["predicted"] for row in predictions} == {"red"}
 
+    other = tmp_path / "named"
+    given = ["--classifier", out / "classifier.safetensors", "--predict", val / "red"]
+    told = run(*given, "-o", other, *COMMON).stdout
+    assert f"{other}/predictions.csv: 4 predictions" in told.splitlines()
+    assert (other / "predictions.csv").read_text() == (out / "predictions.csv").read_text()
+
     # The classifier alone, with the network that it names.
     again = evaluate(val, "--classifier", out / "classifier.safetensors")
     assert again["protocol"] == "given classifier"

@@ -17,7 +17,7 @@ from dino_cli.tasks.eval.linear.training import TrainedClassifier
 from dino_cli.tasks.eval.report import Table, write_report
 from dino_cli.tasks.provenance import model_facts
 
-__all__ = ["FILES", "agreement", "figures", "judge", "leave", "predict", "tables"]
+__all__ = ["FILES", "PREDICTIONS", "agreement", "figures", "judge", "leave", "predict", "tables"]
 
 CLASSIFIER, PREDICTIONS, PER_CLASS = "classifier.safetensors", "predictions.csv", "per_class.csv"
 FILES = (CLASSIFIER, PREDICTIONS, PER_CLASS)

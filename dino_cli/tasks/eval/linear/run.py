@@ -18,6 +18,7 @@ from dino_cli.tasks.embed.options import transform_of
 from dino_cli.tasks.eval.linear.check import check
 from dino_cli.tasks.eval.linear.results import (
     FILES,
+    PREDICTIONS,
     agreement,
     figures,
     judge,
@@ -181,7 +182,9 @@ def _work(
         if stage is not None:
             leave(stage, result, trained, classes, config, seen)
             result["output"] = str(config.output)
-            result.pop("predictions", None)
+            if named is not None:
+                result["predicted"] = str(_named(config.output) / PREDICTIONS)
+                result["predicted_images"] = len(result.pop("predictions"))
     if config.output is not None:
         with suppress(FileNotFoundError):
             (config.output / CHECKPOINT).unlink()
