@@ -143,11 +143,12 @@ class Terminal(Reporter):
     # Results
 
     def table(
-        self, title: str, columns: list[str], rows: list[list[str]], *, rest: str = ""
+        self, title: str, columns: list[str], rows: list[list[str]], *, rest: str = "", of: int = 0
     ) -> None:
         """A result on stdout: a drawn table on a terminal, tab-separated lines elsewhere.
 
-        rest: where all rows are; a terminal then shows the first ones and says so.
+        rest: where all rows are; a terminal then shows the first ones and says so. of: how many
+        all are, when these are the first of them.
         """
         if self.json:
             return
@@ -160,7 +161,7 @@ class Terminal(Reporter):
 
         more = 0
         if rest and len(rows) > MOST_ROWS + 1:
-            more, rows = len(rows) - MOST_ROWS, rows[:MOST_ROWS]
+            more, rows = max(of, len(rows)) - MOST_ROWS, rows[:MOST_ROWS]
         console, table = Console(), Table()
         if title:  # above the table: rich would break its own title at the table's width
             console.print(_escaped(title), style="bold", highlight=False)

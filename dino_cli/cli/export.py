@@ -10,6 +10,13 @@ from dino_cli.cli.options import command
 from dino_cli.config.export import ExportConfig
 from dino_cli.errors import UsageError
 
+FOR = {
+    "reference": "for the original's code",
+    "timm": "for timm",
+    "huggingface": "for transformers",
+    "onnx": "for ONNX runtimes",
+}
+
 
 @command(app, "export", ExportConfig)
 def export(config: ExportConfig, terminal: Terminal) -> dict[str, Any] | None:
@@ -32,7 +39,7 @@ def export(config: ExportConfig, terminal: Terminal) -> dict[str, Any] | None:
 
     result = run(config, terminal)
     terminal.line(
-        f"{result['output']}: {result['layout']}, {result['bytes'] / 1e6:.1f} MB;"
+        f"{result['output']}: {FOR[result['layout']]}, {result['bytes'] / 1e6:.1f} MB;"
         f" how to open it: {result['card']}"
     )
     if result["options"]:  # this layout has no place for what they say

@@ -110,9 +110,11 @@ def _duplicates(result: dict[str, Any], terminal: Terminal) -> None:
                 for p in result["found"]
             ],
             rest="-o duplicates.csv keeps all",
+            of=result["pairs"],
         )
     where = f"{result['output']}: " if "output" in result else ""
     terminal.line(
-        f"{where}{result['pairs']} pairs in {result['groups']} groups among"
+        f"{where}{result['pairs']} {'pair' if result['pairs'] == 1 else 'pairs'} in"
+        f" {result['groups']} {'group' if result['groups'] == 1 else 'groups'} among"
         f" {result['index']} images; {result['duplicates']} could go"
     )

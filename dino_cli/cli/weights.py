@@ -141,7 +141,7 @@ def _told(told: dict[str, Any]) -> dict[str, str]:
         "beside": ", ".join(told["beside"]),
         "tensors": f"{told['tensors']}, {told['parameters'] / 1e6:.1f} M parameters",
         "precision": ", ".join(f"{count} {dtype}" for dtype, count in told["dtypes"].items()),
-        "not finite": _names(told["not_finite"]) or "none",
+        "NaN, infinite": _names(told["not_finite"]) or "none",
     }
     if a.get("kind") == "vit":
         rows, columns = a["grid"]

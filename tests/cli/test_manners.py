@@ -228,6 +228,8 @@ def test_a_terminal_shows_the_first_rows_and_says_where_the_others_are(
     shown = capsys.readouterr().out
     assert (shown.count(".jpg"), "19.jpg" in shown, "20.jpg" in shown) == (20, True, False)
     assert shown.endswith("… and 1,001 more; -o predictions.csv keeps all\n")
+    Terminal().table("", columns, rows, rest=rest, of=5020)  # of which these are the first
+    assert "… and 5,000 more; " in capsys.readouterr().out
     for few, said in ((rows[:21], rest), (rows[:300], "")):
         Terminal().table("", columns, few, rest=said)
         shown = capsys.readouterr().out
@@ -238,7 +240,7 @@ def test_a_terminal_shows_the_first_rows_and_says_where_the_others_are(
 def test_many_predictions_do_not_flood_a_terminal(tmp_path: Path) -> None:
     vectors, labels = clusters(60, seed=0)
     index = write_index(tmp_path / "index.npy", vectors, labels)
-    queries = write_index(tmp_path / "new.npy", vectors[:50] + 0.1, labels[:50])
+    queries = write_index(tmp_path / "new.npy", vectors[:50] + 0.1, [""] * 50)
     words = ["knn", str(queries), "--index", str(index), "-k", "5"]
     shown = on_a_terminal(*words)
     assert shown.count(".jpg") == 20

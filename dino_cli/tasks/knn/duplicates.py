@@ -76,7 +76,7 @@ def find_duplicates(config: KnnConfig, reporter: Reporter) -> dict[str, Any]:
         pairs = (dict(zip(HEADER, row, strict=True)) for row in rows())
         result["found"] = [pair for pair, _ in zip(pairs, range(SHOWN), strict=False)]
         if count > SHOWN:
-            reporter.remark(f"the first {SHOWN} of {count} pairs; all with --output pairs.csv")
+            reporter.remark(f"the first {SHOWN} of {count} pairs; all with -o duplicates.csv")
         return result
     with explain_errors(config.output), csv_table(config.output, HEADER) as write:
         for row in rows():

@@ -152,7 +152,9 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
                 columns=("temperature", *(f"k = {k}" for k in ks)),
                 rows=[
                     [t, *(f"{row[k]['top1']:.2f}" for k in ks)]
-                    for t, row in result["temperatures"].items()
+                    for t, row in sorted(
+                        result["temperatures"].items(), key=lambda one: float(one[0])
+                    )
                 ],
             )
         )
