@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from faults.damage import damaged
+from faults.damage import BETWEEN, damaged
 from faults.readers import Late, a_limit, bound_memory
 
 from dino_cli.errors import DinoError
@@ -35,7 +35,6 @@ try:
     import atheris
 except ImportError:
     atheris = None
-
 
 NAMES = ["lists", "sidecars", "configs", "run_configs", "headers"]
 
@@ -88,6 +87,14 @@ class Tries:
         self.report.write_text(json.dumps(self.counts))
 
 
+def one_damaged(content: bytes, draw: random.Random) -> bytes:
+    """With damages in one of the files of an input."""
+    files = content.split(BETWEEN)
+    at = draw.randrange(len(files))
+    files[at] = damaged(files[at], draw)[1]
+    return BETWEEN.join(files)
+
+
 def fuzz(name: str, seconds: float, seed: int, report: Path, keep: Path | None) -> None:
     """One target, in this process, until the time is over."""
     with tempfile.TemporaryDirectory() as place:
@@ -105,14 +112,14 @@ def fuzz(name: str, seconds: float, seed: int, report: Path, keep: Path | None) 
         end = time.monotonic() + seconds
         if atheris is None:
             while time.monotonic() < end:
-                tries.one(damaged(draw.choice(seeds), draw)[1])
+                tries.one(one_damaged(draw.choice(seeds), draw))
             tries.write()
             return
 
         def mutated(content: bytes, most: int, seed: int) -> bytes:
             draw.seed(seed)
             if draw.random() < 0.5:
-                return damaged(content, draw)[1][:most]
+                return one_damaged(content, draw)[:most]
             if content[8:9] == b"{":  # the header alone, and its length told right
                 length = min(int.from_bytes(content[:8], "little"), len(content) - 8)
                 header = atheris.Mutate(content[8 : 8 + length], max(1, most - 8 - length))

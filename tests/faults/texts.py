@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from faults.damage import BETWEEN
 from faults.reads import HEAD64, TRAIN, command, tensors
 from safetensors.torch import save, save_file
 from small_vit import photo, write_small_vit
@@ -29,7 +30,6 @@ from dino_cli.tasks.train.setup import architecture_of
 
 __all__ = ["TEXTS", "told"]
 
-BETWEEN = b"\n\0\xff\0\n"  # two files in one input
 # Given a folder: good inputs, and what reads one.
 Text = Callable[[Path], tuple[list[bytes], Callable[[bytes], Any]]]
 TEXTS: dict[str, Text] = {}
@@ -97,7 +97,17 @@ def configs(folder: Path) -> Any:
         json.dumps(to_json(config))
         check_views(architecture_of(config), config)
 
-    return [TRAIN.encode(), every.encode()], read
+    return [TRAIN.encode(), every.encode(), every_option().encode()], read
+
+
+def every_option() -> str:
+    values = to_json(TrainConfig())
+    only_flags = ("resume", "config", "preset", "dry_run")
+    return "".join(
+        f"{name} = {json.dumps(1 if value is None else value)}\n"
+        for name, value in values.items()
+        if name not in only_flags
+    )
 
 
 @text
