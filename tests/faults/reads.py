@@ -13,6 +13,7 @@ from unittest import mock
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 from small_run import small_config
 from small_vit import photo, write_small_vit
@@ -163,6 +164,33 @@ def feats_csv(folder: Path) -> Any:
 @reader
 def feats_parquet(folder: Path) -> Any:
     return _features(folder, ".parquet")
+
+
+@reader
+def knn_queries(folder: Path) -> Any:
+    """What the index tells of its network and preprocessing, for pictures to be classified."""
+    _features(folder, ".npy")
+    words = ("knn", folder / "photos", "--index", folder / "feats.npy", "-k", 2, "--json")
+    words = (*words, "--workers", 0, "--device", "cpu", "--offline")
+    return [folder / "feats.json"], lambda: command(*words)
+
+
+@reader
+def embed_own_weights(folder: Path) -> Any:
+    photo(folder / "photos" / "a.png")
+    weights = write_small_vit(folder / "w.safetensors")
+    words = ("embed", folder / "photos", "--weights", weights, "-o", folder / "f.npy")
+    words = (*words, "--overwrite", "--workers", 0, "--device", "cpu")
+    about = folder / "about.json"  # alone: damage to the tensors is another reader's
+    with safe_open(weights, "pt") as file:
+        about.write_text(file.metadata()["dino"])
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def read() -> None:
+        save_file(held, weights, metadata={"dino": about.read_text(errors="replace")})
+        command(*words)
+
+    return [about], read
 
 
 @reader
