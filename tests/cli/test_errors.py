@@ -266,6 +266,7 @@ def test_a_wrong_path_is_told_before_a_network_is_missed(command, tmp_path, monk
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904, 1]"),
     ],
 )
 def test_memory_that_does_not_suffice_is_told_in_one_sentence(place, monkeypatch, error):
