@@ -1,8 +1,14 @@
 """The command `dino`; `python -m dino_cli` is the same."""
 
+import os
 import signal
 import sys
+import threading
+import time
+from contextlib import suppress
 from types import FrameType
+
+PATIENCE = 5.0  # seconds for processes and threads to end once the command has
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -17,17 +23,34 @@ def main() -> None:
     from dino_cli.cli.app import app
 
     signal.signal(signal.SIGTERM, _interrupt)
+    code: object = 1
     try:
         sys.exit(app(prog_name="dino", standalone_mode=True))
+    except SystemExit as left:
+        code = left.code or 0
+        raise
     finally:
-        _end_workers()
+        _end_workers(code)
 
 
-def _end_workers() -> None:
-    """Processes that load ignore SIGTERM; one that waits for a dead one would be joined forever."""
+def _end_workers(code: object) -> None:
+    """Leave nobody behind, and wait for nobody for ever.
+
+    Processes that load ignore SIGTERM; one that waits for a dead one would be joined forever. What
+    hangs in the system (a disk that does not answer) ends by no signal: it is left to the system.
+    """
     processes = sys.modules.get("multiprocessing")
-    for worker in processes.active_children() if processes else []:
+    workers = processes.active_children() if processes else []
+    for worker in workers:
         worker.kill()
+    threads = [t for t in threading.enumerate() if t is not threading.current_thread()]
+    ends = time.monotonic() + PATIENCE
+    for one in (*workers, *(thread for thread in threads if not thread.daemon)):
+        one.join(max(0.0, ends - time.monotonic()))
+        if one.is_alive():
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+            os._exit(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":

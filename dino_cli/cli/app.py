@@ -104,7 +104,8 @@ def _refuse_misuse(error: Exception) -> None:
 def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether memory is what lacked: torch says so by RuntimeErrors, of a GPU and of the CPU."""
     words = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in words or "allocate memory" in words
+    signs = ("out of memory", "allocate memory", "size calculation overflowed")
+    return isinstance(error, MemoryError) or any(sign in words for sign in signs)
 
 
 def _is_of_compiler(error: Exception) -> bool:

@@ -1,6 +1,7 @@
 """Batches of decoded pictures, in order, decoded by other processes while the caller computes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -63,20 +64,21 @@ def image_batches(
 
 def _batches(data: "_Files", batch_size: int, workers: int) -> Iterator[Batch]:
     workers = workers_for(-(-len(data) // batch_size), workers)
-    iterator = load(data, workers=workers, batch_size=batch_size, collate_fn=_collate)
-    while True:
-        try:
-            batches = next(iterator)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise TaskError(
-                "a process that decodes pictures was killed, as happens when memory is short",
-                f"use fewer --workers than {workers} (0: none), or a smaller --batch-size",
-            ) from None
-        yield from batches
+    loading = load(data, workers=workers, batch_size=batch_size, collate_fn=_collate)
+    with closing(loading):
+        while True:
+            try:
+                batches = next(loading)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise TaskError(
+                    "a process that decodes pictures was killed, as happens when memory is short",
+                    f"use fewer --workers than {workers} (0: none), or a smaller --batch-size",
+                ) from None
+            yield from batches
 
 
 class _Files(Dataset[tuple[int, "NDArray[np.uint8] | str"]]):

@@ -11,13 +11,22 @@ from dino_cli.runtime.devices import (
 )
 from dino_cli.runtime.launch import launch, processes_wanted
 from dino_cli.runtime.ranks import Ranks, distribute, rank_device, ranks_from_environment
-from dino_cli.runtime.signals import forking, ignore_signals, starting_workers, stop_requests
+from dino_cli.runtime.signals import (
+    StopOverdue,
+    check_stop,
+    forking,
+    ignore_signals,
+    starting_workers,
+    stop_requests,
+)
 
 __all__ = [
     "Precision",
     "Ranks",
+    "StopOverdue",
     "autocast",
     "available_cores",
+    "check_stop",
     "choose_device",
     "choose_precision",
     "cores_per_process",

@@ -9,9 +9,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["forking", "ignore_signals", "starting_workers", "stop_requests"]
+__all__ = [
+    "StopOverdue",
+    "check_stop",
+    "forking",
+    "ignore_signals",
+    "starting_workers",
+    "stop_requests",
+]
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+PATIENCE = 10.0  # seconds that whoever waits for data goes on with it once a stop was asked for
+_due = float("inf")  # when waiting ends, of the innermost `stop_requests`
+
+
+class StopOverdue(Exception):
+    """A stop was asked for while data is waited for, which does not come."""
+
+
+def check_stop() -> None:
+    """For whoever waits without end: raises `StopOverdue` some seconds after a stop was asked."""
+    if time.monotonic() > _due:
+        raise StopOverdue
 
 
 @contextmanager
@@ -19,15 +38,19 @@ def stop_requests() -> Iterator[list[int]]:
     """Collect SIGINT, SIGTERM and SIGUSR1 (SLURM's warning); a second SIGINT stops at once.
 
     Not within a second of the first: a launcher sends on the Ctrl-C that its processes also get.
+    From the first on, `check_stop` gives its callers a few seconds.
     """
+    global _due
     asked: list[int] = []
     first = float("inf")
 
     def note(number: int, _: FrameType | None) -> None:
+        global _due
         nonlocal first
         if asked and number == signal.SIGINT and time.monotonic() - first > 1:
             raise KeyboardInterrupt
         first = min(first, time.monotonic())
+        _due = first + PATIENCE
         asked.append(number)
 
     if threading.current_thread() is not threading.main_thread():
@@ -37,6 +60,7 @@ def stop_requests() -> Iterator[list[int]]:
     try:
         yield asked
     finally:
+        _due = float("inf")
         for number, handler in before.items():
             signal.signal(number, handler)
 

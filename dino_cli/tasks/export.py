@@ -23,7 +23,7 @@ from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.staging import check_free, stage_results
 from dino_cli.store.writing.tables import check_targets, explain_errors
 
-__all__ = ["export"]
+__all__ = ["export", "training_beside"]
 
 LAYOUTS = {".pth": "reference", ".safetensors": "timm", ".onnx": "onnx", "": "huggingface"}
 FOLDER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "README.md")
@@ -59,7 +59,7 @@ def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
         half=config.half,
         features=config.features,
         attention=config.attention,
-        trained=_training(Path(weights.source)),
+        trained=training_beside(Path(weights.source)),
     )
     reporter.remark(f"writing {weights.name} to {config.output}")
     with _places(config, layout) as (target, card_target):
@@ -205,11 +205,11 @@ def _licence(config: ExportConfig, weights: Weights) -> str:
     return known.licence if known is not None and config.weights is None else ""
 
 
-def _training(source: Path) -> Mapping[str, Any] | None:
+def training_beside(source: Path) -> Mapping[str, Any] | None:
     """Settings of the run that the weights are from, without any path of this machine."""
     folder = source if source.is_dir() else source.parent
     try:
         train = json.loads((folder / "config.json").read_text(encoding="utf-8"))["train"]
         return {key: train[key] for key in TOLD if key in train}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from dino_cli.config.shared import ModelOptions, Preprocessing
 from dino_cli.errors import TaskError
+from dino_cli.store.weights.preprocessing import preprocessing_from_json
 
 __all__ = ["NETWORK", "model_facts", "recorded_preprocessing", "with_recorded_network"]
 
@@ -31,7 +32,17 @@ def with_recorded_network(
     """
     if given & {"model", "weights"}:
         return options
-    weights = Path(facts.get("weights", ""))
+    told = {key: facts.get(key) for key in ("weights", "model", *NETWORK)}
+    numbers = ("patch_size", "heads")
+    if any(
+        value is not None and not isinstance(value, int if key in numbers else str)
+        for key, value in told.items()
+    ):
+        raise TaskError(
+            f"what is recorded of {what} does not tell the network that made it",
+            "name it with --model or --weights",
+        )
+    weights = Path(told["weights"] or "")
     if weights.is_absolute() and not weights.exists():
         raise TaskError(
             f"the weights that made {what}, {str(weights)!r}, are not there any more",
@@ -48,10 +59,6 @@ def with_recorded_network(
 def recorded_preprocessing(facts: Mapping[str, Any]) -> Preprocessing | None:
     """The preprocessing in a .json; None when it tells none."""
     try:
-        values: Mapping[str, Any] = facts["preprocessing"]
-        arguments: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
-        }
-        return Preprocessing(**arguments)
-    except (KeyError, TypeError, AttributeError):
+        return preprocessing_from_json(facts["preprocessing"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None

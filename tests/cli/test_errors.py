@@ -165,6 +165,8 @@ CASES = [
     (["demo", "--images", "photos"], 1, ["'photos' already exists"]),
     (["train", "photos", *TINY, "-o", "photos"], 1, ["'photos' already exists", "--resume photos"]),
     (["demo", "--images", "new", "--count", "0"], 2, ["0"]),
+    (["demo", "--images", "new", "--count", "99999999999999999999"], 2, ["1000000"]),
+    (["demo", "--images", "new", "--count", "4", "--size", "99999"], 2, ["99999", "4096"]),
     (["demo", "--images", "no/such"], 1, ["no/such"]),
     (["nonsense"], 2, ["nonsense"]),
     (["embed", "photos", "--nonsense"], 2, ["--nonsense"]),
@@ -264,6 +266,7 @@ def test_a_wrong_path_is_told_before_a_network_is_missed(command, tmp_path, monk
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904, 1]"),
     ],
 )
 def test_memory_that_does_not_suffice_is_told_in_one_sentence(place, monkeypatch, error):

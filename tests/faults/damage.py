@@ -5,7 +5,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["DAMAGES", "damaged"]
+__all__ = ["BETWEEN", "DAMAGES", "damaged"]
+
+BETWEEN = b"\n\0\xff\0\n"  # several files in one input
 
 # What a hostile author writes where a number, a text or a list belongs.
 NASTY: tuple[Any, ...] = (
@@ -121,6 +123,23 @@ def _other(value: Any, draw: random.Random) -> Any:
     return draw.choice(NASTY)
 
 
+def _line(content: bytes, draw: random.Random) -> bytes:
+    """A line of text that is gone, there twice, elsewhere, or has another value behind its `=`."""
+    lines = content.split(b"\n")
+    at, to = draw.randrange(len(lines)), draw.randrange(len(lines))
+    key, equals, _ = lines[at].partition(b"=")
+    kind = draw.random()
+    if equals and kind < 0.7:
+        lines[at] = key + b"= " + json.dumps(draw.choice(NASTY)).encode()
+    elif kind < 0.8:
+        lines[at : at + 1] = []
+    elif kind < 0.9:
+        lines.insert(to, lines[at])
+    else:
+        lines[at], lines[to] = lines[to], lines[at]
+    return b"\n".join(lines)
+
+
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "bit": _flip_bit,
     "bytes": _flip_bytes,
@@ -131,4 +150,5 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "huge": _huge,
     "digits": _digits,
     "structure": _structure,
+    "line": _line,
 }

@@ -7,6 +7,7 @@ ran is a fault. Meant for a process of its own.
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import random
@@ -34,10 +35,14 @@ MORE_BYTES = 1536 * 2**20  # that reading may take beyond what the process has
 SECONDS = 20  # of one try
 
 
+class Late(BaseException):
+    """A try took too long. Not a `TimeoutError`: that is an `OSError`, which readers translate."""
+
+
 def try_reader(name: str, tries: int, seed: int, keep: Path | None) -> dict[str, Any]:
     counts: dict[str, Any] = {"tries": 0, "read": 0, "told": 0, "faults": 0, "kinds": {}}
     draw = random.Random(f"{name} {seed}")
-    slowest = 0.0
+    slowest, what_was_slowest = 0.0, ""
     with tempfile.TemporaryDirectory() as place:
         good, work = Path(place) / "good", Path(place) / "work"
         work.mkdir()
@@ -82,8 +87,10 @@ def try_reader(name: str, tries: int, seed: int, keep: Path | None) -> dict[str,
                     )
                 if isinstance(error, KeyboardInterrupt):
                     raise
-            slowest = max(slowest, time.monotonic() - started)
-    counts["slowest"] = round(slowest, 2)
+            took = time.monotonic() - started
+            if took > slowest:
+                slowest, what_was_slowest = took, f"{victim.name} {what} #{number}"
+    counts["slowest"] = [round(slowest, 2), what_was_slowest]
     return counts
 
 
@@ -95,14 +102,16 @@ def read_once(read: Callable[[], Any]) -> None:
 @contextmanager
 def a_limit() -> Iterator[None]:
     def late(*_: object) -> None:
-        raise TimeoutError(f"more than {SECONDS} s")
+        raise Late(f"more than {SECONDS} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
+    faulthandler.dump_traceback_later(6 * SECONDS, exit=True)  # where no handler gets its turn
     try:
         yield
     finally:
         signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
 
 

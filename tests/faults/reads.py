@@ -1,7 +1,10 @@
 """What commands read: for each kind a function that makes good files, and says what reads them."""
 
 import argparse
+import io
 import json
+import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from unittest import mock
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 from small_run import small_config
 from small_vit import photo, write_small_vit
@@ -18,8 +22,12 @@ from typer.testing import CliRunner
 from dino_cli.cli.app import app
 from dino_cli.core.network.architecture import VitArchitecture
 from dino_cli.core.network.vit import build_vit
+from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.listing import shards
+from dino_cli.data.listing.images import find_images
 from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.weights.load import load
+from dino_cli.tasks.eval.linear import training as linear_training
 
 HEAD64 = VitArchitecture(width=64, depth=1, heads=1, patch_size=16, grid=(4, 4))
 TRAIN = small_config(
@@ -159,6 +167,33 @@ def feats_parquet(folder: Path) -> Any:
 
 
 @reader
+def knn_queries(folder: Path) -> Any:
+    """What the index tells of its network and preprocessing, for pictures to be classified."""
+    _features(folder, ".npy")
+    words = ("knn", folder / "photos", "--index", folder / "feats.npy", "-k", 2, "--json")
+    words = (*words, "--workers", 0, "--device", "cpu", "--offline")
+    return [folder / "feats.json"], lambda: command(*words)
+
+
+@reader
+def embed_own_weights(folder: Path) -> Any:
+    photo(folder / "photos" / "a.png")
+    weights = write_small_vit(folder / "w.safetensors")
+    words = ("embed", folder / "photos", "--weights", weights, "-o", folder / "f.npy")
+    words = (*words, "--overwrite", "--workers", 0, "--device", "cpu")
+    about = folder / "about.json"  # alone: damage to the tensors is another reader's
+    with safe_open(weights, "pt") as file:
+        about.write_text(file.metadata()["dino"])
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def read() -> None:
+        save_file(held, weights, metadata={"dino": about.read_text(errors="replace")})
+        command(*words)
+
+    return [about], read
+
+
+@reader
 def embed_append(folder: Path) -> Any:
     victims, _ = _features(folder, ".npy")
     photo(folder / "photos" / "a" / "new.png", seed=9)
@@ -232,6 +267,73 @@ def config_toml(folder: Path) -> Any:
     (folder / "small.toml").write_text(TRAIN)
     words = ("train", folder / "photos", "--config", folder / "small.toml", "--dry-run")
     return [folder / "small.toml"], lambda: command(*words)
+
+
+def _shard(folder: Path, count: int) -> Path:
+    """A tar of pictures in two classes, with texts beside them and another name for one."""
+    content = photo(folder / "seed.png", size=(24, 20)).read_bytes()
+    path = folder / "shard.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for i in range(count):
+            beside = (f"{i:03}.png", content), (f"{i:03}.cls", b"ab"[i % 2 : i % 2 + 1])
+            for name, data in beside if i else (("é" * 120 + ".png", content),):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        other = tarfile.TarInfo("other.png")
+        other.type, other.linkname = tarfile.LNKTYPE, "001.png"
+        tar.addfile(other)
+    return path
+
+
+def _read_shard(path: Path) -> None:
+    shards._opened.clear()
+    for file in find_images([str(path)]):
+        try:
+            read_image(file.path)
+        except UnreadableImage:
+            continue
+
+
+@reader
+def shard(folder: Path) -> Any:
+    path = _shard(folder, 6)
+    return [path], lambda: _read_shard(path)
+
+
+@reader
+def shard_index(folder: Path) -> Any:
+    path = _shard(folder, 110)
+
+    def read() -> None:  # the tar itself is whole: its pictures are found whatever the index says
+        with mock.patch.dict(os.environ, {"DINO_CACHE": str(folder / "cache")}):
+            shards._opened.clear()
+            assert len(find_images([str(path)])) == 111
+
+    read()
+    return list((folder / "cache" / "index").iterdir()), read
+
+
+@reader
+def linear_resume(folder: Path) -> Any:
+    for i in range(8):
+        photo(folder / "photos" / "ab"[i % 2] / f"{i}.png", seed=i)
+    weights = write_small_vit(folder / "w.safetensors")
+    words = ("eval", "linear", folder / "photos", folder / "photos", "--weights", weights)
+    words = (*words, "--n-last-blocks", 2, "--epochs", 3, "--batch-size", 4, "--lr", 1)
+    words = (*words, "--workers", 0, "--device", "cpu", "-o", folder / "out")
+    one_epoch, epochs = linear_training._epoch, []
+
+    def stopping(*arguments: Any) -> float:
+        epochs.append(1)
+        if len(epochs) > 1:
+            raise KeyboardInterrupt
+        return one_epoch(*arguments)
+
+    with mock.patch.object(linear_training, "_epoch", stopping):
+        result = CliRunner().invoke(app, [*map(str, words)])
+    assert result.exit_code == 130, result.output
+    return [folder / "out" / "checkpoint.pt"], lambda: command(*words, "--resume")
 
 
 @reader

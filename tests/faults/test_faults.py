@@ -15,7 +15,7 @@ def counts(script: str, *words: object) -> dict[str, dict]:
     done = subprocess.run(
         [sys.executable, HERE / script, *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=1500,
+        capture_output=True, text=True, timeout=1500, errors="replace",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
@@ -35,6 +35,13 @@ def test_every_reader_with_damaged_files():
     found = counts("readers.py", "--tries", 30, "--seed", 7)
     assert len(found) > 15
     assert {name: one["kinds"] for name, one in found.items() if one["faults"]} == {}
+
+
+@pytest.mark.slow
+def test_texts_that_are_mutated():
+    found = counts("fuzz.py", "--minutes", 1, "--seed", 7)
+    assert {name: one["kinds"] for name, one in found.items() if one["faults"]} == {}
+    assert all(one["tries"] > 20 and one["exit"] == 0 for one in found.values())
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ def find_images(
     stdin: TextIO | None = None,
     reporter: Reporter | None = None,
     null: bool = False,
+    offline: bool = False,
 ) -> ImageList:
     """The pictures that the arguments name, in their order; those of a folder sorted by path.
 
@@ -48,7 +49,7 @@ def find_images(
     argument that holds no picture.
     """
     reporter = reporter or Reporter()
-    names = [name for argument in arguments for name in _several(argument, reporter)]
+    names = [name for argument in arguments for name in _several(argument, reporter, offline)]
     shards = {name for name in names if is_shard(name) and os.path.isfile(name)}
     # Only what may name a file twice is looked at file by file: several shards do not.
     alone = len(names) == 1 or all(name in shards for name in names)
@@ -78,11 +79,11 @@ def check_exists(argument: str) -> None:
         raise TaskError(f"{argument!r} does not exist", "check the path")
 
 
-def _several(argument: str, reporter: Reporter) -> list[str]:
+def _several(argument: str, reporter: Reporter, offline: bool) -> list[str]:
     """The files and folders behind one argument."""
     try:
         if is_url(argument) and not os.path.lexists(argument):
-            return fetch_shards(expand_braces(argument), reporter)
+            return fetch_shards(expand_braces(argument), reporter, offline=offline)
         if argument == "-" or not is_pattern(argument):
             return [argument]
     except (OSError, ValueError) as error:

@@ -28,7 +28,11 @@ class MediaList(NamedTuple):
 
 
 def find_media(
-    arguments: Sequence[str], reporter: Reporter | None = None, *, null: bool = False
+    arguments: Sequence[str],
+    reporter: Reporter | None = None,
+    *,
+    null: bool = False,
+    offline: bool = False,
 ) -> tuple[list[ImageFile], list[ImageFile]]:
     """The pictures and the videos that the arguments name: `find_images`, and videos beside them.
 
@@ -38,7 +42,9 @@ def find_media(
     """
     below, others = _videos_in_folders(arguments)
     videos = [replace(video, label="") for video in below]
-    files = find_images(others, reporter=reporter, null=null) if others else []
+    files: Sequence[ImageFile] = []
+    if others:
+        files = find_images(others, reporter=reporter, null=null, offline=offline)
     videos += [file for file in files if is_video_name(file.path.name)]
     once = {os.path.abspath(file.path): file for file in reversed(videos)}
     pictures = [file for file in files if not is_video_name(file.path.name)]
@@ -51,6 +57,7 @@ def find_frames(
     reporter: Reporter,
     *,
     null: bool = False,
+    offline: bool = False,
 ) -> MediaList:
     """As `find_images`, and every video, named or in a folder, as its frames after the pictures.
 
@@ -61,7 +68,9 @@ def find_frames(
     """
     check_fps(fps)
     videos, others = _videos_in_folders(arguments)
-    files = find_images(others, reporter=reporter, null=null) if others else ImageList.of([])
+    files = ImageList.of([])
+    if others:
+        files = find_images(others, reporter=reporter, null=null, offline=offline)
     if any(not os.path.isdir(argument) for argument in others):
         named = [i for i, name in enumerate(files.relatives()) if is_video_name(name)]
         for file in map(files.__getitem__, named):

@@ -26,11 +26,11 @@ def is_url(argument: str) -> bool:
     return "://" in argument
 
 
-def fetch_shards(urls: Sequence[str], reporter: Reporter) -> list[str]:
+def fetch_shards(urls: Sequence[str], reporter: Reporter, *, offline: bool = False) -> list[str]:
     """Local paths of the shards behind the URLs, in their order.
 
     What was fetched before stays; processes that want the same one wait for it. Raises `TaskError`
-    for what cannot be fetched or is no `.tar`.
+    for what cannot be fetched or is no `.tar`; offline: for all that was not fetched before.
     """
     for url in urls:
         _check(url)
@@ -42,6 +42,11 @@ def fetch_shards(urls: Sequence[str], reporter: Reporter) -> list[str]:
         )
     paths = [folder / "shards" / sha256(url.encode()).hexdigest()[:16] / _name(url) for url in urls]
     missing = [(url, path) for url, path in zip(urls, paths, strict=True) if not path.is_file()]
+    if missing and offline:
+        raise TaskError(
+            f"{missing[0][0]!r} was not fetched before, and --offline asks no network",
+            "leave it out once, or name a local copy",
+        )
     if missing:
         if not find_spec("webdataset"):
             raise TaskError(

@@ -114,7 +114,8 @@ def _index(path: str, stamp: tuple[int, int]) -> Shard:
     with open(path, "rb") as file:
         try:
             cut = _walk(file, stamp[0], pictures, notes)
-        except (tarfile.TarError, ValueError, EOFError) as error:
+        # Sizes that no file has: told, without taking memory for them.
+        except (tarfile.TarError, ValueError, EOFError, OverflowError, MemoryError) as error:
             raise _no_tar(path, str(error)) from None
     if not pictures:
         if cut:
@@ -149,6 +150,8 @@ def _walk(file: BinaryIO, length: int, pictures: dict[str, _Found], notes: dict[
                 return True
             if member is None:
                 return False
+            if member.size < 0 or tar.offset < member.offset_data:
+                raise ValueError("a size below zero")  # it would be walked through for ever
             tar.members = []  # type: ignore[attr-defined]  # else it keeps all of them
             name = _plain(member.name)
             if member.islnk() and name:  # the same file under another name

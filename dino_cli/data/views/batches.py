@@ -1,6 +1,7 @@
 """Batches of views for training: which image when; read, cropped and stacked by workers."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -275,7 +276,8 @@ def crop_batches(
     )
     if workers:
         cv2.setNumThreads(threads)
-    yield from batches
+    with closing(batches):
+        yield from batches
 
 
 def normalize_views(views: Tensor, p: Preprocessing, device: torch.device) -> Tensor:

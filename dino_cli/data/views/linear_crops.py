@@ -4,6 +4,7 @@ The draw of an image comes from (seed, epoch, image), as those of the self-super
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,9 +103,11 @@ def augmented_batches(
     """
     order = epoch_order(len(files), seed, epoch).tolist()
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    yield from load(
+    loading = load(
         _Crops(files, size, seed, epoch, exif),
         workers=workers_for(len(batches), workers),
         batch_sampler=batches,
         collate_fn=_collate,
     )
+    with closing(loading):
+        yield from loading

@@ -8,6 +8,7 @@ add blocks.
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ __all__ = ["Blocks", "FeatureBlock", "Row"]
 
 RUN, READY, FINISHED = "run.json", "ready.json", "finished"
 FORMAT = 1
+BLOCK = re.compile(r"[0-9]{8,15}\.npz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ class Blocks:
         """Numbers of the blocks that are there, in order."""
         with suppress(FileNotFoundError):
             names = os.listdir(self.folder)
-            return sorted(int(n[:-4]) for n in names if n.endswith(".npz") and n[:-4].isdigit())
+            return sorted(int(n[:-4]) for n in names if BLOCK.fullmatch(n))
         return []
 
     def __iter__(self) -> Iterator[FeatureBlock]:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
@@ -133,8 +134,7 @@ class CheckpointWriter:
                 except OSError:  # a file system without links: the rename has a gap, told by find
                     newer.replace(older)
         for path in self.folder.path.glob("checkpoint.*.pt"):
-            number = path.name.split(".")[1]
-            if number.isdigit() and int(number) >= self.keep:
+            if _turn(path) >= self.keep:
                 path.unlink(missing_ok=True)
 
 
@@ -163,7 +163,8 @@ def find_checkpoint(folder: RunFolder, tell: Callable[[str], None]) -> Path | No
     checkpoints, and all are damaged.
     """
     kept = sorted(folder.path.glob("checkpoint-[0-9]*.pt"), reverse=True)
-    rotated = sorted(folder.path.glob("checkpoint.[0-9]*.pt"), key=lambda p: int(p.suffixes[0][1:]))
+    rotated = sorted(folder.path.glob("checkpoint.[0-9]*.pt"), key=_turn)
+    rotated = [path for path in rotated if _turn(path) > 0]
     candidates = [path for path in (folder.checkpoint, *rotated, *kept) if path.is_file()]
     for path in candidates:
         if _is_whole(path):
@@ -178,6 +179,12 @@ def find_checkpoint(folder: RunFolder, tell: Callable[[str], None]) -> Path | No
     return None
 
 
+def _turn(path: Path) -> int:
+    """2 of checkpoint.2.pt; 0 of what people have named otherwise."""
+    named = re.fullmatch(r"checkpoint\.([0-9]{1,9})\.pt", path.name)
+    return int(named[1]) if named else 0
+
+
 def _is_whole(path: Path) -> bool:
     """Whether every member has its checksum: torch itself does not look when it loads."""
     try:
@@ -185,7 +192,7 @@ def _is_whole(path: Path) -> bool:
             if archive.testzip() is not None:
                 return False
         load_checkpoint(path, mmap=True)
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, TaskError):
+    except Exception:  # a damaged archive ends in any exception whatever
         return False
     return True
 

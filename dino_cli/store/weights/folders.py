@@ -11,7 +11,13 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.architecture import Architecture, architecture_from_json
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.digests import sha256_of
-from dino_cli.store.weights.preprocessing import default_for, from_huggingface, from_timm
+from dino_cli.store.weights.preprocessing import (
+    MOST,
+    default_for,
+    from_huggingface,
+    from_timm,
+    preprocessing_from_json,
+)
 from dino_cli.store.weights.sharded import read_json, shards
 from dino_cli.store.weights.tensor_files import TensorFile, read_tensor_file
 
@@ -166,16 +172,15 @@ def _own_of_header(file: TensorFile) -> OwnRun | None:
 
 def _own(values: Mapping[str, Any], where: Path) -> OwnRun:
     try:
-        preprocessing: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in values["preprocessing"].items()
-        }
+        size = values["attention_size"]
+        if not isinstance(size, int) or not 0 < size <= MOST:
+            raise ValueError(f"no size: {size}")
         return OwnRun(
             architecture_from_json(values["architecture"]),
-            Preprocessing(**preprocessing),
-            int(values["attention_size"]),
+            preprocessing_from_json(values["preprocessing"]),
+            size,
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise TaskError(
             f"{str(where)!r} does not describe the weights as `dino train` does",
             "restore it from the run",

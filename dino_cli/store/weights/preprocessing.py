@@ -9,9 +9,16 @@ from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.errors import TaskError
 
-__all__ = ["default_for", "from_huggingface", "from_timm"]
+__all__ = [
+    "MOST",
+    "default_for",
+    "from_huggingface",
+    "from_timm",
+    "preprocessing_from_json",
+]
 
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
+MOST = 2**16  # pixels of a side: no picture is larger than what JPEG can hold
 
 
 def default_for(architecture: Architecture) -> Preprocessing:
@@ -28,6 +35,42 @@ def default_for(architecture: Architecture) -> Preprocessing:
     return p
 
 
+def preprocessing_from_json(values: Mapping[str, Any]) -> Preprocessing:
+    """Of a header, a config.json or a feats.json, whoever made that.
+
+    Raises `TypeError`, `ValueError` or `AttributeError` for what no command has written.
+    """
+    arguments: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    return _possible(Preprocessing(**arguments))
+
+
+def _possible(p: Preprocessing) -> Preprocessing:
+    """Raises `ValueError` for sizes and numbers that cannot be meant."""
+    sides: list[Any] = [p.multiple]
+    for size in (p.resize, p.crop):
+        if isinstance(size, tuple):
+            height, width = size
+            sides += [height, width]
+        elif size is not None:
+            sides.append(size)
+    good = (
+        all(type(side) is int and 0 < side <= MOST for side in sides)
+        and p.interpolation in INTERPOLATIONS
+        and isinstance(p.exif, bool)
+        and isinstance(p.own_depth, bool)
+        and isinstance(p.mean, tuple)
+        and isinstance(p.std, tuple)
+        and len(p.mean) == len(p.std) > 0
+        and all(isinstance(x, int | float) and math.isfinite(x) for x in (*p.mean, *p.std))
+        and min(p.std) > 0
+    )
+    if not good:
+        raise ValueError(f"no preprocessing: {p}")
+    return p
+
+
 def from_timm(config: Mapping[str, Any]) -> Preprocessing:
     """Of timm's `pretrained_cfg`: the evaluation transform of timm. Raises `TaskError`."""
     try:
@@ -35,14 +78,15 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
         whole = config.get("crop_mode", "center") == "squash"
         resize = math.floor(side / float(config["crop_pct"]))
         interpolation = str(config.get("interpolation", "bicubic"))
-        return Preprocessing(
+        p = Preprocessing(
             resize=(side, side) if whole else resize,
             crop=None if whole else side,
             interpolation=interpolation if interpolation in INTERPOLATIONS else "bicubic",  # type: ignore[arg-type]
             mean=tuple(float(value) for value in config["mean"]),
             std=tuple(float(value) for value in config["std"]),
         )
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        return _possible(p)
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError):
         raise TaskError(
             "its timm configuration does not tell the preprocessing", "use another model"
         ) from None
@@ -54,8 +98,21 @@ def from_huggingface(
     """Of `preprocessor_config.json`: mean and std always, resize and crop where it crops.
 
     Those of DINO v1 stretch the picture to a square without a crop, which is not how DINO was
-    evaluated; they get the reference's resize and crop. DINOv3 was made for the stretch.
+    evaluated; they get the reference's resize and crop. DINOv3 was made for the stretch. Raises
+    `TaskError` for impossible ones.
     """
+    try:
+        return _possible(_of_huggingface(config, values, default))
+    except (ValueError, TypeError, OverflowError):
+        raise TaskError(
+            "its preprocessor_config.json tells sizes or numbers that no picture has",
+            "use another model",
+        ) from None
+
+
+def _of_huggingface(
+    config: Mapping[str, Any], values: Mapping[str, Any], default: Preprocessing
+) -> Preprocessing:
     p = default
     mean, std = values.get("image_mean"), values.get("image_std")
     if _numbers(mean, len(p.mean)) and _numbers(std, len(p.std)):

@@ -112,9 +112,18 @@ def _is_at(descriptor: int, name: str) -> bool:
 
 def _chmod_as_new(path: Path) -> None:
     """mkstemp makes private files; give the mode that a plain `open` would have given."""
-    mask = os.umask(0)
+    path.chmod(0o666 & ~_mask())
+
+
+def _mask() -> int:
+    """The umask, where possible without changing it: other threads make files meanwhile."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
     os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    return mask
 
 
 def sync_to_disk(path: Path) -> None:

@@ -20,7 +20,8 @@ def lock_output(output: Path) -> Iterator[None]:
     holds nothing. The lock is POSIX's, which forked workers do not inherit. Where no such file can
     be made, nothing is held: the command itself will tell why.
     """
-    place = output.with_name(f".{output.name[:60]}.lock")
+    whole = Path(os.path.abspath(output))  # of `-o .` too
+    place = whole.with_name(f".{whole.name[:60]}.lock") if whole.name else whole  # held by nobody
     descriptor = _locked(place, output)
     try:
         yield

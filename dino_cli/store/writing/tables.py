@@ -1,6 +1,7 @@
 """CSV files that appear whole or not at all, and the sentences for files that cannot be written."""
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "write_skipped",
 ]
 
+PATHS = re.compile("path|duplicate|original|query|neighbor[0-9]+")  # columns that hold paths
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what begins one, in some spreadsheet
 
 
@@ -50,12 +52,12 @@ def csv_table(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[
 def row_writer(file: TextIO, header: Sequence[str]) -> Callable[[Sequence[object]], None]:
     """Write the header, and give what writes one row.
 
-    A carriage return in a name is quoted, which Python's writer leaves bare. In the column `path` a
-    relative path that a spreadsheet would take for a formula (`=cmd…`) begins with `./`.
+    A carriage return in a name is quoted, which Python's writer leaves bare. In columns of paths a
+    relative one that a spreadsheet would take for a formula (`=cmd…`) begins with `./`.
     """
     plain = csv.writer(file, lineterminator="\n")
     quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    paths = [i for i, name in enumerate(header) if name == "path"]
+    paths = [i for i, name in enumerate(header) if PATHS.fullmatch(name)]
 
     def write(row: Sequence[object]) -> None:
         cells = list(row)

@@ -34,7 +34,7 @@ def attention(config: AttentionConfig, reporter: Reporter) -> dict[str, Any]:
     Ctrl-C; inputs that are done stay. After any other error nothing new is left.
     """
     asked = read_options(config)
-    pictures, videos = find_media(config.images, reporter, null=config.null)
+    pictures, videos = find_media(config.images, reporter, null=config.null, offline=config.offline)
     sequences: list[tuple[ImageFile, Sequence[ImageFile]]] = [(video, ()) for video in videos]
     if config.fps is not None:
         sequences += _sequences(pictures)

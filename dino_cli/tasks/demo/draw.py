@@ -21,7 +21,8 @@ from dino_cli.store.writing.existing import already_exists
 __all__ = ["draw_folder"]
 
 Style = Literal["final", "early", "mixed"]
-MIN_SIZE = 16
+MIN_SIZE, MAX_SIZE = 16, 4096
+MOST = 1_000_000  # drawings; names have six digits
 
 
 def draw_folder(
@@ -41,8 +42,12 @@ def draw_folder(
     """
     if count < 1:
         raise UsageError(f"--count {count} must be at least 1", "ask for --count 200")
+    if count > MOST:
+        raise UsageError(f"--count {count} is more than {MOST}", "ask for --count 200")
     if size < MIN_SIZE:
         raise UsageError(f"--size {size} is too small to draw", f"use at least {MIN_SIZE}")
+    if size > MAX_SIZE:
+        raise UsageError(f"--size {size} is too large to draw", f"use at most {MAX_SIZE}")
     if seed < 0:
         raise UsageError(f"--seed {seed} must not be negative", "use --seed 0")
     with _new_folder(folder) as fresh:

@@ -40,10 +40,11 @@ from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.train.run import train
 from dino_cli.tasks.train.setup import architecture_of, attention_size_of, preprocessing_of
 
-__all__ = ["TRAINING_PAGE", "TrainingSizes", "train_demo"]
+__all__ = ["MOMENTS", "TRAINING_PAGE", "TrainingSizes", "read_moments", "train_demo"]
 
 TRAINING_PAGE = "training.html"
 MOMENTS = "training.json"
+MEASURED = ("step", "minutes", "knn", "iou", "best_iou", "found")  # at every moment
 IMAGES = "training-images"
 RUN = "run"
 
@@ -115,7 +116,7 @@ class _Training:
         check_free(self.output, names, overwrite=self.config.overwrite)
         if self.config.overwrite:
             self._clear()
-        self._read_moments()
+        self.moments = read_moments(self.output, seed=self.config.seed)
         with _told(self.output):
             self.output.mkdir(exist_ok=True)
             self._write_moments()
@@ -153,21 +154,6 @@ class _Training:
             for folder in (self.run.path, self.images):
                 if folder.exists():
                     shutil.rmtree(folder)
-
-    def _read_moments(self) -> None:
-        path = self.output / MOMENTS
-        if not path.is_file():
-            return
-        try:
-            stored = json.loads(path.read_text())
-            seed, self.moments = int(stored["seed"]), list(stored["moments"])
-        except (ValueError, KeyError, TypeError):
-            raise TaskError(f"{str(path)!r} is damaged", "start anew with --overwrite") from None
-        if seed != self.config.seed:
-            raise TaskError(
-                f"the training in {str(self.output)!r} has --seed {seed}, not {self.config.seed}",
-                "go on with that seed, or start anew with --overwrite",
-            )
 
     def _write_moments(self) -> None:
         stored = {"format": 1, "seed": self.config.seed, "moments": self.moments}
@@ -327,6 +313,30 @@ class _Training:
             "moments": [{k: v for k, v in m.items() if k not in dull} for m in self.moments],
             "next": [step["command"] for step in self._next()],
         }
+
+
+def read_moments(output: Path, *, seed: int) -> list[dict[str, Any]]:
+    """What a training that goes on has measured so far; nothing of a new one.
+
+    Raises `TaskError` for a damaged file, and for one of another seed.
+    """
+    path = output / MOMENTS
+    if not path.is_file():
+        return []
+    try:
+        stored = json.loads(path.read_text())
+        theirs, moments = int(stored["seed"]), list(stored["moments"])
+        for moment in moments:
+            if any(not isinstance(moment[key], int | float) for key in MEASURED):
+                raise ValueError("moments")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise TaskError(f"{str(path)!r} is damaged", "start anew with --overwrite") from None
+    if theirs != seed:
+        raise TaskError(
+            f"the training in {str(output)!r} has --seed {theirs}, not {seed}",
+            "go on with that seed, or start anew with --overwrite",
+        )
+    return moments
 
 
 @contextmanager

@@ -95,7 +95,9 @@ def _embed(
     started: float,
 ) -> dict[str, Any]:
     files, rates = ranks.first(
-        lambda: find_frames(config.paths, config.fps, reporter, null=config.null)
+        lambda: find_frames(
+            config.paths, config.fps, reporter, null=config.null, offline=config.offline
+        )
     )
     model = open_model(config, reporter)
     p = transform_of(config, model)

@@ -71,7 +71,9 @@ def of_features(source: Embeddings, *, own: bool = False) -> Queries:
 def _of_pictures(
     config: KnnConfig, index: Embeddings, reporter: Reporter, given: Set[str]
 ) -> Queries:
-    files, _ = find_frames(config.queries, config.fps, reporter, null=config.null)
+    files, _ = find_frames(
+        config.queries, config.fps, reporter, null=config.null, offline=config.offline
+    )
     options = with_recorded_network(config, index.metadata, given, "the index")
     p = _preprocessing(index)
     if "exif" in given:

@@ -51,7 +51,7 @@ def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
 
 
 def _pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
-    pictures, videos = find_media(config.images, reporter, null=config.null)
+    pictures, videos = find_media(config.images, reporter, null=config.null, offline=config.offline)
     inputs = [*pictures, *videos]
     shared = [] if config.each else [BASIS]
     shared += [SHEET] if len(pictures) > 1 else []

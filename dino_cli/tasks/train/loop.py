@@ -1,7 +1,7 @@
 """The loop of a run: steps, and what is told and kept between them."""
 
 import time
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
@@ -17,7 +17,14 @@ from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import Precision, Ranks, autocast, distribute, stop_requests
+from dino_cli.runtime import (
+    Precision,
+    Ranks,
+    StopOverdue,
+    autocast,
+    distribute,
+    stop_requests,
+)
 from dino_cli.store.runs.checkpoints import CheckpointWriter
 from dino_cli.store.runs.curves import draw_loss
 from dino_cli.store.runs.events import Events
@@ -99,8 +106,13 @@ class Run:
                 logged = step % config.log_every == 0 or done == end
 
                 # Ten views of each image, read and cropped by other processes.
-                with pace.waiting():
-                    micro_batches = feed.read()
+                try:
+                    with pace.waiting():
+                        micro_batches = feed.read()
+                except StopOverdue:
+                    if step > start:
+                        self._save(step, best=False)
+                    self._stop(step, together=False)
                 views = feed.views(micro_batches, step)
                 if step == 0 and config.center_init == "batch":
                     self._start_centre(views[0])
@@ -182,10 +194,11 @@ class Run:
             return False
         return self.ranks.any(asked, self.device)
 
-    def _stop(self, done: int) -> NoReturn:
+    def _stop(self, done: int, *, together: bool = True) -> NoReturn:
         self.writer.flush()
-        # Whoever started us ends the first process too once another has left.
-        self.ranks.barrier()
+        if together:
+            # Whoever started us ends the first process too once another has left.
+            self.ranks.barrier()
         raise Interrupted(
             f"stopped after step {done} of {self.plan.steps}; "
             f"go on with: dino train --resume {self.folder.path}"
@@ -251,9 +264,11 @@ class Run:
         entry = {"epoch": epoch, "epoch_loss": total / count if count else None}
         due = (epoch + 1) % self.config.eval_every == 0 or done == self.plan.steps
         if self.labelled and due:
-            top1 = teacher_knn(
-                self.config, self.networks, self.labelled, self.device, self.precision
-            )
+            top1 = None
+            with suppress(StopOverdue):  # pictures that do not come; the loop stops after this
+                top1 = teacher_knn(
+                    self.config, self.networks, self.labelled, self.device, self.precision
+                )
             entry["knn_top1"] = top1
             best = top1 is not None and top1 > self.best
             self.best = max(self.best, top1 or self.best)

@@ -65,7 +65,9 @@ def linear(
     train = labelled(config.train, reporter) if config.train else []
     val = labelled(config.val, reporter) if config.val else []
     queries = (
-        find_images(config.predict, reporter=reporter, null=config.null) if config.predict else []
+        find_images(config.predict, reporter=reporter, null=config.null, offline=config.offline)
+        if config.predict
+        else []
     )
     classes = _classes(config, stored, train, val)
     if val:

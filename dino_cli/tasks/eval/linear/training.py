@@ -25,7 +25,15 @@ from dino_cli.tasks.embed.forward import explain_forward
 from dino_cli.tasks.eval.linear.sets import FeatureSource, FrozenFeatures
 from dino_cli.tasks.unreadable import cannot_read, nothing_read, tell_skipped
 
-__all__ = ["CHECKPOINT", "SWEEP", "TrainedClassifier", "run_facts", "train_fast", "train_full"]
+__all__ = [
+    "CHECKPOINT",
+    "SWEEP",
+    "TrainedClassifier",
+    "kept_tensor",
+    "run_facts",
+    "train_fast",
+    "train_full",
+]
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.pt"
@@ -95,7 +103,7 @@ def train_full(
     )
     trained = TrainedClassifier(layer.weight[0], layer.bias[0], lr=config.lr)
     if config.resume and checkpoint is not None and checkpoint.exists():
-        layer, trained = _resumed(checkpoint, facts, device)
+        layer, trained = _resumed(checkpoint, facts, layer)
     first = len(trained.history)
     if first:
         reporter.remark(f"going on after {first} of {config.epochs} epochs")
@@ -239,21 +247,27 @@ def _keep(
 
 
 TENSORS = ("weight", "bias", "weight_velocity", "bias_velocity")
+HISTORY = ("epoch", "loss", "lr", "top1")
 
 
 def _resumed(
-    path: Path, facts: Mapping[str, Any], device: torch.device
+    path: Path, facts: Mapping[str, Any], fresh: LinearClassifiers
 ) -> tuple[LinearClassifiers, TrainedClassifier]:
-    """Raises `TaskError` when the checkpoint is damaged or of another run."""
+    """Raises `TaskError` when the checkpoint is damaged or of another run.
+
+    fresh: layers of the same shapes and device.
+    """
     state = read_tensor_file(path).content
     try:
         if state["format"] != FORMAT:
             raise KeyError("format")
         made = json.loads(state["facts"])
-        layer = LinearClassifiers(**{name: state[name].clone().to(device) for name in TENSORS})
         history = json.loads(state["history"])
-        trained = TrainedClassifier(layer.weight[0], layer.bias[0], history, float(state["best"]))
-    except (KeyError, TypeError, ValueError, AttributeError):
+        for entry in history:
+            if any(not isinstance(entry[key], int | float) for key in HISTORY):
+                raise ValueError("history")
+        best = float(state["best"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise TaskError(
             f"{str(path)!r} is not a checkpoint of `dino eval linear`",
             "start anew with --overwrite",
@@ -265,8 +279,20 @@ def _resumed(
                 f" {made.get(name)}, now {value}",
                 "call it with the same data and options, or start anew with --overwrite",
             )
-    trained.lr = facts["lr"]
-    return layer, trained
+    layers = {name: kept_tensor(path, state.get(name), getattr(fresh, name)) for name in TENSORS}
+    layer = LinearClassifiers(**layers)
+    return layer, TrainedClassifier(layer.weight[0], layer.bias[0], history, best, facts["lr"])
+
+
+def kept_tensor(path: Path, found: object, fresh: torch.Tensor) -> torch.Tensor:
+    """A tensor of a checkpoint like `fresh`, on its device."""
+    like = isinstance(found, torch.Tensor) and found.layout == fresh.layout
+    if not like or (found.shape, found.dtype) != (fresh.shape, fresh.dtype):  # type: ignore[attr-defined]
+        raise TaskError(
+            f"{str(path)!r} does not hold the classifier of this run",
+            "start anew with --overwrite",
+        )
+    return found.clone().to(fresh.device)  # type: ignore[attr-defined,no-any-return]
 
 
 def _interrupted(done: int, config: EvalLinearConfig, checkpoint: Path | None) -> Interrupted:

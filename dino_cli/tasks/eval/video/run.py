@@ -26,7 +26,7 @@ from dino_cli.tasks.eval.video.labels import RegionScores, carry
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.provenance import model_facts
 
-__all__ = ["VideoScore", "figures", "score_table", "tables", "video"]
+__all__ = ["VideoScore", "figures", "is_score", "score_table", "tables", "video"]
 
 SCORES = "scores.json"  # beside a video's masks: what resuming needs
 NAMES = ("utf-8", "surrogateescape")  # names on disk need not be UTF-8
@@ -176,7 +176,9 @@ def _done(
                 **kept["score"]
                 | {name: RegionScores(**kept["score"][name]) for name in ("measured", "still")}
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not is_score(score) or not isinstance(theirs, dict):
+                raise ValueError("not what was written there")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise TaskError(f"cannot read {str(path)!r}: {error}", "remove that folder") from None
         if theirs != made_with:
             key = next(k for k in made_with if theirs.get(k) != made_with[k])
@@ -192,6 +194,22 @@ def _done(
             )
         done[v.name] = score
     return done
+
+
+def is_score(score: Any) -> bool:
+    """Whether what a file says is one: numbers of each object in equally many frames."""
+    if not isinstance(score.seconds, int | float) or not isinstance(score.objects, int):
+        return False
+    parts = [part for one in (score.measured, score.still) for part in (one.region, one.contour)]
+    if any(not isinstance(part, list) or len(part) != score.objects for part in parts):
+        return False
+    rows = [row for part in parts for row in part]
+    return all(
+        isinstance(row, list)
+        and len(row) == len(rows[0])
+        and all(isinstance(x, int | float) for x in row)
+        for row in rows
+    )
 
 
 def _carry_all(
