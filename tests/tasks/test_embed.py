@@ -225,7 +225,7 @@ def test_features_that_are_not_finite_are_refused(
     photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        Backbone, "features", lambda self, x, kind: torch.full((len(x), 4), torch.nan)
+        Backbone, "pooled", lambda self, output: torch.full((len(output), 4), torch.nan)
     )
     out = ["-o", tmp_path / "feats.npy", "--weights", tiny_weights, "--device", "cpu"]
     assert "are not finite; use --precision fp32" in fails(1, photos, *out)
