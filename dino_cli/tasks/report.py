@@ -40,6 +40,7 @@ CURVES = (
     ),
     ("learning", "feature_rank", "Effective rank of the features over a batch."),
     ("learning", "feature_std", "Standard deviation of the features; 0 is collapse to a point."),
+    ("learning", "koleo", "KoLeo regulariser, unweighted; lower: features lie further apart."),
     ("learning", "prototypes", "Prototypes that a batch shares out."),
     ("schedules", "lr", "Learning rate."),
     ("schedules", "weight_decay", "Weight decay."),

@@ -209,7 +209,10 @@ def test_a_rank_that_is_lost_is_told_once(seen):
     assert said.startswith("features lose rank: they use ")
     assert "17.0 at step 300" in said
     assert "--momentum-teacher 0.996, --lr 0.002, or a larger batch (--batch-size 128)" in said
+    assert "--koleo-weight 0.1" in said
     assert told(falling[:25], momentum_teacher=0.99) == []
+    (said,) = told(falling, seen=seen, koleo_weight=0.1)
+    assert "--koleo-weight" not in said
 
 
 def test_a_rank_that_comes_back_is_not_told():

@@ -166,10 +166,11 @@ class Diagnosis:
         # Half as far from 1, which doubles the steps that the teacher averages over; at least the
         # paper's.
         momentum = max(0.996, (1 + config.momentum_teacher) / 2)
-        return (
-            f"start anew with --momentum-teacher {momentum:.4g}, --lr {config.lr / 2:g}, or a "
-            f"larger batch (--batch-size {2 * config.batch_size})"
-        )
+        changes = [f"--momentum-teacher {momentum:.4g}", f"--lr {config.lr / 2:g}"]
+        if config.koleo_weight < 0.1:
+            changes.insert(0, "--koleo-weight 0.1 (it spreads them)")
+        more = f"--batch-size {2 * config.batch_size}"
+        return f"start anew with {', '.join(changes)}, or a larger batch ({more})"
 
     def _see_update(self, entry: Mapping[str, Any]) -> None:
         if entry["update_ratio"] is None or entry["step"] < self.warm:
