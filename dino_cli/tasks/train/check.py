@@ -1,6 +1,6 @@
 """What no run of `dino train` could have, said before anything is touched."""
 
-import math
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -34,6 +34,7 @@ SHARES = (
     "momentum_teacher", "center_momentum", "jitter_prob", "grayscale_prob", "solarize_prob",
     "augment_ramp", "final_share", "max_unreadable",
 )  # fmt: skip
+LARGEST = sys.float_info.max  # whole numbers of a TOML file may be larger; NaN is not below it
 # Which options, what each of their numbers has to obey, and what is said of one that does not.
 RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (AT_LEAST_1, lambda x: x >= 1, "must be at least 1"),
@@ -50,7 +51,7 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
 def check(config: TrainConfig) -> None:
     """Raise `UsageError` for values that no run could have, before anything is touched."""
     for field in fields(config):
-        finite = all(math.isfinite(x) for x in _numbers(config, field.name))
+        finite = all(-LARGEST <= x <= LARGEST for x in _numbers(config, field.name))
         _require(finite, config, field.name, "must be finite")
     for names, obeys, text in RULES:
         for name in names:
