@@ -43,6 +43,15 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
 
 
+@pytest.fixture
+def fixed(tiny_weights: Path) -> list[object]:
+    """Options of `dino embed` with which the same pictures give the same floats anywhere."""
+    return [
+        "--weights", tiny_weights, "--device", "cpu", "--precision", "fp32", "--workers", 0,
+        "--resize", 64, "--crop", 48, "--quiet", "--batch-size", 5,
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """33 drawings of 40 pixels, by class."""

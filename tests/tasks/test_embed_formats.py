@@ -27,14 +27,6 @@ def run(*arguments: object, code: int = 0) -> Result:
     return result
 
 
-@pytest.fixture
-def fixed(tiny_weights: Path) -> list[object]:
-    return [
-        "--weights", tiny_weights, "--device", "cpu", "--precision", "fp32", "--workers", 0,
-        "--resize", 64, "--crop", 48, "--quiet", "--batch-size", 5,
-    ]  # fmt: skip
-
-
 def test_every_format_holds_the_same(photos: Path, tmp_path: Path, fixed: list[object]) -> None:
     (photos / "red/9.jpg").write_bytes(b"no picture")
     names = {}

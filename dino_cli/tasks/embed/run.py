@@ -10,11 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.network.features import GRID_KINDS, Kind
+from dino_cli.core.network.features import Kind
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.contents import path_on_disk
 from dino_cli.data.listing.images import ImageFile
@@ -23,16 +21,16 @@ from dino_cli.errors import DinoError, Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
 from dino_cli.store.embeddings.blocks import Blocks
-from dino_cli.store.embeddings.formats import export_files, is_utf8
-from dino_cli.store.embeddings.writing import write_export
+from dino_cli.store.embeddings.formats import export_files
 from dino_cli.store.writing.locks import lock_output
-from dino_cli.store.writing.tables import check_targets, explain_errors, skipped_path, write_skipped
-from dino_cli.tasks.embed.append import changed_file, find_new
+from dino_cli.store.writing.tables import check_targets, skipped_path
+from dino_cli.tasks.embed.append import find_new
 from dino_cli.tasks.embed.merge import EarlierExport, MergedBlocks
 from dino_cli.tasks.embed.options import check_options, transform_of
+from dino_cli.tasks.embed.output import write_output
+from dino_cli.tasks.embed.result import finished, has_places, result_of, unchanged
 from dino_cli.tasks.embed.share import block_size, embed_share, row_path
 from dino_cli.tasks.model import Model, open_model
-from dino_cli.tasks.projection import project
 from dino_cli.tasks.provenance import model_facts
 from dino_cli.tasks.unreadable import nothing_read
 
@@ -109,10 +107,10 @@ def _embed(
         new: Sequence[ImageFile] = files
         if config.append and config.output.exists():
             base, new = find_new(config, files, facts, kinds, reporter)
-            if not new and (_has_places(base) or not config.project):
-                return _Plan([], [], 0, _unchanged(config, base))
+            if not new and (has_places(base) or not config.project):
+                return _Plan([], [], 0, unchanged(config, base))
         elif config.resume and not blocks.exists() and config.output.exists():
-            return _Plan([], [], 0, _finished(config, files, facts, kinds, reporter))
+            return _Plan([], [], 0, finished(config, files, facts, kinds, reporter))
         inputs = _digest(new)
         run = {**facts, "thumbnails": config.thumbnails, "inputs": inputs}
         if base is not None:
@@ -138,10 +136,10 @@ def _embed(
     merged = MergedBlocks(kinds, blocks, base)
     if not merged.count:
         raise nothing_read(merged.skipped)
-    if base is not None and _has_places(base):
+    if base is not None and has_places(base):
         config = replace(config, project=True)  # old places would not fit the new rows
-    _write(config, kinds, blocks, merged, {**facts, **_videos(rates, base, config)}, reporter)
-    return _result(
+    write_output(config, kinds, blocks, merged, {**facts, **_videos(rates, base, config)}, reporter)
+    return result_of(
         config,
         count=merged.count,
         dim=merged.shapes[kinds[0]][0][-1],
@@ -188,11 +186,6 @@ def _facts(
     }
 
 
-def _has_places(base: EarlierExport) -> bool:
-    """Whether the earlier export was made with `--project`."""
-    return "projection" in base.export.metadata
-
-
 def _videos(
     rates: Mapping[str, float], base: EarlierExport | None, config: EmbedConfig
 ) -> dict[str, Any]:
@@ -228,122 +221,6 @@ def _wait(blocks: Blocks, reporter: Reporter) -> None:
         reporter.advance(now - seen)
         seen = now
     reporter.finish()
-
-
-def _write(
-    config: EmbedConfig,
-    kinds: Sequence[Kind],
-    blocks: Blocks,
-    merged: MergedBlocks,
-    facts: Mapping[str, Any],
-    reporter: Reporter,
-) -> None:
-    shape = merged.shapes[kinds[0]][0]
-    content: dict[str, Any] = {
-        **{key: value for key, value in facts.items() if key != "kinds"},
-        "dim": shape[-1],
-        "count": merged.count,
-        "classes": sorted(merged.classes),
-        "arrays": {
-            kind: {"shape": list(one), "dtype": dtype}
-            for kind, (one, dtype) in merged.shapes.items()
-        },
-    }
-    for kind, (one, _) in merged.shapes.items():
-        if kind in GRID_KINDS:
-            content["grid"] = list(one[:2])
-    projected = None
-    if config.output.suffix == ".parquet":
-        content["thumbnails"] = config.thumbnails
-        _tell_of_names([row.path for row in merged.rows() if not is_utf8(row.path)], reporter)
-        if config.project:
-            # Features are in memory then, four bytes for each number.
-            whole = np.concatenate(list(merged.arrays(kinds[0])))
-            projected, content["projection"] = project(whole, reporter)
-    reporter.stage("writing", merged.count, "rows")
-    folder = blocks.finished()
-    write_export(folder, config.output.name, merged, content, projected=projected)
-    with explain_errors(config.output):
-        write_skipped(folder / config.output.name, merged.skipped)
-    stale = [skipped_path(config.output)] if blocks.replaces else []
-    blocks.publish(stale)
-    reporter.finish()
-
-
-def _tell_of_names(escaped: Sequence[str], reporter: Reporter) -> None:
-    """escaped: paths that are no UTF-8, which is all that a .parquet holds."""
-    if not escaped:
-        return
-    first = os.fsencode(escaped[0]).decode("utf-8", "backslashreplace")
-    few = len(escaped) == 1
-    which = f"the path '{first}' is" if few else f"{len(escaped)} paths, the first '{first}', are"
-    reporter.remark(
-        f"{which} not valid UTF-8: the .parquet has \\xNN for such bytes, which other programs"
-        " take as it stands"
-    )
-
-
-def _result(
-    config: EmbedConfig,
-    *,
-    count: int,
-    dim: int,
-    skipped: int = 0,
-    embedded: int = 0,
-    seconds: float = 0.0,
-) -> dict[str, Any]:
-    """What `embed` returns. embedded: files that were read this time."""
-    result = {
-        "count": count,
-        "dim": dim,
-        "skipped": skipped,
-        "seconds": round(seconds, 3),
-        "images_per_second": round(embedded / seconds, 2) if seconds else 0.0,
-        "output": str(config.output),
-        "skipped_list": str(skipped_path(config.output)) if skipped else None,
-    }
-    if config.resume or config.append:
-        result["embedded"] = embedded
-    return result
-
-
-def _unchanged(config: EmbedConfig, base: EarlierExport, skipped: int = 0) -> dict[str, Any]:
-    """The result where there was nothing to do."""
-    dim = base.export.features.shape[-1]
-    return _result(config, count=len(base.keep), dim=dim, skipped=skipped)
-
-
-def _finished(
-    config: EmbedConfig,
-    files: Sequence[ImageFile],
-    facts: Mapping[str, Any],
-    kinds: Sequence[Kind],
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """The result of a run that had come to its end. Raises `TaskError` for that of another."""
-    base, new = find_new(config, files, facts, kinds, reporter, contents=False)
-    known = set(base.export.paths)
-    here = {row_path(file.path, config) for file in files}
-    listed = skipped_path(config.output)
-    skipped = len(listed.read_text(errors="replace").splitlines()) - 1 if listed.exists() else 0
-    if known - here or len(new) > skipped:
-        raise TaskError(
-            f"{str(config.output)!r} is finished already, and of other files",
-            "add to it with --append, or start again with --overwrite",
-        )
-    if config.project and not _has_places(base):
-        raise TaskError(
-            f"{str(config.output)!r} is finished already, without --project",
-            "add the places with --append, or start again with --overwrite",
-        )
-    changed = changed_file(config, files, base, reporter)
-    if changed is not None:
-        raise TaskError(
-            f"{str(config.output)!r} is finished already, and {changed.path.as_posix()!r} has"
-            " changed since",
-            "embed it again with --append, or everything with --overwrite",
-        )
-    return _unchanged(config, base, skipped)
 
 
 def _interrupted(blocks: Blocks, ranks: Ranks) -> Interrupted:

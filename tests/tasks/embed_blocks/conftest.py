@@ -1,6 +1,5 @@
 """A tiny network for exports that are interrupted or grow, and how much it computes."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +8,8 @@ from dino_cli.core.network.features import Extractor
 
 
 @pytest.fixture
-def fixed(tiny_weights: Path) -> list[object]:
-    return [
-        "--weights", tiny_weights, "--device", "cpu", "--precision", "fp32", "--workers", 0,
-        "--resize", 64, "--crop", 48, "--quiet", "--batch-size", 1,
-    ]  # fmt: skip
+def fixed(fixed: list[object]) -> list[object]:
+    return [*fixed, "--batch-size", 1]
 
 
 @pytest.fixture
