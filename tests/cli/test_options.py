@@ -116,9 +116,9 @@ def test_a_resumed_stage_reports_the_rate_of_now(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_help_answers_at_once():
-    """Near an empty Python (0.15 s on a quiet machine): nothing heavy is imported before a command.
+    """Near an empty Python: nothing heavy is imported before a command.
 
-    In seconds of a core, which other work on the machine lengthens less than time; torch takes 2 s.
+    In seconds of a core, of which torch takes 2, the help .2 on a quiet machine, .5 on a busy one.
     """
 
     def fastest(*arguments):
@@ -130,7 +130,7 @@ def test_help_answers_at_once():
             times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return min(times)
 
-    assert fastest("-m", "dino_cli", "--help") - fastest("-c", "pass") < 0.5
+    assert fastest("-m", "dino_cli", "--help") - fastest("-c", "pass") < 1
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Very many files at once."""
 
 import os
-import tracemalloc
 
 import pytest
+from traced_memory import traced_memory
 
 from dino_cli.data.listing.images import find_images
 
@@ -19,14 +19,10 @@ def test_a_hundred_thousand_files_are_listed_in_little_memory(tmp_path, monkeypa
         for i in range(COUNT // 100):
             os.close(os.open(folder / f"{i:012}.jpg", os.O_CREAT | os.O_WRONLY))
     for _ in range(2):  # listed, and as the cache has it
-        tracemalloc.start()
-        try:
+        with traced_memory() as traced:
             files = find_images([str(tmp_path / "photos")])
-            held, most = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
         assert len(files) == COUNT
-        assert held < 60 * COUNT
-        assert most < 200 * COUNT
+        assert traced.held < 60 * COUNT
+        assert traced.most < 200 * COUNT
         assert files[COUNT - 1].label == "class-099"
         del files

@@ -1,12 +1,12 @@
 """Nearest neighbours and votes, against a slow oracle and the original's numbers."""
 
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from traced_memory import traced_memory
 
 from dino_cli.core.evaluation.neighbors import nearest, similar_pairs, votes
 
@@ -180,7 +180,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     """numpy never holds more than a block of the index, which has 64 MB."""
     index = np.lib.format.open_memmap(tmp_path / "i.npy", "w+", np.float32, (64_000, 256))
     index[:] = np.random.default_rng(0).normal(size=(1, 256))
-    tracemalloc.start()
-    for _ in nearest(index[:1000], index, 20):
-        pass
-    assert tracemalloc.get_traced_memory()[1] < 20e6
+    with traced_memory() as traced:
+        for _ in nearest(index[:1000], index, 20):
+            pass
+    assert traced.most < 20e6

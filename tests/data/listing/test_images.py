@@ -2,11 +2,11 @@
 
 import io
 import os
-import tracemalloc
 from pathlib import Path, PurePath
 
 import pytest
 from PIL import Image as PillowImage
+from traced_memory import traced_memory
 
 from dino_cli.data.decoding.decode import read_image
 from dino_cli.data.listing.images import find_images
@@ -221,12 +221,8 @@ def test_a_long_list_is_never_held_in_pieces(tmp_path, null):
     count = 20_000
     names = [f"/data/photos/{i % 100:010}/{i:020}.jpg" for i in range(count)]
     (tmp_path / "long.txt").write_text(("\0" if null else "\n").join(names))
-    tracemalloc.start()
-    try:
+    with traced_memory() as traced:
         images = find_images([str(tmp_path / "long.txt")], null=null)
-        _, most = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert most < 400 * count
+    assert traced.most < 400 * count
     assert [str(image.path) for image in images] == names
     assert images[101].relative == PurePath(f"{1:010}/{101:020}.jpg")

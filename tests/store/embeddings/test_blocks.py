@@ -1,10 +1,10 @@
 """The folder of blocks and the files made of it: always the same bytes, in little memory."""
 
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from traced_memory import traced_memory
 
 from dino_cli.errors import TaskError
 from dino_cli.store.embeddings.blocks import Blocks, Row
@@ -69,10 +69,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, suffix: str) -> None
     export(tmp_path / "warm", suffix, 64, features(64, 96))  # imports and caches
     for rows in (1000, 8000):
         values = features(rows, 96)
-        tracemalloc.start()
-        export(tmp_path / str(rows), suffix, 64, values)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        with traced_memory() as traced:
+            export(tmp_path / str(rows), suffix, 64, values)
+        peaks.append(traced.most)
     # The test itself holds the bytes at the end; what is left of the growth is small.
     held = sum(path.stat().st_size for path in (tmp_path / "8000").iterdir())
     assert peaks[1] - peaks[0] < held + 1_000_000
