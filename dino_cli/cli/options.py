@@ -2,9 +2,9 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -56,12 +56,12 @@ def command(
 
         callback.__signature__ = _signature(config_type)  # type: ignore[attr-defined]
         callback.__doc__ = run.__doc__
-        several = [
-            flag_of(f.name)
+        numbers = {
+            flag_of(f.name): kinds
             for f in options(config_type)
-            if _is_several(hints[f.name]) and hints[f.name].__args__[0] is float
-        ]
-        kind = type("Command", (_Command,), {"several": frozenset(several)})
+            if (kinds := _kinds(hints[f.name])) and kinds[0] in (int, float)
+        }
+        kind = type("Command", (_Command,), {"numbers": numbers})
         app.command(name, cls=kind, help=_literal(inspect.getdoc(run) or ""))(callback)
         return callback
 
@@ -70,20 +70,33 @@ def command(
 
 class _Command(TyperCommand):
     """Takes `--mean .5 .4 .6` for any number of numbers, as argparse does, where click would want
-    the flag before each."""
+    the flag before each, and `--mean .5,.4,.6`."""
 
-    several: frozenset[str] = frozenset()
+    numbers: Mapping[str, tuple[Any, ...]] = {}  # by the flag; (float, ...) for any number of them
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         spread: list[str] = []
         flag = ""
-        for word in args:
+        for word in self._without_commas(args):
             if flag and spread[-1] != flag and _is_number(word):
                 spread.append(flag)
             elif not _is_number(word):
-                flag = word if word in self.several else ""
+                flag = word if Ellipsis in self.numbers.get(word, ()) else ""
             spread.append(word)
-        return super().parse_args(ctx, spread)
+        try:
+            return super().parse_args(ctx, spread)
+        except Exception as error:
+            if getattr(error, "ctx", ctx) is None:  # a misuse that does not know its command
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
+
+    def _without_commas(self, args: list[str]) -> Iterator[str]:
+        for flag, word in zip(["", *args], args, strict=False):
+            parts = word.split(",")
+            if flag in self.numbers and all(map(_is_number, parts)):
+                yield from parts
+            else:
+                yield word
 
 
 def _literal(text: str) -> str:
@@ -99,8 +112,25 @@ def _is_number(word: str) -> bool:
     return True
 
 
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """(float, float) of `tuple[float, float] | None`; empty for what is no tuple, or a `Size`."""
+    for one in () if hint == Size else (hint, *get_args(hint)):
+        if get_origin(one) is tuple:
+            return get_args(one)
+    return ()
+
+
 def _is_several(hint: Any) -> bool:
-    return getattr(hint, "__origin__", None) is tuple and hint.__args__[-1] is Ellipsis
+    return Ellipsis in _kinds(hint)
+
+
+def _metavar(hint: Any) -> str | None:
+    """`<float,float>`, or `<6 floats>`, of so many numbers; None for what Typer names well."""
+    kinds = _kinds(hint)
+    if not kinds or Ellipsis in kinds:
+        return None
+    name = kinds[0].__name__
+    return f"<{','.join([name] * len(kinds))}>" if len(kinds) < 4 else f"<{len(kinds)} {name}s>"
 
 
 def _to_size(value: Any) -> Any:
@@ -161,7 +191,7 @@ def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
         info = typer.Option(
             *flags,
             help=_literal(meta["help"]),
-            metavar=meta["metavar"],
+            metavar=meta["metavar"] or _metavar(hint),
             parser=parser,
             rich_help_panel=meta["panel"],
             show_default=shown,

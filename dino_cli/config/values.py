@@ -1,5 +1,6 @@
 """Values of a TOML or JSON file as the types of options."""
 
+import reprlib
 import tomllib
 from pathlib import Path
 from types import NoneType, UnionType
@@ -51,9 +52,22 @@ def as_type(value: Any, hint: Any, key: str, source: Path, command: str) -> Any:
         good = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     if not good:
         raise UsageError(
-            f"{source} sets {key} to {value!r}, which it cannot be", f"see {command} --help"
+            f"{source} sets {key} to {reprlib.repr(value)}, which is not {_kind(hint)}",
+            f"see {command} --help",
         )
     return value
+
+
+def _kind(hint: Any) -> str:
+    """What a value of that type is, as a person writes it in TOML."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(f'"{choice}"' for choice in arguments)
+    if origin is tuple:
+        many = "" if arguments[-1] is Ellipsis else f" of {len(arguments)}"
+        return f"a list{many}: [{_kind(arguments[0])}, …]"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(hint, "a path in quotes")
 
 
 def _size(value: Any, key: str, source: Path, command: str) -> Size:

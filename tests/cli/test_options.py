@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
+from typing import Literal
 
 import pytest
 import typer.main
@@ -17,6 +19,8 @@ from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.config.setting import options
 from dino_cli.config.train import TrainConfig
+from dino_cli.config.values import as_type
+from dino_cli.errors import UsageError
 
 # The original's names and defaults, under ours.
 ORIGINAL = {
@@ -145,3 +149,42 @@ def test_help_answers_at_once():
 def test_evaluations_are_in_the_precision_of_the_originals(name, default):
     (option,) = (p for p in subcommands()[name].params if p.name == "precision")
     assert option.default == default
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["--local-crops-scale", ".1", ".5"], "local_crops_scale", [0.1, 0.5]),
+        (["--local-crops-scale", ".1,.5"], "local_crops_scale", [0.1, 0.5]),
+        (["--final-size", "64,32"], "final_size", [64, 32]),
+        (["--mean", ".5,.4,-.6"], "mean", [0.5, 0.4, -0.6]),
+        (["--mean", ".5", ".4", "-.6"], "mean", [0.5, 0.4, -0.6]),
+    ],
+)
+def test_several_numbers_are_parted_by_spaces_or_commas(words, key, value):
+    command = typer.main.get_command(app).commands["train"]
+    with command.make_context("train", ["photos", *words]) as context:
+        assert list(context.params[key]) == value
+
+
+def test_numbers_that_are_too_few_are_told_with_the_command():
+    result = CliRunner().invoke(app, ["train", "photos", "--jitter", "1,2,3"])
+    assert result.exit_code == 2
+    assert "'--jitter' requires 4 arguments; see dino train --help" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "wanted"),
+    [
+        (int, "128", "'128', which is not a whole number"),
+        (float, True, "True, which is not a number"),
+        (bool, "yes", "'yes', which is not true or false"),
+        (tuple[float, float], [1], "[1], which is not a list of 2: [a number, …]"),
+        (Literal["auto", "cpu"] | None, "gpu", '\'gpu\', which is not one of "auto", "cpu"'),
+        (Path, 3, "3, which is not a path in quotes"),
+    ],
+)
+def test_a_file_that_sets_an_option_wrongly_is_told_what_it_takes(hint, value, wanted):
+    with pytest.raises(UsageError) as caught:
+        as_type(value, hint, "key", Path("d.toml"), "dino eval video")
+    assert str(caught.value) == f"d.toml sets key to {wanted}; see dino eval video --help"

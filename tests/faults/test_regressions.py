@@ -48,7 +48,7 @@ STEP = {"step": 3, "epoch": 0, "loss": 2.5, "lr": 0.1}
 
 
 def test_a_number_too_large_for_a_float():
-    with pytest.raises(UsageError, match="cannot be"):
+    with pytest.raises(UsageError, match=r"\.\.\.0+, which is not a number"):
         as_type(10**400, float, "lr", Path("c.toml"), "dino train")
 
 
