@@ -24,7 +24,7 @@ from dino_cli.store.pages import write_page
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.tables import check_targets, explain_errors
 from dino_cli.tasks.eval.published import PUBLISHED
-from dino_cli.tasks.eval.report import Table, section
+from dino_cli.tasks.eval.report import Example, Table, section
 
 __all__ = ["EVALUATIONS", "EvaluationResult", "evaluate_all", "incomplete", "plan"]
 
@@ -61,12 +61,13 @@ class EvaluationResult:
     result: Mapping[str, Any]
     figures: Mapping[str, float]
     tables: Sequence[Table]
+    examples: Sequence[Example] = ()
     error: str = ""
 
     def section(self) -> dict[str, Any]:
         """As the page shows it."""
         name, label = self.planned.name, self.planned.label
-        part = section(name, self.result, self.figures, self.tables, label=label)
+        part = section(name, self.result, self.figures, self.tables, self.examples, label=label)
         return {**part, "error": self.error}
 
 
@@ -206,16 +207,17 @@ def _measure(one: PlannedEvaluation, reporter: Reporter) -> EvaluationResult:
     given = {"given": frozenset({"model", "weights"})} if one.name == "linear" else {}
     try:
         result = getattr(module, one.name)(one.config, reporter, **given)
+        shown = module.examples(one.config, result, reporter) if "examples" in result else ()
     except Interrupted:
         raise
     except DinoError as error:
         reporter.remark(f"{one.key} failed: {error}")
         return _failed(one, str(error))
-    return EvaluationResult(one, result, module.figures(result), module.tables(result))
+    return EvaluationResult(one, result, module.figures(result), module.tables(result), shown)
 
 
 def _failed(one: PlannedEvaluation, why: str) -> EvaluationResult:
-    return EvaluationResult(one, {}, {}, (), why)
+    return EvaluationResult(one, {}, {}, (), error=why)
 
 
 def _write(config: EvalAllConfig, done: Sequence[EvaluationResult]) -> None:

@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from dino_cli import __version__
-from dino_cli.store.pages import write_page
+from dino_cli.store.pages import Picture, write_page
 from dino_cli.store.writing.staging import check_free, stage_results
 from dino_cli.tasks.eval.published import PUBLISHED
 
-__all__ = ["PAGE", "RESULT", "Table", "check_report", "report", "section", "write_report"]
+__all__ = [
+    "PAGE",
+    "RESULT",
+    "Example",
+    "ExampleTile",
+    "Table",
+    "check_report",
+    "counted",
+    "report",
+    "section",
+    "write_report",
+]
 
 RESULT, PAGE = "result.json", "index.html"
 
@@ -28,6 +39,29 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class ExampleTile:
+    """A picture of an example. value: what it scores, a fraction, or None."""
+
+    picture: Picture
+    caption: str
+    value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One of the pictures that were judged, in a row of tiles on the page."""
+
+    title: str
+    tiles: Sequence[ExampleTile]
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 video`, `2 videos`."""
+    plural = noun[:-1] + "ies" if noun.endswith("ry") else noun + "s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def check_report(output: Path | None, names: Sequence[str] = (), *, overwrite: bool) -> None:
@@ -55,11 +89,12 @@ def write_report(
     result: Mapping[str, Any],
     figures: Mapping[str, float],
     tables: Sequence[Table],
+    examples: Sequence[Example] = (),
 ) -> None:
     """`result.json` and `index.html` of one evaluation. Raises `OSError`."""
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     (stage / RESULT).write_text(text, encoding="utf-8", errors="surrogateescape")
-    part = section(name, result, figures, tables)
+    part = section(name, result, figures, tables, examples)
     write_page(
         stage / PAGE,
         "evaluation",
@@ -78,6 +113,7 @@ def section(
     result: Mapping[str, Any],
     figures: Mapping[str, float],
     tables: Sequence[Table],
+    examples: Sequence[Example] = (),
     *,
     label: str = "",
 ) -> dict[str, Any]:
@@ -101,5 +137,6 @@ def section(
         },
         "published": [row for row in rows if any(cell is not None for cell in row["cells"])],
         "tables": tables,
+        "examples": examples,
         "error": "",
     }

@@ -1,8 +1,11 @@
 """`dino eval segmentation` through the command line, on small photos and label maps."""
 
+import base64
 import csv
+import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,15 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
+from dino_cli.config.eval_segmentation import EvalSegmentationConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.architecture import VitArchitecture
 from dino_cli.core.network.backbone import Backbone
 from dino_cli.core.network.vit import build_vit
 from dino_cli.data.preprocess import normalize
+from dino_cli.progress import Reporter
+from dino_cli.tasks.eval.segmentation.examples import examples
 
 SIDE = 96
 COMMON = ["--device", "cpu", "--precision", "fp32", "--image-size", f"{SIDE}x{SIDE}"]
@@ -96,6 +102,47 @@ def test_figures_are_those_of_counted_pixels(data: Path, tiny_weights: Path) -> 
     page = (out / "index.html").read_text()
     assert "Supervised ViT-S/16" in page
     assert "45.9" in page
+
+
+def test_the_page_shows_photos_from_the_best_to_the_worst(data: Path, tiny_weights: Path) -> None:
+    out = data / "report"
+    result = evaluate(data / "photos", data / "masks", "--weights", tiny_weights, "-o", out)
+    with (out / "per_image.csv").open() as file:
+        best = {row["path"]: float(row["best"]) for row in csv.DictReader(file)}
+    order = sorted(best, key=lambda path: -best[path])
+    assert [one["path"] for one in result["examples"]] == order
+    assert [one["jaccard"] for one in result["examples"]] == pytest.approx(
+        [best[path] for path in order], abs=1e-6
+    )
+    page = (out / "index.html").read_text()
+    rows = re.findall(r'<article class="sample"><p>(.*?)</p>(.*?)</article>', page, re.DOTALL)
+    assert [name for name, _ in rows] == [Path(path).name for path in order]
+    for path, (_, row) in zip(order, rows, strict=True):
+        pictures = [_pixels(uri) for uri in re.findall(r'src="(data:[^"]*)"', row)]
+        assert len(pictures) == 6
+        photo, truth = pictures[:2]
+        mask = np.asarray(Image.open(data / "masks" / f"{Path(path).stem}.png"))
+        there = np.asarray(Image.fromarray(mask).resize(photo.shape[1::-1])) > 127
+        # The object stays as it is, what is around it is dark; JPEG blurs the border.
+        assert np.abs(photo[there].mean() - truth[there].mean()) < 12
+        assert truth[~there].mean() < 0.5 * photo[~there].mean()
+
+
+def _pixels(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))), float)
+
+
+def test_a_photo_that_is_gone_leaves_the_page_without_it(data: Path, tiny_weights: Path) -> None:
+    config = EvalSegmentationConfig(
+        images=data / "photos", masks=data / "masks", weights=tiny_weights, image_size="96",
+        device="cpu", workers=1,
+    )  # fmt: skip
+    named = [
+        {"path": str(data / f"photos/{name}"), "labels": str(data / f"masks/{i}.png")}
+        for i, name in enumerate(("0.jpg", "gone.jpg"))
+    ]
+    shown = examples(config, {"examples": named}, Reporter())
+    assert [one.title for one in shown] == ["0.jpg"]
 
 
 def test_the_truth_as_a_mask_is_found(data: Path, tiny_weights: Path, make_weights: Any) -> None:

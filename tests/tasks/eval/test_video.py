@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,16 @@ def test_masks_measures_and_report(davis: Path, tiny_weights: Path, tmp_path: Pa
     assert sorted(os.listdir(out / "pair")) == [*names, "scores.json"]
     kept = json.loads((out / "result.json").read_text())
     assert kept == result
-    assert "zero motion" in (out / "index.html").read_text()
+    page = (out / "index.html").read_text()
+    assert "zero motion" in page
+    rows = re.findall(
+        r'<article class="sample"><p>(\w+), J&amp;F ([\d.]+) %</p>(.*?)</article>', page, re.S
+    )
+    assert {name for name, _, _ in rows} == {"pair", "single"}
+    assert float(rows[0][1]) >= float(rows[1][1])
+    for _, _, row in rows:
+        assert row.count("<figure>") == min(FRAMES, 6)
+        assert "frame 0, given" in row
 
     # What stands in the PNGs is what was measured, and the first one is the given mask.
     truth = davis / "Annotations" / "480p" / "pair"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,24 +12,22 @@ import torch
 from dino_cli.config.eval_segmentation import EvalSegmentationConfig
 from dino_cli.config.ranges import check_batches, check_threshold
 from dino_cli.config.setting import parse_size
-from dino_cli.core.evaluation.jaccard import Objects, objects_of
-from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.labelmaps import read_label_map, resize_labels
+from dino_cli.core.evaluation.jaccard import Objects
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
-from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.writing.tables import csv_table
 from dino_cli.tasks.attention.photos import LoadedPhoto, UnreadPhoto, photo_groups
-from dino_cli.tasks.eval.report import Table, check_report, report, write_report
+from dino_cli.tasks.eval.report import Table, check_report, counted, report, write_report
+from dino_cli.tasks.eval.segmentation.examples import choose_examples, examples
+from dino_cli.tasks.eval.segmentation.pairs import LabelledPhoto, find_pairs, objects_in
 from dino_cli.tasks.eval.segmentation.scores import ImageScore, find_masks, mean_scores, score
 from dino_cli.tasks.model import Model, open_model, untrained_twin
 
-__all__ = ["figures", "segmentation", "tables"]
+__all__ = ["examples", "figures", "segmentation", "tables"]
 
 PER_IMAGE = "per_image.csv"
-ASPECT = 0.02  # by how much the shapes of a photo and its label map may differ
 KINDS = {
     "best": "best head for each object, by the truth",
     "chosen": "one head per image, chosen without truth",
@@ -41,20 +39,13 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class LabelledPhoto:
-    """A photo and its label map."""
-
-    image: ImageFile
-    labels: Path
-
-
 @within_pixel_limit
 def segmentation(config: EvalSegmentationConfig, reporter: Reporter) -> dict[str, Any]:
     """Overlap of masks with objects: the mean over objects, then over images, in fractions.
 
     Returns {"jaccard": {kind: value}, "guided": {kind: value}, "corloc": {kind: value}, "heads":
-    [value of each], "random": {"best", "mean"}, "supervised": …, "images", "objects", …}.
+    [value of each], "random": {"best", "mean"}, "supervised": …, "images", "objects", "examples":
+    [{"path", "labels", "jaccard"}], …}.
     """
     check(config)
     check_report(config.output, (PER_IMAGE,), overwrite=config.overwrite)
@@ -75,6 +66,7 @@ def segmentation(config: EvalSegmentationConfig, reporter: Reporter) -> dict[str
         "model": model.weights.name,
         "threshold": config.threshold,
         "image_size": config.image_size,
+        "examples": choose_examples(pairs, scores),
     }
     kept = [pairs[i] for i in scores]
     beside = {"random": untrained_twin(model) if config.random else None, "supervised": other}
@@ -84,7 +76,9 @@ def segmentation(config: EvalSegmentationConfig, reporter: Reporter) -> dict[str
             result[name] = mean_scores(list(theirs.scores.values()))["jaccard"]
     with report(config.output, (PER_IMAGE,)) as stage:
         if stage is not None:
-            _leave(stage, result, pairs, scores)
+            shown = examples(config, result, reporter, model)
+            write_report(stage, "segmentation", result, figures(result), tables(result), shown)
+            _write_scores(stage / PER_IMAGE, pairs, scores)
             result["output"] = str(config.output)
     return result
 
@@ -94,47 +88,6 @@ def check(config: EvalSegmentationConfig) -> None:
     check_threshold(config.threshold)
     check_batches(config.batch_size, config.workers)
     parse_size(config.image_size)
-
-
-def find_pairs(config: EvalSegmentationConfig, reporter: Reporter) -> list[LabelledPhoto]:
-    """Photos that have a label map of the same name, in order. Raises `TaskError` for none."""
-    images: Sequence[ImageFile] = find_images([str(config.images)], reporter=reporter)
-    maps = find_images([str(config.masks)])
-    if config.names is not None:
-        wanted = _names(config.names)
-        images = [image for image in images if image.relative.stem in wanted]
-    by_place = {_place(one.relative): one.path for one in maps}
-    stems = [one.relative.stem for one in maps]
-    by_stem = {one.relative.stem: one.path for one in maps if stems.count(one.relative.stem) == 1}
-    pairs = []
-    for image in images:
-        found = by_place.get(_place(image.relative)) or by_stem.get(image.relative.stem)
-        if found is not None:
-            pairs.append(LabelledPhoto(image, found))
-    if not pairs:
-        missing = images[0].relative.stem if images else "the listed names"
-        raise TaskError(
-            f"no photo of {str(config.images)!r} has a label map in {str(config.masks)!r}"
-            f" (looked for {missing!r})",
-            "name label maps as their photos, whatever the suffix",
-        )
-    if len(pairs) < len(images):
-        reporter.remark(
-            f"{len(images) - len(pairs)} of {len(images)} photos have no label map; left out"
-        )
-    return pairs
-
-
-def _place(path: PurePath) -> PurePath:
-    return path.with_suffix("")
-
-
-def _names(path: Path) -> set[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise TaskError(f"cannot read {str(path)!r}: {error.strerror}", "check the path") from None
-    return {Path(line.split()[0]).stem for line in lines if line.strip()}
 
 
 def _supervised(config: EvalSegmentationConfig, reporter: Reporter) -> Model | None:
@@ -191,7 +144,7 @@ def _score_all(
                 _skip(done, group.index, pairs[group.index].image.path, group.reason, config)
                 reporter.advance()
                 continue
-            truths = pool.map(lambda photo: _objects(pairs[photo.index].labels, photo), group)
+            truths = pool.map(lambda photo: objects_in(pairs[photo.index].labels, photo), group)
             ready: list[tuple[LoadedPhoto, Objects]] = []
             for photo, truth in zip(group, truths, strict=True):
                 if isinstance(truth, str):
@@ -226,18 +179,6 @@ def _skip(
     done.skipped[index] = f"{path}: {reason}"
 
 
-def _objects(path: Path, photo: LoadedPhoto) -> Objects | str:
-    """The objects at the size of the resized photo, or why there are none."""
-    try:
-        labels = read_label_map(path)
-    except UnreadableImage as error:
-        return error.reason
-    (rows, columns), (height, width) = labels.shape, photo.layout.photo
-    if abs(rows * width / (columns * height) - 1) > ASPECT:
-        return f"{columns} x {rows} pixels, but the photo has {width} x {height}"
-    return objects_of(resize_labels(labels, photo.layout.resized))
-
-
 def _tell(done: _Scored, reporter: Reporter) -> None:
     """Raises `TaskError` when nothing could be judged."""
     if not done.scores:
@@ -252,21 +193,18 @@ def _tell(done: _Scored, reporter: Reporter) -> None:
         reporter.remark(f"{done.empty} {have} no object; left out")
 
 
-def _leave(
-    stage: Path,
-    result: Mapping[str, Any],
-    pairs: Sequence[LabelledPhoto],
-    scores: Mapping[int, ImageScore],
+def _write_scores(
+    path: Path, pairs: Sequence[LabelledPhoto], scores: Mapping[int, ImageScore]
 ) -> None:
-    write_report(stage, "segmentation", result, figures(result), tables(result))
+    """A row for each photo: its overlap by each kind of mask."""
     first = next(iter(scores.values()))
     kinds, guided = list(first.jaccard), list(first.guided)
     header = ("path", "objects", *kinds, *(f"guided_{kind}" for kind in guided))
-    with csv_table(stage / PER_IMAGE, header) as write:
+    with csv_table(path, header) as write:
         for index, one in scores.items():
             values = [one.jaccard[kind] for kind in kinds] + [one.guided[kind] for kind in guided]
-            path = pairs[index].image.path.as_posix()
-            write([path, one.objects, *(f"{value:.6f}" for value in values)])
+            photo = pairs[index].image.path.as_posix()
+            write([photo, one.objects, *(f"{value:.6f}" for value in values)])
 
 
 def figures(result: Mapping[str, Any]) -> dict[str, float]:
@@ -296,7 +234,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             rows.append([f"{beside} network, {of}", percent(result[beside], kind), *filled])
     shown = [
         Table(
-            title=f"{result['objects']} objects in {result['images']} images",
+            title=f"{counted(result['objects'], 'object')} in {counted(result['images'], 'image')}",
             columns=columns,
             rows=rows,
             note="Mean over the objects of an image, then over images. To edges: the mask fitted"
