@@ -1,6 +1,7 @@
 """Which room may open which door: an arrow is an allowed import (see the README of the code)."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import dino_cli
@@ -28,9 +29,15 @@ ALLOWED = {
 HEAVY = {"torch", "timm", "torchvision", "numpy", "PIL", "cv2", "matplotlib", "safetensors"}
 
 
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path):
     """(module, at import time) of every import statement; `if TYPE_CHECKING` costs nothing."""
-    tree = ast.parse(path.read_text())
+    tree, found = tree_of(path), []
     late = {
         id(inner)
         for node in ast.walk(tree)
@@ -41,7 +48,7 @@ def imports(path):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, id(node) not in late
+                found.append((alias.name, id(node) not in late))
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names = [node.module]
@@ -49,8 +56,8 @@ def imports(path):
                 names = [f"dino_cli.{alias.name}" for alias in node.names]
             elif node.module.count(".") == 1 and node.module.startswith("dino_cli."):
                 names = [node.module]
-            for name in names:
-                yield name, id(node) not in late
+            found += [(name, id(node) not in late) for name in names]
+    return found
 
 
 def room(path):
@@ -104,9 +111,10 @@ def dotted(path):
     return ".".join(("dino_cli", *path.relative_to(ROOT).with_suffix("").parts))
 
 
+@cache
 def offered(path):
     """Names in `__all__`, None for a module without one."""
-    for node in ast.parse(path.read_text()).body:
+    for node in tree_of(path).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
     return None
@@ -117,7 +125,7 @@ def test_modules_take_of_each_other_only_what_these_offer():
     files |= {name.removesuffix(".__init__"): path for name, path in files.items()}
     wrong = []
     for path in modules():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if not isinstance(node, ast.ImportFrom) or node.module not in files:
                 continue
             names = offered(files[node.module])
@@ -132,7 +140,7 @@ def test_tests_take_no_private_names():
     wrong = [
         f"{path.name} takes {alias.name} of {node.module}"
         for path in sorted(Path(__file__).parent.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dino_cli.")
         for alias in node.names
         if alias.name.startswith("_")
