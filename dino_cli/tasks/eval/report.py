@@ -22,6 +22,7 @@ __all__ = [
     "counted",
     "report",
     "section",
+    "spread",
     "write_report",
 ]
 
@@ -60,8 +61,14 @@ class Example:
 
 def counted(count: int, noun: str) -> str:
     """`1 video`, `2 videos`."""
-    plural = noun[:-1] + "ies" if noun.endswith("ry") else noun + "s"
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun[-1] == "s" else "s")
     return f"{count} {noun if count == 1 else plural}"
+
+
+def spread(count: int, most: int = 6) -> list[int]:
+    """At most `most` places of `count`, evenly apart, the first and the last among them."""
+    few = min(count, most)
+    return [round(i * (count - 1) / max(1, few - 1)) for i in range(few)]
 
 
 def check_report(output: Path | None, names: Sequence[str] = (), *, overwrite: bool) -> None:

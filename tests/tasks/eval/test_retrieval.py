@@ -108,6 +108,15 @@ def test_landmarks_as_written_down(landmarks: Path, tiny_weights: Path, tmp_path
     assert result["easy"]["map"] == pytest.approx(easy)  # the second query has no easy image
     assert result["medium"]["map"] == pytest.approx(np.mean(medium))
     assert (result["easy"]["queries"], result["medium"]["queries"]) == (1, 2)
+    for one in result["examples"]:
+        query = truth["qimlist"].index(Path(one["path"]).stem)
+        judged = truth["gnd"][query]
+        assert one["average_precision"] == pytest.approx(medium[query])
+        places = [truth["imlist"].index(Path(near["path"]).stem) for near in one["nearest"]]
+        assert places == orders[query][:5]
+        assert [near["relevant"] for near in one["nearest"]] == [
+            None if i in judged["junk"] else i in judged["easy"] + judged["hard"] for i in places
+        ]
     assert set(result["hard"]) == {"map", "mp@1", "mp@5", "mp@10", "queries"}
     assert sorted(os.listdir(out)) == ["index.html", "queries.csv", "result.json"]
     assert json.loads((out / "result.json").read_text()) == result
@@ -170,6 +179,17 @@ def test_classes_as_written_down(photos: Path, tiny_weights: Path, tmp_path: Pat
     for k in (1, 5, 10):
         assert result[f"recall@{k}"] == pytest.approx(np.mean(np.array(first) < k))
     assert (result["classes"], result["queries"], result["images"]) == (4, 12, 14)
+    shown = [one["average_precision"] for one in result["examples"]]
+    assert shown[0] == pytest.approx(max(precisions))
+    assert shown[-1] == pytest.approx(min(precisions))
+    assert len(shown) == 6
+    page = (out / "index.html").read_text()
+    for one in result["examples"]:
+        label = Path(one["path"]).parent.name
+        same = [Path(near["path"]).parent.name == label for near in one["nearest"]]
+        assert [near["relevant"] for near in one["nearest"]] == same
+        assert f"<p>{Path(one['path']).name}, average precision" in page
+    assert page.count("<figure>") == 6 * 6
     with (out / "queries.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["first_rank"]) - 1 for row in rows] == first

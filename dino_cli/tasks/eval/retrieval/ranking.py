@@ -4,6 +4,7 @@ M database images, Q queries, D features.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,28 +16,42 @@ from dino_cli.core.evaluation.ranking import average_precision, positive_ranks, 
 from dino_cli.progress import Reporter
 from dino_cli.store.benchmarks.ground_truth import GroundTruth, Relevance
 
-__all__ = ["DIFFICULTIES", "KS", "Rows", "rank_classes", "rank_landmarks"]
+__all__ = ["DIFFICULTIES", "KS", "Ranking", "Rows", "rank_classes", "rank_landmarks"]
 
 DIFFICULTIES = ("easy", "medium", "hard")
 KS = (1, 5, 10)
 BLOCK = 256  # queries compared with all images at a time
 
+SHOWN = 5  # images of a ranking that are told one by one
+
 Rows = list[list[object]]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The first of one query's ranking. nearest: positions in the database; relevant: whether each
+    is a positive, None for what is ignored."""
+
+    query: int
+    average_precision: float
+    nearest: list[int]
+    relevant: list[bool | None]
 
 
 def rank_landmarks(
     truth: GroundTruth, queries: Tensor, database: Tensor
-) -> tuple[dict[str, Any], Rows]:
-    """Precision for each difficulty, and a table of each query's, the header first.
+) -> tuple[dict[str, Any], Rows, list[Ranking]]:
+    """Precision for each difficulty, a table of each query's, the header first, and rankings.
 
     queries: (Q, D), database: (M, D), of any length. Queries without positives are left out, as by
-    the original: the mean is over the others.
+    the original: the mean is over the others. The rankings are those of medium difficulty.
     """
     order = torch.argsort(F.normalize(queries, dim=1) @ F.normalize(database, dim=1).T, 1, True)
     rows: Rows = [["query", *(f"ap_{name}" for name in DIFFICULTIES)]]
     measured: dict[str, list[list[float]]] = {name: [] for name in DIFFICULTIES}
-    for query, one, ranking in zip(truth.queries, truth.truth, order.numpy(), strict=True):
-        row: list[object] = [query]
+    rankings: list[Ranking] = []
+    for number, (one, ranking) in enumerate(zip(truth.truth, order.numpy(), strict=True)):
+        row: list[object] = [truth.queries[number]]
         for difficulty in DIFFICULTIES:
             positives, ignored = _lists(one, difficulty)
             if not positives:
@@ -46,13 +61,17 @@ def rank_landmarks(
             precision = average_precision(ranks, len(positives))
             measured[difficulty].append([precision, *(precision_at(k, ranks) for k in KS)])
             row.append(f"{precision:.6g}")
+            if difficulty == "medium":
+                nearest = ranking[:SHOWN].tolist()
+                relevant = [None if i in ignored else i in positives for i in nearest]
+                rankings.append(Ranking(number, precision, nearest, relevant))
         rows.append(row)
     names = ("map", *(f"mp@{k}" for k in KS))
     result: dict[str, Any] = {}
     for difficulty, values in measured.items():
         means = np.mean(values, axis=0).tolist() if values else [None] * len(names)
         result[difficulty] = {**dict(zip(names, means, strict=True)), "queries": len(values)}
-    return {**result, "queries": len(queries), "images": len(database)}, rows
+    return {**result, "queries": len(queries), "images": len(database)}, rows, rankings
 
 
 def _lists(one: Relevance, difficulty: str) -> tuple[list[int], list[int]]:
@@ -66,7 +85,7 @@ def _lists(one: Relevance, difficulty: str) -> tuple[list[int], list[int]]:
 
 def rank_classes(
     labels: Sequence[str], names: Sequence[str], descriptors: Tensor, reporter: Reporter
-) -> tuple[dict[str, Any], Rows]:
+) -> tuple[dict[str, Any], Rows, list[Ranking]]:
     """Every image of a class ranks all others, (M, D); those of its class are the positives.
 
     Images without a label, and those alone in their class, are ranked but do not ask.
@@ -76,7 +95,7 @@ def rank_classes(
     asking = [i for i, label in enumerate(labels) if label and sizes[numbers[i]] > 1]
     unit = F.normalize(descriptors, dim=1)
     rows: Rows = [["path", "label", "average_precision", "first_rank"]]
-    precisions: list[float] = []
+    rankings: list[Ranking] = []
     first: list[int] = []
     reporter.stage("ranking", len(asking), "queries")
     for start in range(0, len(asking), BLOCK):
@@ -85,16 +104,23 @@ def rank_classes(
         similarity[torch.arange(len(block)), block] = -torch.inf
         order = similarity.argsort(dim=1, descending=True, stable=True)[:, :-1].numpy()
         for query, ranking in zip(block, order, strict=True):
-            ranks = np.flatnonzero(numbers[ranking] == numbers[query])
-            precisions.append(average_precision(ranks, len(ranks)))
+            same = numbers[ranking] == numbers[query]
+            ranks = np.flatnonzero(same)
+            precision = average_precision(ranks, len(ranks))
             first.append(int(ranks[0]))
-            rows.append([names[query], labels[query], f"{precisions[-1]:.6g}", first[-1] + 1])
+            rows.append([names[query], labels[query], f"{precision:.6g}", first[-1] + 1])
+            nearest, relevant = ranking[:SHOWN].tolist(), same[:SHOWN].tolist()
+            rankings.append(Ranking(query, precision, nearest, relevant))
         reporter.advance(len(block))
     reporter.finish()
-    return {
-        "map": float(np.mean(precisions)),
-        **{f"recall@{k}": float((np.asarray(first) < k).mean()) for k in KS},
-        "classes": len(set(labels) - {""}),
-        "queries": len(asking),
-        "images": len(labels),
-    }, rows
+    return (
+        {
+            "map": float(np.mean([one.average_precision for one in rankings])),
+            **{f"recall@{k}": float((np.asarray(first) < k).mean()) for k in KS},
+            "classes": len(set(labels) - {""}),
+            "queries": len(asking),
+            "images": len(labels),
+        },
+        rows,
+        rankings,
+    )

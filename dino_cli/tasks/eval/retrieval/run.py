@@ -26,7 +26,8 @@ from dino_cli.store.benchmarks.ground_truth import (
 )
 from dino_cli.store.writing.tables import csv_table
 from dino_cli.tasks.eval.descriptors import DescriptorBatch, described, described_all
-from dino_cli.tasks.eval.report import Table, check_report, report, write_report
+from dino_cli.tasks.eval.report import Table, check_report, counted, report, write_report
+from dino_cli.tasks.eval.retrieval.examples import choose_examples, examples
 from dino_cli.tasks.eval.retrieval.ranking import (
     DIFFICULTIES,
     KS,
@@ -37,7 +38,7 @@ from dino_cli.tasks.eval.retrieval.ranking import (
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.unreadable import cannot_read, tell_skipped
 
-__all__ = ["figures", "retrieval", "tables"]
+__all__ = ["examples", "figures", "retrieval", "tables"]
 
 QUERIES = "queries.csv"
 
@@ -49,7 +50,8 @@ def retrieval(config: EvalRetrievalConfig, reporter: Reporter) -> dict[str, Any]
     With ground truth of landmarks returns `{"easy" | "medium" | "hard": {"map", "mp@1", "mp@5",
     "mp@10"}}`, as fractions; None where no query has positives. In a folder with classes every
     image is a query among the others, and its class are its positives: `{"map", "recall@1",
-    "recall@5", "recall@10"}`, recall being the share of queries with a positive so early.
+    "recall@5", "recall@10"}`, recall being the share of queries with a positive so early. Both
+    with `examples`: `{"path", "average_precision", "nearest": [{"path", "relevant"}]}`.
     """
     _check(config)
     found = find_ground_truth(config.root)
@@ -69,7 +71,8 @@ def retrieval(config: EvalRetrievalConfig, reporter: Reporter) -> dict[str, Any]
             with csv_table(stage / QUERIES, [str(name) for name in rows[0]]) as write:
                 for row in rows[1:]:
                     write(row)
-            write_report(stage, "retrieval", result, figures(result), tables(result))
+            shown = examples(config, result, reporter)
+            write_report(stage, "retrieval", result, figures(result), tables(result), shown)
     return result
 
 
@@ -95,7 +98,8 @@ def _landmarks(
         described_all(files, _described(files, model, config, reporter, stage))
         for files, stage in ((queries, "embedding queries"), (images, "embedding images"))
     )
-    result, rows = rank_landmarks(truth, asked, known)
+    result, rows, rankings = rank_landmarks(truth, asked, known)
+    result["examples"] = choose_examples(rankings, *(_paths(one) for one in (queries, images)))
     return {**result, **_facts(config, model)}, rows
 
 
@@ -121,9 +125,14 @@ def _classes(config: EvalRetrievalConfig, reporter: Reporter) -> tuple[dict[str,
         raise TaskError(
             f"no two readable images of one class in {str(config.root)!r}", "check the files"
         )
-    names = [files[i].path.as_posix() for i in kept]
-    result, rows = rank_classes(labels, names, torch.cat(found), reporter)
+    names = _paths([files[i] for i in kept])
+    result, rows, rankings = rank_classes(labels, names, torch.cat(found), reporter)
+    result["examples"] = choose_examples(rankings, names, names)
     return {**result, "skipped": len(skipped), **_facts(config, model)}, rows
+
+
+def _paths(files: Sequence[ImageFile]) -> list[str]:
+    return [file.path.as_posix() for file in files]
 
 
 def _facts(config: EvalRetrievalConfig, model: Model) -> dict[str, Any]:
@@ -179,7 +188,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     if "map" in result:
         columns = ("map", *(f"recall@{k}" for k in KS))
         title = (
-            f"{result['queries']} queries, {result['images']} images, {result['classes']} classes"
+            f"{counted(result['queries'], 'query')}, {counted(result['images'], 'image')},"
+            f" {counted(result['classes'], 'class')}"
         )
         return [
             Table(
@@ -193,7 +203,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     names = ("map", *(f"mp@{k}" for k in KS))
     return [
         Table(
-            title=f"{result['queries']} queries, {result['images']} images",
+            title=f"{counted(result['queries'], 'query')}, {counted(result['images'], 'image')}",
             columns=("%", "mAP", *(f"mP@{k}" for k in KS), "queries"),
             rows=[
                 [d, *(_percent(result[d][name]) for name in names), str(result[d]["queries"])]

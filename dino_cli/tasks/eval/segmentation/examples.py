@@ -17,14 +17,13 @@ from dino_cli.data.listing.images import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import Picture, cut_out, picture
 from dino_cli.tasks.attention.photos import LoadedPhoto, UnreadPhoto, photo_groups
-from dino_cli.tasks.eval.report import Example, ExampleTile
+from dino_cli.tasks.eval.report import Example, ExampleTile, spread
 from dino_cli.tasks.eval.segmentation.pairs import LabelledPhoto, objects_in
 from dino_cli.tasks.eval.segmentation.scores import ImageScore, find_masks
 from dino_cli.tasks.model import Model, open_model
 
 __all__ = ["choose_examples", "examples"]
 
-COUNT = 6
 SIDE = 240  # pixels of a tile's longer side
 MASKS = {"mean": "mean of the heads", "seeded": "patches like those", "cut": "TokenCut"}
 
@@ -37,14 +36,13 @@ def choose_examples(
     scores: by position of the pair.
     """
     order = sorted(scores, key=lambda i: (-scores[i].jaccard["best"], i))
-    places = np.unique(np.linspace(0, len(order) - 1, COUNT).round().astype(int))
     return [
         {
             "path": pairs[i].image.path.as_posix(),
             "labels": pairs[i].labels.as_posix(),
             "jaccard": scores[i].jaccard["best"],
         }
-        for i in (order[place] for place in places)
+        for i in (order[place] for place in spread(len(order)))
     ]
 
 

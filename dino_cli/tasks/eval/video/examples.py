@@ -11,11 +11,10 @@ from dino_cli.errors import TaskError
 from dino_cli.store.benchmarks.davis import Video, read_labels
 from dino_cli.store.pages import picture
 from dino_cli.store.pictures.figures import overlay_of_parts
-from dino_cli.tasks.eval.report import Example, ExampleTile
+from dino_cli.tasks.eval.report import Example, ExampleTile, spread
 
 __all__ = ["examples"]
 
-COUNT = 6  # videos, and frames of each
 WIDTH = 300  # pixels of a tile
 
 
@@ -32,12 +31,10 @@ def examples(
         return []
     worth = {v.name: _mean(v.name, per_object) for v in videos}
     order = sorted(videos, key=lambda v: -worth[v.name])
-    places = np.unique(np.linspace(0, len(order) - 1, COUNT).round().astype(int))
     drawn = []
-    for v in (order[place] for place in places):
+    for v in (order[place] for place in spread(len(order))):
         measured = f", J&F {100 * worth[v.name]:.1f} %" if worth[v.name] >= 0 else ""
-        steps = np.unique(np.linspace(0, len(v.frames) - 1, COUNT).round().astype(int))
-        tiles = [_tile(v, output / v.name, int(step)) for step in steps]
+        tiles = [_tile(v, output / v.name, step) for step in spread(len(v.frames))]
         drawn.append(
             Example(title=f"{v.name}{measured}", tiles=[tile for tile in tiles if tile is not None])
         )
