@@ -84,8 +84,9 @@ def _refuse_misuse(error: Exception) -> None:
         return
     context = getattr(error, "ctx", None)
     told = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
-    told = re.sub("Input should be a valid integer.*", "not a whole number", told)
-    told = re.sub("Input should be a valid number.*", "not a number", told)
+    for kind, wanted in (("int(eger)?", "whole number"), ("(number|float)", "number")):
+        seen = f"(Input should be|'[^']*' is not) a valid {kind}.*"  # the second before Typer 0.28
+        told = re.sub(seen, f"not a {wanted}", told)
     told, _, advice = told.partition(" Did you mean ")
     advice = f"did you mean {advice}" if advice else ""
     if possible := re.fullmatch(r"No such option: (\S+) \(Possible options?: (.*)\)", told):
