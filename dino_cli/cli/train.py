@@ -30,10 +30,11 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
         terminal.line(script.rstrip())
         return {"sbatch": script}
     if config.dry_run:
-        from dino_cli.tasks.train.check import check
-        from dino_cli.tasks.train.setup import warmup_epochs_of
+        from dino_cli.tasks.train.check import check, check_views
+        from dino_cli.tasks.train.setup import architecture_of, warmup_epochs_of
 
         check(config)
+        check_views(architecture_of(config), config)
         config = replace(config, warmup_epochs=warmup_epochs_of(config))
         if terminal.json:
             from dino_cli.tasks.train.cost import cost_of

@@ -27,6 +27,9 @@ RESUMABLE = frozenset(
 # What a person changes to save a run that went wrong: allowed, and said.
 RESCUING = frozenset({"clip_grad", "lr", "min_lr", "precision"})
 
+OWN_VITS = frozenset({"vit_tiny", "vit_small", "vit_base"})
+SIZES = frozenset({"width", "depth", "heads"})
+
 
 def resolve(config: TrainConfig, given: Set[str]) -> TrainConfig:
     """Defaults < preset < file < flags; with --resume the run's own configuration.
@@ -44,13 +47,24 @@ def resolve(config: TrainConfig, given: Set[str]) -> TrainConfig:
     if config.preset is not None:
         values |= _from_toml(_preset_file(config.preset))
     if config.config is not None:
-        values |= _from_toml(config.config)
-    merged = replace(config, **{**values, **flags})
+        values = _own_shape(values, _from_toml(config.config))
+    values = _own_shape(values, flags)
+    merged = replace(config, **values)
     if not merged.data:
         raise UsageError(
             "no data given", "name a folder of images: dino train photos/ -o runs/first"
         )
     return merged
+
+
+def _own_shape(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, the second winning; another `arch` does not take the size of the first one's network,
+    and one that is no ViT of ours nothing that such a ViT alone has."""
+    kept, arch = dict(below), above.get("arch")
+    if arch is not None and below.get("arch") not in (None, arch):
+        gone = SIZES if arch in OWN_VITS else SIZES | {"patch_size", "conv_stem"}
+        kept = {name: value for name, value in below.items() if name not in gone}
+    return {**kept, **above}
 
 
 def _restarted(run: Path) -> bool:

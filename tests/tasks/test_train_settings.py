@@ -28,6 +28,27 @@ def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
     assert resolved("--preset", "demo", "--config", file, "--epochs", "19")["epochs"] == 19
 
 
+def test_another_architecture_does_not_take_the_size_of_the_presets(tmp_path):
+    def network(*flags):
+        made = json.loads(dino("train", "photos", "--dry-run", *flags).stdout)
+        return [made[name] for name in ("arch", "width", "heads", "patch_size", "conv_stem")]
+
+    small = ("--preset", "small-data")
+    assert network(*small) == ["vit_tiny", 128, 4, 8, True]
+    assert network(*small, "--arch", "vit_tiny", "--width", 96) == ["vit_tiny", 96, 4, 8, True]
+    assert network(*small, "--arch", "vit_small") == ["vit_small", None, None, 8, True]
+    assert network(*small, "--arch", "resnet18") == ["resnet18", None, None, 16, False]
+    file = tmp_path / "mine.toml"
+    file.write_text('arch = "resnet18"\n')
+    assert network(*small, "--config", file) == ["resnet18", None, None, 16, False]
+    file.write_text("width = 96\n")  # of whatever network it will be
+    assert network("--config", file, "--arch", "vit_tiny")[:2] == ["vit_tiny", 96]
+    refused = dino(
+        "train", "photos", *small, "--arch", "resnet18", "--width", 96, "--dry-run", code=2
+    )
+    assert "--width applies to vit_tiny" in refused.stderr
+
+
 def test_no_number_of_a_run_may_be_negative():
     """Each option for itself, so that a new one is not forgotten."""
     refused = []

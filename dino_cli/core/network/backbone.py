@@ -16,7 +16,7 @@ from dino_cli.core.network.architecture import (
 )
 from dino_cli.core.network.vit import build_vit
 
-__all__ = ["Backbone", "build"]
+__all__ = ["Backbone", "build", "build_empty"]
 
 
 def build(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Module:
@@ -30,6 +30,19 @@ def build(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Module:
         architecture.name, num_classes=0, in_chans=architecture.in_chans, **arguments
     )
     return net
+
+
+def build_empty(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Module:
+    """The same without values, on the meta device: for shapes and counts, at almost no cost.
+
+    Raises what `build` raises. Some of timm's models compute with values while they are built;
+    these are built in full and then emptied.
+    """
+    try:
+        with torch.device("meta"):
+            return build(architecture, drop_path=drop_path)
+    except RuntimeError:
+        return build(architecture, drop_path=drop_path).to("meta")
 
 
 class Backbone:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 DEFAULT_FPS = 25.0  # of a file that does not tell
+SILENT = 0  # OpenCV's LOG_LEVEL_SILENT
 
 
 @dataclass
@@ -86,12 +88,13 @@ def open_video(path: Path, fps: float | None = None) -> VideoFrames:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """OpenCV says nothing on stderr inside."""
-    before = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    levels: Any = getattr(cv2.utils, "logging", cv2)  # where they were before OpenCV 4.13
+    before = levels.getLogLevel()
+    levels.setLogLevel(SILENT)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(before)
+        levels.setLogLevel(before)
 
 
 @dataclass

@@ -1,27 +1,24 @@
 """Networks without values, to learn names and shapes or to be filled without initialising first."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from dino_cli.core.network.architecture import Architecture
-from dino_cli.core.network.backbone import build
+from dino_cli.core.network.backbone import build, build_empty
 from dino_cli.errors import TaskError
 
 __all__ = ["empty_network", "filled_network"]
 
 
 def empty_network(architecture: Architecture) -> nn.Module:
-    """A network of the architecture whose tensors have no values, where timm can build such a one.
+    """A network of the architecture whose tensors have no values, on the meta device.
 
     Raises `TaskError` when the architecture is impossible.
     """
-    try:
-        with torch.device("meta"):
-            return build(architecture)
-    except Exception:  # some of timm's models compute with values while they are built
-        return _built(architecture)
+    with _told():
+        return build_empty(architecture)
 
 
 def filled_network(architecture: Architecture, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -33,14 +30,16 @@ def filled_network(architecture: Architecture, tensors: Mapping[str, Tensor]) ->
     net.load_state_dict(dict(tensors), assign=True)
     if any(t.is_meta for t in (*net.parameters(), *net.buffers())):
         # Values that are in no state dict (rotary frequencies) come from a true initialisation.
-        net = _built(architecture)
+        with _told():
+            net = build(architecture)
         net.load_state_dict(dict(tensors), assign=True)
     return net.requires_grad_(False)
 
 
-def _built(architecture: Architecture) -> nn.Module:
+@contextmanager
+def _told() -> Iterator[None]:
     try:
-        return build(architecture)
+        yield
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         # torch appends its C++ stack; the first line says it.
         lines = str(error).strip().splitlines() or [type(error).__name__]

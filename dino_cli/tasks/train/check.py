@@ -11,7 +11,7 @@ from dino_cli.config.setting import Size, flag_of, height_and_width, size_text
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import VIT_SIZES, Architecture, VitArchitecture
-from dino_cli.core.network.backbone import build
+from dino_cli.core.network.backbone import build_empty
 from dino_cli.errors import UsageError
 from dino_cli.tasks.train.setup import drop_path_of
 
@@ -163,9 +163,8 @@ def _last_shape(
     height, width = height_and_width(size)
     if isinstance(architecture, VitArchitecture):
         return (height // architecture.patch_size) * (width // architecture.patch_size)
-    with torch.device("meta"):
-        net: Any = build(architecture)
-        features = net.forward_features(torch.empty(2, config.in_chans, height, width))
+    net: Any = build_empty(architecture)
+    features = net.forward_features(torch.empty(2, config.in_chans, height, width, device="meta"))
     return tuple(features.shape[1:])
 
 
@@ -175,8 +174,8 @@ def _check_timm(architecture: Architecture, config: TrainConfig) -> None:
         sizes.add(config.local_size)
     size: Size = config.global_size
     try:
+        net = build_empty(architecture, drop_path=drop_path_of(architecture, config))
         with torch.device("meta"):
-            net = build(architecture, drop_path=drop_path_of(architecture, config))
             for size in sorted(sizes, key=height_and_width):
                 features = net(torch.empty(2, config.in_chans, *height_and_width(size)))
                 if features.ndim != 2:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dino_cli.config.setting import Size, height_and_width
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture
-from dino_cli.core.network.backbone import build
+from dino_cli.core.network.backbone import build_empty
 from dino_cli.core.training.head import DinoHead
 from dino_cli.core.training.step import Networks, StepValues, Views, train_step
 from dino_cli.data.listing.images import find_images
@@ -90,8 +90,8 @@ def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
 def gflop_per_image(config: TrainConfig, architecture: Architecture) -> float:
     """Of one image: the student's forward and backward (twice the forward) over all views, the
     teacher's forward over two."""
+    backbone = build_empty(architecture)
     with torch.device("meta"):
-        backbone = build(architecture)
         head = DinoHead(
             int(backbone.num_features),  # type: ignore[arg-type]
             config.out_dim,

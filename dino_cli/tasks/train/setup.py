@@ -16,7 +16,7 @@ from dino_cli.core.network.architecture import (
     TimmArchitecture,
     VitArchitecture,
 )
-from dino_cli.core.network.backbone import build
+from dino_cli.core.network.backbone import build, build_empty
 from dino_cli.core.training.head import DinoHead
 from dino_cli.core.training.multicrop import MultiCrop
 from dino_cli.core.training.optim import make_optimizer
@@ -111,8 +111,7 @@ def _takes_any_size(name: str, arguments: dict[str, Any]) -> bool:
     """Whether timm resamples its positions for other sizes than the first; relative ones it does
     not."""
     try:
-        with torch.device("meta"):
-            build(TimmArchitecture(name=name, arguments={**arguments, "dynamic_img_size": True}))
+        build_empty(TimmArchitecture(name=name, arguments={**arguments, "dynamic_img_size": True}))
     except TypeError as error:
         return "dynamic_img_size" not in str(error)
     except (AssertionError, RuntimeError, ValueError):  # another fault, told where it is built

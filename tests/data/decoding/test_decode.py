@@ -24,7 +24,10 @@ def test_equals_convert_rgb(tmp_path: Path, mode: str) -> None:
     image = colours().convert(mode if mode != "PA" else "P")
     image.save(path)
     with Image.open(path) as opened:
-        expected = np.asarray(opened.convert("RGB"))
+        try:
+            expected = np.asarray(opened.convert("RGB"))
+        except OSError as error:
+            pytest.skip(f"this Pillow cannot read what it wrote: {error}")
     ours = read_image(path)
     assert ours.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(ours), expected)
