@@ -6,24 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_vit import disc, invoke, no_class_token, photo, video, write_small_vit
+from small_vit import disc, invoke, no_class_token, photo, video
 
 from dino_cli.data.decoding.video import open_video
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_small_vit(tmp_path_factory.mktemp("weights") / "teacher.safetensors")
-
-
 @pytest.fixture
-def run(weights, tmp_path, monkeypatch):
+def run(small_vit_weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments, code=0):
         line = list(arguments)
         if "--weights" not in line:
-            line += ["--weights", weights]
+            line += ["--weights", small_vit_weights]
         return invoke("pca", *line, code=code)
 
     return command
