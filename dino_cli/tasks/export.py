@@ -20,8 +20,8 @@ from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load
 from dino_cli.store.weights.registry import entries
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.staging import check_free, stage_results
-from dino_cli.store.writing.tables import check_targets, explain_errors
+from dino_cli.store.writing.staging import stage_results
+from dino_cli.store.writing.targets import check_files, check_free, explain_errors
 
 __all__ = ["export", "training_beside"]
 
@@ -41,7 +41,7 @@ def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
     if layout == "huggingface":
         check_free(config.output, FOLDER_FILES, overwrite=config.overwrite)
     else:
-        check_targets([config.output, _card_path(config)], overwrite=config.overwrite)
+        check_files([config.output, _card_path(config)], overwrite=config.overwrite)
     if layout == "onnx":
         require_onnx()
     weights = _load(config, reporter)

@@ -8,22 +8,11 @@ from pathlib import Path
 
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import hidden_beside, sweep_beside
-from dino_cli.store.writing.existing import already_exists
+from dino_cli.store.writing.targets import cannot_write
 
-__all__ = ["check_free", "stage_results"]
+__all__ = ["stage_results"]
 
 OLD = "old-"  # before the names of what is being replaced
-
-
-def check_free(output: Path, names: Sequence[str], *, overwrite: bool) -> None:
-    """Raises `TaskError` when `output` cannot hold these files and folders; touches nothing."""
-    if not output.parent.is_dir():
-        raise TaskError(f"the folder {str(output.parent)!r} does not exist", "create it first")
-    if output.exists() and not output.is_dir():
-        raise TaskError(f"{str(output)!r} is a file", "name a folder with -o")
-    present = [output / name for name in names if (output / name).exists()]
-    if present and not overwrite:
-        raise already_exists(present)
 
 
 @contextmanager
@@ -65,10 +54,7 @@ def _filled(stage: Path, output: Path, names: Sequence[str]) -> Iterator[Path]:
                 shutil.rmtree(output, ignore_errors=True)
             raise
     except OSError as error:
-        raise TaskError(
-            f"cannot write {str(output)!r}: {error.strerror or error}",
-            "make room, or choose another -o",
-        ) from None
+        raise cannot_write(output, error) from None
 
 
 def _replace(stage: Path, output: Path, name: str, moved: list[tuple[Path, Path | None]]) -> None:

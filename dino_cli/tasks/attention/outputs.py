@@ -14,8 +14,8 @@ from dino_cli.store.coco import CocoFile, Segmentation, coco_file
 from dino_cli.store.pages import write_page
 from dino_cli.store.pictures.attention import RESULT_NAMES
 from dino_cli.store.writing.folders import ResultFolders
-from dino_cli.store.writing.staging import check_free
 from dino_cli.store.writing.tables import csv_table
+from dino_cli.store.writing.targets import check_free
 from dino_cli.tasks.attention.draw import DrawnResults
 from dino_cli.tasks.attention.gallery import MOST_CARDS, Tiles, card, gallery
 from dino_cli.tasks.attention.plan import COCO_NAMES, AttentionPlan, AttentionRequest

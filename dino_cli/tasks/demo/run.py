@@ -19,7 +19,8 @@ from dino_cli.errors import Interrupted, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores, one_thread
 from dino_cli.store.pages import write_page
-from dino_cli.store.writing.staging import check_free, stage_results
+from dino_cli.store.writing.staging import stage_results
+from dino_cli.store.writing.targets import check_free
 from dino_cli.tasks.attention.run import attention
 from dino_cli.tasks.demo.draw import draw_folder
 from dino_cli.tasks.demo.live import live_steps

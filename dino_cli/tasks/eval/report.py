@@ -9,7 +9,8 @@ from typing import Any
 
 from dino_cli import __version__
 from dino_cli.store.pages import write_page
-from dino_cli.store.writing.staging import check_free, stage_results
+from dino_cli.store.writing.staging import stage_results
+from dino_cli.store.writing.targets import check_free
 from dino_cli.tasks.eval.published import PUBLISHED
 
 __all__ = ["PAGE", "RESULT", "Table", "check_report", "report", "section", "write_report"]

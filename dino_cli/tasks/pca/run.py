@@ -20,7 +20,8 @@ from dino_cli.store.pictures.pca import PCA_NAMES, contact_sheet, write_componen
 from dino_cli.store.pictures.videos import NO_H264, h264_program
 from dino_cli.store.writing.folders import ResultFolders, folder_names
 from dino_cli.store.writing.locks import lock_output
-from dino_cli.store.writing.staging import check_free, stage_results
+from dino_cli.store.writing.staging import stage_results
+from dino_cli.store.writing.targets import check_free
 from dino_cli.tasks.attention.outputs import SKIPPED, list_skipped
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.pca.work import PcaWork

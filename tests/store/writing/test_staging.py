@@ -4,7 +4,8 @@ import pytest
 
 from dino_cli.errors import TaskError
 from dino_cli.store.writing import staging
-from dino_cli.store.writing.staging import check_free, stage_results
+from dino_cli.store.writing.staging import stage_results
+from dino_cli.store.writing.targets import check_free
 
 NAMES = ("folder", "page.html")
 

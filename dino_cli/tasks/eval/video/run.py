@@ -21,6 +21,7 @@ from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.benchmarks.davis import Video, find_videos
 from dino_cli.store.writing.folders import ResultFolders
+from dino_cli.store.writing.targets import cannot_write
 from dino_cli.tasks.eval.report import PAGE, RESULT, Table, check_report, report, write_report
 from dino_cli.tasks.eval.video.labels import RegionScores, carry
 from dino_cli.tasks.model import Model, open_model
@@ -105,15 +106,11 @@ def video(config: EvalVideoConfig, reporter: Reporter) -> dict[str, Any]:
                 f" {str(config.output)!r}; the same command with --resume goes on"
             )
         raise Interrupted(f"interrupted{kept}") from None
-    except OSError as error:
+    except BaseException as error:
         _discard(folders)
-        raise TaskError(
-            f"cannot write to {str(config.output)!r}: {error.strerror or error}",
-            "make room, or choose another -o",
-        ) from None
-    except BaseException:
-        _discard(folders)
-        raise
+        if config.output is None or not isinstance(error, OSError):
+            raise
+        raise cannot_write(config.output, error) from None
 
 
 def preprocessing(model: Model) -> Preprocessing:
