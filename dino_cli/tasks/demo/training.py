@@ -15,7 +15,7 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores, choose_device, choose_precision, one_thread
+from dino_cli.runtime import choose_device, choose_precision, one_thread, usable_threads
 from dino_cli.store.pages import write_page
 from dino_cli.store.runs.checkpoints import find_checkpoint, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
@@ -138,7 +138,7 @@ class _Training:
             masks=self.sizes.masks,
             gallery=self.sizes.gallery,
             sides=(small, large),
-            processes=max(1, min(self.config.workers, available_cores())),
+            processes=usable_threads(self.config.workers),
             reporter=self.reporter,
         )
 

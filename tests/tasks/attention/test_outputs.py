@@ -204,13 +204,13 @@ def test_coco_alone_writes_one_file(attention, tmp_path):
 
 
 def test_a_failure_leaves_no_shared_file(attention, tmp_path, monkeypatch):
-    from dino_cli.tasks.attention import outputs
+    from dino_cli.tasks.photos import results
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     photo(tmp_path / "cat.png")
-    monkeypatch.setattr(outputs, "write_page", full)
+    monkeypatch.setattr(results, "write_page", full)
     assert "No space left" in attention("cat.png", "--format", "coco", "--html", code=1).stderr
     assert not (tmp_path / "attention").exists()
 

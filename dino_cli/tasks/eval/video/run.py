@@ -18,7 +18,7 @@ from dino_cli.core.evaluation.region import statistics
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores
+from dino_cli.runtime import usable_threads
 from dino_cli.store.benchmarks.davis import Video, find_videos
 from dino_cli.store.writing.folders import ResultFolders
 from dino_cli.store.writing.targets import cannot_write
@@ -224,7 +224,7 @@ def _carry_all(
     if folders is not None and config.resume:
         # What stands there without scores is of no finished run; it is named, not replaced.
         folders.check([PurePath(v.name) for v in left], overwrite=False)
-    pool = ThreadPoolExecutor(max(1, min(config.workers, available_cores())))
+    pool = ThreadPoolExecutor(usable_threads(config.workers))
     before = sum(done[v.name].frames for v in videos if v.name in done)
     total = before + sum(len(v.frames) for v in left)
     reporter.stage("carrying labels", total, "frames", before)
