@@ -66,10 +66,10 @@ class Model:
         Raises `UsageError` for less than one patch.
         """
         size = parse_size(image_size) if image_size is not None else self.weights.attention_size
-        patch = self.backbone.patch_size
-        if min(height_and_width(size)) < patch:
+        patch_size = self.backbone.patch_size
+        if min(height_and_width(size)) < patch_size:
             raise UsageError(
-                f"image size {size_text(size)} is smaller than one patch of {patch} pixels",
+                f"image size {size_text(size)} is smaller than one patch of {patch_size} pixels",
                 "use a larger --image-size",
             )
         return size

@@ -36,7 +36,7 @@ def test_query_gives_the_attention_of_the_patch_at_the_point(attention, tmp_path
     attention(path, "--query", point, "--layer", layer)
     row, column = int(30.5 / 50 * SIDE / PATCH), int(40.5 / 70 * (SIDE * 70 // 50) / PATCH)
     expected, _ = Backbone(small_vit()).cls_attention_and_keys(
-        _input(path), layer=layer, patch=torch.tensor([row * 8 + column])
+        _input(path), layer=layer, asking=torch.tensor([row * 8 + column])
     )
     saved = np.load("attention/cat/attention.npy")
     np.testing.assert_allclose(saved, expected[0], rtol=1e-4, atol=1e-7)

@@ -142,12 +142,12 @@ def _described(
     stage: str,
 ) -> Iterator[DescriptorBatch]:
     backbone = model.backbone
-    patch = backbone.patch_size if backbone.has_blocks else 1
-    least = 2 * patch if config.multi_scale else patch
+    patch_size = backbone.patch_size if backbone.has_blocks else 1
+    least = 2 * patch_size if config.multi_scale else patch_size
     if config.image_size < least:
         half = " at half that size" if config.multi_scale else ""
         raise UsageError(
-            f"--image-size {config.image_size} leaves no patch of {patch} pixels{half}",
+            f"--image-size {config.image_size} leaves no patch of {patch_size} pixels{half}",
             f"use --image-size {least} or more",
         )
     return described(
