@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dino_cli import runtime
 from dino_cli.config.setting import Size, height_and_width, parse_size, size_text
-from dino_cli.config.shared import Preprocessing
+from dino_cli.config.shared import NetworkOptions, Preprocessing
 from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
@@ -19,31 +17,6 @@ from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load
 
 __all__ = ["Model", "open_model", "untrained_twin"]
-
-
-class ModelAndComputeOptions(Protocol):
-    """What `ModelOptions` and `ComputeOptions` have together."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def weights(self) -> Path | None: ...
-    @property
-    def checkpoint_key(self) -> str: ...
-    @property
-    def arch(self) -> str | None: ...
-    @property
-    def patch_size(self) -> int | None: ...
-    @property
-    def heads(self) -> int | None: ...
-    @property
-    def offline(self) -> bool: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def compile(self) -> bool: ...
 
 
 @dataclass
@@ -125,7 +98,7 @@ class Model:
         }
 
 
-def open_model(options: ModelAndComputeOptions, reporter: Reporter) -> Model:
+def open_model(options: NetworkOptions, reporter: Reporter) -> Model:
     """Load the weights and put them on the device. Raises `TaskError` and `UsageError`."""
     # A wrong device is found before anything is downloaded.
     device = runtime.choose_device(options.device)
