@@ -56,33 +56,32 @@ def input_sizes(model: Model) -> tuple[int, int]:
     p, patch_size = model.preprocessing, model.backbone.patch_size
     resized = p.resize if isinstance(p.resize, int) else min(p.resize or (224,))
     small, large = min(p.cut or (resized,)), model.weights.attention_size
-    return max(patch_size, small // patch_size * patch_size), max(
-        patch_size, large // patch_size * patch_size
-    )
+    whole_small, whole_large = (max(1, side // patch_size) * patch_size for side in (small, large))
+    return whole_small, whole_large
 
 
 def features_of(
     model: Model, images: Images, *, batch: int, advance: Advance = lambda _: None
 ) -> NDArray[np.float32]:
     """CLS features, float32 (N, D), of images (N, S, S, 3)."""
-    rows = []
-    for pixels in _batches(images, batch):
-        with model.autocast():
-            x = normalize(pixels, model.preprocessing, model.device)
-            rows.append(model.backbone.features(x).cpu())
-        advance(len(pixels))
-    return torch.cat(rows).numpy()
+    return _asked(model.backbone.features, model, images, batch, advance).numpy()
 
 
 def attention_of(
     model: Model, images: Images, *, batch: int, advance: Advance = lambda _: None
 ) -> Tensor:
     """Last-block CLS attention of images (N, S, S, 3): float32 (N, H, h, w) on the CPU."""
+    return _asked(model.backbone.cls_attention, model, images, batch, advance)
+
+
+def _asked(
+    ask: Callable[[Tensor], Tensor], model: Model, images: Images, batch: int, advance: Advance
+) -> Tensor:
+    """What a backbone's method says of normalised images, batch by batch, on the CPU."""
     rows = []
     for pixels in _batches(images, batch):
         with model.autocast():
-            x = normalize(pixels, model.preprocessing, model.device)
-            rows.append(model.backbone.cls_attention(x).cpu())
+            rows.append(ask(normalize(pixels, model.preprocessing, model.device)).cpu())
         advance(len(pixels))
     return torch.cat(rows)
 

@@ -38,14 +38,11 @@ def check_report(output: Path | None, names: Sequence[str] = (), *, overwrite: b
 
 
 @contextmanager
-def report(output: Path | None, names: Sequence[str] = ()) -> Iterator[Path | None]:
+def report(output: Path, names: Sequence[str] = ()) -> Iterator[Path]:
     """A folder to put the report's files in; they appear in `output` when the block succeeds.
 
-    names: what else than `result.json` and `index.html` may be there. None without an output.
+    names: what else than `result.json` and `index.html` may be there.
     """
-    if output is None:
-        yield None
-        return
     with stage_results(output, [*names, RESULT, PAGE]) as stage:
         yield stage
 

@@ -181,14 +181,13 @@ def _work(
     named = extract_features(queries, seen, config, reporter, "predicting") if queries else None
     if named is not None:
         result["predictions"] = predict(trained, named, classes)
-    with report(config.output, FILES) as stage:
-        if stage is not None:
-            leave(stage, result, trained, classes, config, seen)
-            result["output"] = str(config.output)
-            if named is not None:
-                result["predicted"] = str(_named(config.output) / PREDICTIONS)
-                result["predicted_images"] = len(result.pop("predictions"))
     if config.output is not None:
+        with report(config.output, FILES) as stage:
+            leave(stage, result, trained, classes, config, seen)
+        result["output"] = str(config.output)
+        if named is not None:
+            result["predicted"] = str(config.output / PREDICTIONS)
+            result["predicted_images"] = len(result.pop("predictions"))
         with suppress(FileNotFoundError):
             (config.output / CHECKPOINT).unlink()
     return result

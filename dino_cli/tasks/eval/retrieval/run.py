@@ -64,8 +64,7 @@ def retrieval(config: EvalRetrievalConfig, reporter: Reporter) -> dict[str, Any]
         result, rows = _classes(config, reporter)
     if config.output is not None:
         result["output"] = str(config.output)
-    with report(config.output, [QUERIES]) as stage:
-        if stage is not None:
+        with report(config.output, [QUERIES]) as stage:
             with csv_table(stage / QUERIES, [str(name) for name in rows[0]]) as write:
                 for row in rows[1:]:
                     write(row)

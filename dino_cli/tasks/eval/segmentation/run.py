@@ -78,10 +78,10 @@ def segmentation(config: EvalSegmentationConfig, reporter: Reporter) -> dict[str
         if network is not None:
             theirs = _score_all(network, kept, config, reporter, name, everything=False)
             result[name] = mean_scores(list(theirs.scores.values()))["jaccard"]
-    with report(config.output, (PER_IMAGE,)) as stage:
-        if stage is not None:
+    if config.output is not None:
+        with report(config.output, (PER_IMAGE,)) as stage:
             _leave(stage, result, pairs, scores)
-            result["output"] = str(config.output)
+        result["output"] = str(config.output)
     return result
 
 

@@ -94,8 +94,7 @@ def video(config: EvalVideoConfig, reporter: Reporter) -> dict[str, Any]:
         result = _result([done[v.name] for v in videos], model)
         if config.output is not None:
             result["output"] = str(config.output)
-        with report(config.output) as stage:
-            if stage is not None:
+            with report(config.output) as stage:
                 write_report(stage, "video", result, figures(result), tables(result))
         return result
     except KeyboardInterrupt:
