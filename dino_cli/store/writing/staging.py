@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import hidden_beside, sweep_beside
 from dino_cli.store.writing.targets import cannot_write
 
@@ -17,21 +16,22 @@ OLD = "old-"  # before the names of what is being replaced
 
 @contextmanager
 def stage_results(output: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Yield a hidden folder beside `output`; at the end those of `names` in it move to `output`.
+    """Yield a hidden folder in or beside `output`; at the end those of `names` in it move there.
 
     They replace what stands there under the same names, the last name last; everything else in
     `output` stays. After an error nothing has changed. Raises `TaskError` when nothing can be
     written there, and otherwise what the block raises.
     """
-    for left in sweep_beside(output):  # of a process that was killed
+    inside = output / "results"
+    for left in [*sweep_beside(output), *sweep_beside(inside)]:  # of a process that was killed
         _put_back(left, output)
+    # A folder that is there may be a file system of its own, into which nothing can be moved.
+    place = inside if output.is_dir() else output
     with ExitStack() as stack:
         try:
-            stage = stack.enter_context(hidden_beside(output, folder=True))
+            stage = stack.enter_context(hidden_beside(place, folder=True))
         except OSError as error:
-            raise TaskError(
-                f"cannot write beside {str(output)!r} ({error.strerror})", "choose another -o"
-            ) from None
+            raise cannot_write(place.parent, error, "choose another -o") from None
         yield from _filled(stage, output, names)
 
 

@@ -42,6 +42,14 @@ def test_results_take_their_names_and_the_rest_stays(tmp_path):
     }
 
 
+def test_a_folder_that_is_there_may_be_a_file_system_of_its_own(tmp_path):
+    (output := tmp_path / "out").mkdir()
+    with stage_results(output, NAMES) as stage:
+        assert stage.parent == output  # from elsewhere nothing could be moved into it
+        fill(stage, "one")
+    assert sorted(p.name for p in output.iterdir()) == ["folder", "page.html"]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_after_an_error_all_is_as_it_was(tmp_path, error):
     output = tmp_path / "out"
