@@ -1,8 +1,8 @@
 """What every evaluation leaves: tables for a person, `result.json` for a machine, one page."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,12 @@ def check_report(output: Path | None, names: Sequence[str] = (), *, overwrite: b
         check_free(output, [*names, RESULT, PAGE], overwrite=overwrite)
 
 
-@contextmanager
-def report(output: Path, names: Sequence[str] = ()) -> Iterator[Path]:
+def report(output: Path, names: Sequence[str] = ()) -> AbstractContextManager[Path]:
     """A folder to put the report's files in; they appear in `output` when the block succeeds.
 
     names: what else than `result.json` and `index.html` may be there.
     """
-    with stage_results(output, [*names, RESULT, PAGE]) as stage:
-        yield stage
+    return stage_results(output, [*names, RESULT, PAGE])
 
 
 def write_report(
