@@ -5,13 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import (
-    COMPUTE_PANEL,
-    ComputeOptions,
-    ImageOptions,
-    ListOptions,
-    ModelOptions,
-)
+from dino_cli.config.shared import COMPUTE_PANEL, ImageOptions, ListOptions, NetworkOptions
 
 __all__ = ["OUTPUT_PANEL", "VIDEO_PANEL", "AttentionConfig", "Palette"]
 
@@ -22,7 +16,7 @@ Palette = Literal["inferno", "magma", "plasma", "viridis", "cividis", "turbo", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionConfig(ModelOptions, ComputeOptions, ImageOptions, ListOptions):
+class AttentionConfig(NetworkOptions, ImageOptions, ListOptions):
     """`dino attention`: attention of a token as arrays, heat maps and masks."""
 
     images: tuple[str, ...] = setting(

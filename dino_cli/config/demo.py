@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import COMPUTE_PANEL, MODEL_PANEL, ComputeOptions, ModelOptions
+from dino_cli.config.shared import COMPUTE_PANEL, MODEL_PANEL, NetworkOptions
 
 __all__ = ["DemoConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig(ModelOptions, ComputeOptions):
+class DemoConfig(NetworkOptions):
     """`dino demo`: a ViT that learned without labels finds objects, offline, in minutes."""
 
     output: Path = setting(Path("demo"), "Folder for the results.", flag="--output,-o")

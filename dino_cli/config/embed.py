@@ -7,10 +7,9 @@ from dino_cli.config.attention import VIDEO_PANEL
 from dino_cli.config.setting import setting
 from dino_cli.config.shared import (
     IMAGE_PANEL,
-    ComputeOptions,
     ImageOptions,
     ListOptions,
-    ModelOptions,
+    NetworkOptions,
     TransformOptions,
 )
 
@@ -18,7 +17,7 @@ __all__ = ["EmbedConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions, ListOptions):
+class EmbedConfig(NetworkOptions, ImageOptions, TransformOptions, ListOptions):
     """`dino embed`: one feature vector per picture."""
 
     paths: tuple[str, ...] = setting(

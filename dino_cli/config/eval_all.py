@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import EvalComputeOptions, ModelOptions
+from dino_cli.config.shared import EvalNetworkOptions
 
 __all__ = ["EvalAllConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalAllConfig(ModelOptions, EvalComputeOptions):
+class EvalAllConfig(EvalNetworkOptions):
     """`dino eval all`: every evaluation that a file of data sets names, on one page."""
 
     run: str | None = setting(

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import EvalComputeOptions, ImageOptions, ModelOptions
+from dino_cli.config.shared import EvalNetworkOptions, ImageOptions
 
 __all__ = ["EvalCopiesConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalCopiesConfig(ModelOptions, EvalComputeOptions, ImageOptions):
+class EvalCopiesConfig(EvalNetworkOptions, ImageOptions):
     """`dino eval copies`: find the original of an altered copy."""
 
     root: Path = setting(

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import ComputeOptions, ImageOptions, ModelOptions, TransformOptions
+from dino_cli.config.shared import ImageOptions, NetworkOptions, TransformOptions
 
 __all__ = ["EvalKnnConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalKnnConfig(ModelOptions, ComputeOptions, ImageOptions, TransformOptions):
+class EvalKnnConfig(NetworkOptions, ImageOptions, TransformOptions):
     """`dino eval knn`: weighted nearest neighbours, over a sweep of k and temperature."""
 
     train: Path = setting(

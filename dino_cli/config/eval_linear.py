@@ -6,10 +6,9 @@ from pathlib import Path
 from dino_cli.config.setting import setting
 from dino_cli.config.shared import (
     COMPUTE_PANEL,
-    EvalComputeOptions,
+    EvalNetworkOptions,
     ImageOptions,
     ListOptions,
-    ModelOptions,
     TransformOptions,
 )
 
@@ -17,9 +16,7 @@ __all__ = ["EvalLinearConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalLinearConfig(
-    ModelOptions, EvalComputeOptions, ImageOptions, TransformOptions, ListOptions
-):
+class EvalLinearConfig(EvalNetworkOptions, ImageOptions, TransformOptions, ListOptions):
     """`dino eval linear`: a linear classifier on frozen features."""
 
     train: Path | None = setting(

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import EvalComputeOptions, ImageOptions, ModelOptions
+from dino_cli.config.shared import EvalNetworkOptions, ImageOptions
 
 __all__ = ["EvalRetrievalConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRetrievalConfig(ModelOptions, EvalComputeOptions, ImageOptions):
+class EvalRetrievalConfig(EvalNetworkOptions, ImageOptions):
     """`dino eval retrieval`: mean average precision of landmarks, or of a folder with classes."""
 
     root: Path = setting(

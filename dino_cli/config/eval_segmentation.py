@@ -5,19 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import (
-    COMPUTE_PANEL,
-    MODEL_PANEL,
-    EvalComputeOptions,
-    ImageOptions,
-    ModelOptions,
-)
+from dino_cli.config.shared import COMPUTE_PANEL, MODEL_PANEL, EvalNetworkOptions, ImageOptions
 
 __all__ = ["EvalSegmentationConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalSegmentationConfig(ModelOptions, EvalComputeOptions, ImageOptions):
+class EvalSegmentationConfig(EvalNetworkOptions, ImageOptions):
     """`dino eval segmentation`: how well masks from attention fit the objects of label maps."""
 
     images: Path = setting(

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import COMPUTE_PANEL, EvalComputeOptions, ModelOptions, PixelOptions
+from dino_cli.config.shared import COMPUTE_PANEL, EvalNetworkOptions, PixelOptions
 
 __all__ = ["EvalVideoConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalVideoConfig(ModelOptions, EvalComputeOptions, PixelOptions):
+class EvalVideoConfig(EvalNetworkOptions, PixelOptions):
     """`dino eval video`: DAVIS label propagation, with region and contour accuracy."""
 
     root: Path = setting(

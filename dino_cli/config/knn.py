@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import ComputeOptions, ImageOptions, ListOptions, ModelOptions
+from dino_cli.config.shared import ImageOptions, ListOptions, NetworkOptions
 
 __all__ = ["KnnConfig"]
 
@@ -13,7 +13,7 @@ REPORT_PANEL = "Reports"
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnnConfig(ModelOptions, ComputeOptions, ImageOptions, ListOptions):
+class KnnConfig(NetworkOptions, ImageOptions, ListOptions):
     """`dino knn`: weighted nearest neighbours over exported features."""
 
     queries: tuple[str, ...] = setting(

@@ -6,19 +6,13 @@ from typing import Literal
 
 from dino_cli.config.attention import OUTPUT_PANEL, VIDEO_PANEL
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import (
-    COMPUTE_PANEL,
-    ComputeOptions,
-    ImageOptions,
-    ListOptions,
-    ModelOptions,
-)
+from dino_cli.config.shared import COMPUTE_PANEL, ImageOptions, ListOptions, NetworkOptions
 
 __all__ = ["PcaConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PcaConfig(ModelOptions, ComputeOptions, ImageOptions, ListOptions):
+class PcaConfig(NetworkOptions, ImageOptions, ListOptions):
     """`dino pca`: patch features as colours, the same meaning in all pictures."""
 
     images: tuple[str, ...] = setting(

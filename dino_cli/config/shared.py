@@ -13,10 +13,11 @@ __all__ = [
     "IMAGE_PANEL",
     "MODEL_PANEL",
     "ComputeOptions",
-    "EvalComputeOptions",
+    "EvalNetworkOptions",
     "ImageOptions",
     "ListOptions",
     "ModelOptions",
+    "NetworkOptions",
     "PixelOptions",
     "Preprocessing",
     "TransformOptions",
@@ -129,6 +130,22 @@ class ComputeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkOptions(ModelOptions, ComputeOptions):
+    """A network at work: which, where and how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalNetworkOptions(NetworkOptions):
+    """The same for evaluations, whose figures are compared with published ones."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "fp32",
+        "fp32 as the originals; bf16 is faster, but figures move. auto: as in other commands.",
+        panel=COMPUTE_PANEL,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PixelOptions:
     """How large a picture may be."""
 
@@ -137,17 +154,6 @@ class PixelOptions:
         "A picture of more pixels is not read: a small file can unpack to fill the memory"
         " (default: Pillow's limit, 89478485).",
         panel=IMAGE_PANEL,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalComputeOptions(ComputeOptions):
-    """The same for evaluations, whose figures are compared with published ones."""
-
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
-        "fp32",
-        "fp32 as the originals; bf16 is faster, but figures move. auto: as in other commands.",
-        panel=COMPUTE_PANEL,
     )
 
 

@@ -20,10 +20,10 @@ from dino_cli.library.model import load_model
 from dino_cli.library.pictures import Pictures, many_of, rgb_of
 from dino_cli.progress import Reporter
 from dino_cli.tasks.attention.look import AttentionResult
-from dino_cli.tasks.attention.photos import LoadedPhoto, Unfit, UnreadPhoto, groups_of, photo_of
 from dino_cli.tasks.attention.plan import AttentionPlan, plan, read_options
 from dino_cli.tasks.attention.stills import look_at
 from dino_cli.tasks.model import Model
+from dino_cli.tasks.photos.reading import LoadedPhoto, Unfit, UnreadPhoto, groups_of
 
 __all__ = ["Masks", "attention_masks"]
 
@@ -99,8 +99,8 @@ def _read(number: int, picture: Pictures, asked: AttentionPlan) -> LoadedPhoto:
     path = _name(picture)
     told = repr(path) if path else f"picture {number}"
     try:
-        image = read_input(Path(path), asked.preprocessing) if path else rgb_of(picture)
-        return photo_of(number, image, asked.preprocessing, asked.patch, None)
+        image = read_input(Path(path), asked.reader.preprocessing) if path else rgb_of(picture)
+        return asked.reader.photo(number, image)
     except Unfit as error:
         what = f"cannot use {told}: {error.error.what}"
         raise TaskError(what, "stretch it with image_size='480x480', height x width") from None

@@ -1,11 +1,10 @@
 """The network that the other calls take."""
 
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from dino_cli.config.shared import ComputeOptions, ModelOptions
+from dino_cli.config.shared import NetworkOptions
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import Model, open_model
 
@@ -13,15 +12,15 @@ __all__ = ["Model", "load_model"]
 
 
 def load_model(
-    name: str = ModelOptions.model,
+    name: str = NetworkOptions.model,
     *,
     weights: str | PathLike[str] | None = None,
-    device: str = ComputeOptions.device,
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = ComputeOptions.precision,
+    device: str = NetworkOptions.device,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = NetworkOptions.precision,
     arch: str | None = None,
     patch_size: int | None = None,
     heads: int | None = None,
-    checkpoint_key: Literal["teacher", "student"] = ModelOptions.checkpoint_key,
+    checkpoint_key: Literal["teacher", "student"] = NetworkOptions.checkpoint_key,
     offline: bool = False,
 ) -> Model:
     """A network, as the commands open it: a name of theirs, a hub id, timm's name, or `weights`.
@@ -29,7 +28,7 @@ def load_model(
     The result has `backbone`, `preprocessing`, `device` and `identity`; `embed` and
     `attention_masks` take it.
     """
-    options = _ModelAndCompute(
+    options = NetworkOptions(
         model=name,
         weights=Path(weights) if weights is not None else None,
         device=device,
@@ -41,8 +40,3 @@ def load_model(
         offline=offline,
     )
     return open_model(options, Reporter())
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ModelAndCompute(ModelOptions, ComputeOptions):
-    """What `open_model` reads."""

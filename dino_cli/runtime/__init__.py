@@ -8,6 +8,7 @@ from dino_cli.runtime.devices import (
     choose_precision,
     cores_per_process,
     one_thread,
+    usable_threads,
 )
 from dino_cli.runtime.launch import launch, processes_wanted
 from dino_cli.runtime.ranks import Ranks, distribute, rank_device, ranks_from_environment
@@ -40,4 +41,5 @@ __all__ = [
     "ranks_from_environment",
     "starting_workers",
     "stop_requests",
+    "usable_threads",
 ]

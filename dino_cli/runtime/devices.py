@@ -17,6 +17,7 @@ __all__ = [
     "choose_precision",
     "cores_per_process",
     "one_thread",
+    "usable_threads",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -25,6 +26,11 @@ Precision = Literal["fp32", "bf16", "fp16"]
 def available_cores() -> int:
     """Cores that this process may use, which is fewer than the machine's under SLURM or taskset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_threads(wanted: int) -> int:
+    """At least one thread or process, and at most one for each core."""
+    return max(1, min(wanted, available_cores()))
 
 
 def cores_per_process() -> int:

@@ -12,7 +12,7 @@ from dino_cli.data.listing.globs import is_pattern
 from dino_cli.data.listing.images import check_exists
 from dino_cli.data.listing.remote_shards import is_url
 from dino_cli.store.weights.hub import reach
-from dino_cli.store.writing.tables import check_targets
+from dino_cli.store.writing.targets import check_files
 
 __all__ = ["check_inputs", "check_output", "reach_model"]
 
@@ -26,7 +26,7 @@ def check_inputs(names: Sequence[str]) -> None:
 
 def check_output(output: Path, *, overwrite: bool) -> None:
     """Raises `TaskError` when the file cannot be put there."""
-    check_targets([output], overwrite=overwrite)
+    check_files([output], overwrite=overwrite)
 
 
 def reach_model(options: ModelOptions, inputs: Sequence[str] = ("-",)) -> None:

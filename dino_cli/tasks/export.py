@@ -20,8 +20,8 @@ from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load
 from dino_cli.store.weights.registry import entries
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.staging import check_free, stage_results
-from dino_cli.store.writing.tables import check_targets, explain_errors
+from dino_cli.store.writing.staging import stage_results
+from dino_cli.store.writing.targets import check_files, check_free, explain_errors
 
 __all__ = ["export", "training_beside"]
 
@@ -41,7 +41,7 @@ def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
     if layout == "huggingface":
         check_free(config.output, FOLDER_FILES, overwrite=config.overwrite)
     else:
-        check_targets([config.output, _card_path(config)], overwrite=config.overwrite)
+        check_files([config.output, _card_path(config)], overwrite=config.overwrite)
     if layout == "onnx":
         require_onnx()
     weights = _load(config, reporter)
@@ -170,22 +170,22 @@ def _onnx(
     if config.features != "cls" and not backbone.prefix_tokens:
         raise UsageError(f"{weights.name} has no patch tokens to average", "use --features cls")
     options = {"mean": config.features == "cls+mean", "attention": config.attention}
-    patch, channels = backbone.patch_size, weights.architecture.in_chans
-    native = max(min(weights.preprocessing.cut or (224,)) // patch, 1) * patch
-    sizes = [(patch * 4, patch * 6), (patch * 7, patch * 3)]
+    patch_size, channels = backbone.patch_size, weights.architecture.in_chans
+    native = max(min(weights.preprocessing.cut or (224,)) // patch_size, 1) * patch_size
+    sizes = [(patch_size * 4, patch_size * 6), (patch_size * 7, patch_size * 3)]
     reporter.stage("tracing and checking the graph", None, "steps")
     any_size = write_onnx(
         net,
         target,
         **options,
         half=config.half,
-        patch=patch,
+        patch_size=patch_size,
         native=native,
         channels=channels,
         metadata={
             "model": weights.name,
             "weights_sha256": weights.sha256,
-            "patch_size": str(patch),
+            "patch_size": str(patch_size),
             "features": config.features,
             "preprocessing": json.dumps(preprocessor_config(weights.preprocessing)),
         },

@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dino_cli import runtime
 from dino_cli.config.setting import Size, height_and_width, parse_size, size_text
-from dino_cli.config.shared import Preprocessing
+from dino_cli.config.shared import NetworkOptions, Preprocessing
 from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
@@ -19,31 +17,6 @@ from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load
 
 __all__ = ["Model", "open_model", "untrained_twin"]
-
-
-class ModelAndComputeOptions(Protocol):
-    """What `ModelOptions` and `ComputeOptions` have together."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def weights(self) -> Path | None: ...
-    @property
-    def checkpoint_key(self) -> str: ...
-    @property
-    def arch(self) -> str | None: ...
-    @property
-    def patch_size(self) -> int | None: ...
-    @property
-    def heads(self) -> int | None: ...
-    @property
-    def offline(self) -> bool: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def compile(self) -> bool: ...
 
 
 @dataclass
@@ -66,10 +39,10 @@ class Model:
         Raises `UsageError` for less than one patch.
         """
         size = parse_size(image_size) if image_size is not None else self.weights.attention_size
-        patch = self.backbone.patch_size
-        if min(height_and_width(size)) < patch:
+        patch_size = self.backbone.patch_size
+        if min(height_and_width(size)) < patch_size:
             raise UsageError(
-                f"image size {size_text(size)} is smaller than one patch of {patch} pixels",
+                f"image size {size_text(size)} is smaller than one patch of {patch_size} pixels",
                 "use a larger --image-size",
             )
         return size
@@ -125,7 +98,7 @@ class Model:
         }
 
 
-def open_model(options: ModelAndComputeOptions, reporter: Reporter) -> Model:
+def open_model(options: NetworkOptions, reporter: Reporter) -> Model:
     """Load the weights and put them on the device. Raises `TaskError` and `UsageError`."""
     # A wrong device is found before anything is downloaded.
     device = runtime.choose_device(options.device)

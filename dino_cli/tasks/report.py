@@ -21,7 +21,7 @@ from dino_cli.store.pages import Chart, heat, line_chart, picture, write_page
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.log import Log
 from dino_cli.store.runs.watched import read_attention, read_photos
-from dino_cli.store.writing.existing import already_exists
+from dino_cli.store.writing.targets import check_files, explain_errors
 from dino_cli.tasks.train.diagnosis import Diagnosis
 
 __all__ = ["charts_of", "report"]
@@ -62,10 +62,7 @@ def report(config: ReportConfig, reporter: Reporter) -> dict[str, Any]:
     folder = RunFolder(config.run)
     described = folder.read_config()
     page = config.output or config.run / "report.html"
-    if page.exists() and not config.overwrite:
-        raise already_exists([page])
-    if not page.parent.is_dir():
-        raise TaskError(f"the folder {page.parent} does not exist", "create it first")
+    check_files([page], overwrite=config.overwrite)
     entries = Log.read(folder.log)
     lines = [entry for entry in entries if "step" in entry]
     if not lines:
@@ -103,10 +100,8 @@ def report(config: ReportConfig, reporter: Reporter) -> dict[str, Any]:
         "command": command_of(train, config.run),
         "settings": _settings(train),
     }
-    try:
+    with explain_errors(page, "choose another -o"):
         write_page(page, "report", values)
-    except OSError as error:
-        raise TaskError(f"cannot write {page} ({error.strerror})", "choose another -o") from None
     return result
 
 

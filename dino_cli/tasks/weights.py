@@ -21,7 +21,7 @@ from dino_cli.progress import Reporter
 from dino_cli.store.weights.hub import locate, on_disk
 from dino_cli.store.weights.registry import entries
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.existing import already_exists
+from dino_cli.store.writing.targets import already_exists, check_parent
 
 __all__ = [
     "download_weights",
@@ -137,8 +137,7 @@ def remove_weights(config: WeightsRemoveConfig) -> list[dict[str, Any]]:
 def _check(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise TaskError(f"{str(folder)!r} is a file", "name a folder with --to")
-    if not folder.parent.is_dir():
-        raise TaskError(f"the folder {str(folder.parent)!r} does not exist", "create it first")
+    check_parent(folder)
 
 
 def _copy(source: Path, folder: Path, name: str, *, overwrite: bool) -> Path:

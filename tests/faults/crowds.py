@@ -6,10 +6,8 @@ Each command may succeed or be refused in one sentence; at the end the output is
 """
 
 import argparse
-import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch
 from faults.forks import forked
-from faults.jobs import CHILDREN, FIRST, JOBS, OVER
+from faults.jobs import FIRST, JOBS, OVER, try_all
 
 CROWD = 10
 NOT_TOGETHER = {"embed_npz", "embed_csv", "embed_parquet", "embed_safetensors"}  # as embed
@@ -75,17 +72,8 @@ def main() -> None:
     words.add_argument("jobs", nargs="*")
     words.add_argument("--rounds", type=int, default=4)
     given = words.parse_args()
-    torch.set_num_threads(1)
-    found = {}
-    try:
-        for name in given.jobs or [name for name in JOBS if name not in NOT_TOGETHER]:
-            found[name] = try_job(name, given.rounds)
-            print(name, json.dumps(found[name], indent=1), file=sys.stderr, flush=True)  # noqa: T201
-    finally:
-        for child in CHILDREN:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    print(json.dumps(found))  # noqa: T201
+    together = [name for name in JOBS if name not in NOT_TOGETHER]
+    try_all(given.jobs or together, lambda name: try_job(name, given.rounds))
 
 
 if __name__ == "__main__":

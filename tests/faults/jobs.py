@@ -5,11 +5,13 @@ Everything is imported here, so that a process forked from this one begins with 
 
 import contextlib
 import hashlib
+import json
 import os
 import random
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import matplotlib.backends.backend_agg  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 import torch
-import torch.utils.tensorboard  # noqa: F401
+import torch.utils.tensorboard
 from faults.forks import forked
 from small_vit import photo, write_small_vit
 
@@ -35,7 +37,7 @@ from dino_cli.progress import Reporter
 from dino_cli.store.runs.log import Log
 from dino_cli.store.weights.download import download
 
-__all__ = ["AGAIN", "CHILDREN", "FIRST", "JOBS", "KEPT", "OVER", "contents"]
+__all__ = ["AGAIN", "FIRST", "JOBS", "KEPT", "OVER", "contents", "try_all"]
 
 TRAIN = """
 arch = "vit_tiny"
@@ -72,6 +74,21 @@ JOBS: dict[str, Job] = {}
 def job(make: Job) -> Job:
     JOBS[make.__name__] = make
     return make
+
+
+def try_all(names: Iterable[str], try_one: Callable[[str], Any]) -> None:
+    """Print what became of each job, as JSON; what a job started does not outlive them."""
+    torch.set_num_threads(1)
+    found = {}
+    try:
+        for name in names:
+            found[name] = try_one(name)
+            print(name, json.dumps(found[name], indent=1), file=sys.stderr, flush=True)  # noqa: T201
+    finally:
+        for child in CHILDREN:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    print(json.dumps(found))  # noqa: T201
 
 
 def dino(*words: object) -> None:

@@ -7,7 +7,6 @@ Meant for a process of its own, with one thread.
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -21,9 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch
 from faults.forks import count_changes, forked, killed_at
-from faults.jobs import AGAIN, CHILDREN, FIRST, JOBS, OVER
+from faults.jobs import AGAIN, FIRST, JOBS, OVER, try_all
 
 
 def try_job(name: str, tries: int, seed: int) -> dict[str, Any]:
@@ -97,17 +95,7 @@ def main() -> None:
     words.add_argument("--tries", type=int, default=20)
     words.add_argument("--seed", type=int, default=0)
     given = words.parse_args()
-    torch.set_num_threads(1)
-    found = {}
-    try:
-        for name in given.jobs or JOBS:
-            found[name] = try_job(name, given.tries, given.seed)
-            print(name, json.dumps(found[name], indent=1), file=sys.stderr, flush=True)  # noqa: T201
-    finally:
-        for child in CHILDREN:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    print(json.dumps(found))  # noqa: T201
+    try_all(given.jobs or JOBS, lambda name: try_job(name, given.tries, given.seed))
 
 
 if __name__ == "__main__":

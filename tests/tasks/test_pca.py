@@ -1,29 +1,27 @@
 """`dino pca`, through the command line, on small photos and a small random network."""
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_vit import disc, invoke, no_class_token, photo, video, write_small_vit
+from small_vit import disc, invoke, no_class_token, photo, video
 
 from dino_cli.data.decoding.video import open_video
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_small_vit(tmp_path_factory.mktemp("weights") / "teacher.safetensors")
+from dino_cli.tasks.pca import drawing as task
 
 
 @pytest.fixture
-def run(weights, tmp_path, monkeypatch):
+def run(small_vit_weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments, code=0):
         line = list(arguments)
         if "--weights" not in line:
-            line += ["--weights", weights]
+            line += ["--weights", small_vit_weights]
         return invoke("pca", *line, code=code)
 
     return command
@@ -113,6 +111,27 @@ def test_unreadable_files_are_skipped(run, tmp_path):
     (tmp_path / "in" / "a.png").unlink()
     assert "c.mp4" in run("in", "--strict", "-o", "x", code=1).stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_a_video_that_does_not_fit_is_skipped(run, tmp_path):
+    """The colours are fitted before anything is drawn: there, too, it is no error."""
+    photo(tmp_path / "cat.png")
+    video(tmp_path / "strip.mp4", frames=3, size=(4000, 2))
+    result = json.loads(run("strip.mp4", "cat.png", "--json").stdout)
+    assert (result["fitted_on"], result["skipped"], len(result["images"])) == (1, 1, 1)
+    assert "too many" in (tmp_path / "pca/skipped.csv").read_text()
+    told = run("strip.mp4", "-o", "x", code=1).stderr
+    assert "'strip.mp4': 96000 x 48 pixels after resizing are too many; stretch it" in told
+    assert not (tmp_path / "x").exists()
+
+
+def test_page_shows_frames_evenly(run, tmp_path, monkeypatch):
+    """Also of a video that does not say how long it is."""
+    video(tmp_path / "clip.mp4", frames=9)
+    monkeypatch.setattr(task, "open_video", lambda *given: replace(open_video(*given), count=0))
+    run("clip.mp4", "--html")
+    page = (tmp_path / "pca/index.html").read_text()
+    assert re.findall(r"<figcaption>(\S+) s</figcaption>", page) == ["0.0", "0.4", "0.8"]
 
 
 def test_results_are_kept_unless_overwritten(run, tmp_path):

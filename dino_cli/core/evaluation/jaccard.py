@@ -20,22 +20,22 @@ class Objects:
     labels: list[int]
     maps: NDArray[np.bool_]
 
-    def overlaps(self, masks: NDArray[np.bool_], patch: int = 1) -> NDArray[np.float64]:
+    def overlaps(self, masks: NDArray[np.bool_], patch_size: int = 1) -> NDArray[np.float64]:
         """Intersection over union of every object with every mask (M, h, w): (O, M).
 
         A mask covers h·p × w·p pixels from the top left; beyond them it is empty. Void pixels are
         no object's, so that a mask on them only gains in the union.
         """
         count, (rows, columns) = len(masks), masks.shape[-2:]
-        height, width = rows * patch, columns * patch
+        height, width = rows * patch_size, columns * patch_size
         inside = self.maps[:, :height, :width]
         # Pixels of each object in each patch: masks need not be enlarged.
-        cells = inside.reshape(-1, rows, patch, columns, patch).sum(axis=(2, 4))
+        cells = inside.reshape(-1, rows, patch_size, columns, patch_size).sum(axis=(2, 4))
         flat = masks.reshape(count, -1).astype(np.float64)
         shared = cells.reshape(len(cells), -1) @ flat.T
         size = self.maps.reshape(len(self.maps), -1).sum(axis=1)[:, None]
         # No object is empty, so no union is.
-        overlap: NDArray[np.float64] = shared / (size + flat.sum(axis=1) * patch**2 - shared)
+        overlap: NDArray[np.float64] = shared / (size + flat.sum(axis=1) * patch_size**2 - shared)
         return overlap
 
 

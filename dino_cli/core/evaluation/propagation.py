@@ -106,7 +106,7 @@ def near(target: tuple[slice, slice], source: tuple[slice, slice], reach: int) -
     return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).flatten(1)
 
 
-def enlarge(soft: Tensor, patch: int) -> Tensor:
+def enlarge(soft: Tensor, patch_size: int) -> Tensor:
     """Soft labels (C, h, w) at the pixels, (C, h·patch, w·patch), each channel spread over [0, 1].
 
     Bilinear; then minus the channel's minimum, over its maximum, so that a label whose weights are
@@ -114,7 +114,7 @@ def enlarge(soft: Tensor, patch: int) -> Tensor:
     """
     large = F.interpolate(
         soft[None],
-        size=(soft.shape[1] * patch, soft.shape[2] * patch),
+        size=(soft.shape[1] * patch_size, soft.shape[2] * patch_size),
         mode="bilinear",
         align_corners=False,
     )[0]

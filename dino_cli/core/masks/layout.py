@@ -12,24 +12,24 @@ __all__ = ["PatchLayout"]
 class PatchLayout:
     """Where the patches of a resized and trimmed photo lie in the photo. Height before width.
 
-    photo: pixels of the photo; resized: pixels after the resize, before the trim; patch: side of a
-    patch in resized pixels. Whole patches are counted from the top left, so up to patch - 1 resized
-    rows and columns at the bottom and right belong to none.
+    photo: pixels of the photo; resized: pixels after the resize, before the trim; patch_size: side
+    of a patch in resized pixels. Whole patches are counted from the top left, so up to patch_size -
+    1 resized rows and columns at the bottom and right belong to none.
     """
 
     photo: tuple[int, int]
     resized: tuple[int, int]
-    patch: int
+    patch_size: int
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self.resized[0] // self.patch, self.resized[1] // self.patch
+        return self.resized[0] // self.patch_size, self.resized[1] // self.patch_size
 
     @property
     def trimmed(self) -> tuple[int, int]:
         """Resized pixels that the patches cover."""
-        return self.grid[0] * self.patch, self.grid[1] * self.patch
+        return self.grid[0] * self.patch_size, self.grid[1] * self.patch_size
 
     @property
     def covered(self) -> tuple[int, int]:
@@ -51,7 +51,7 @@ class PatchLayout:
                 f"the point {x:.10g},{y:.10g} lies outside {self.photo[1]} x {self.photo[0]} pixels"
             )
         row, column = (
-            min(int(at * side / n) // self.patch, count - 1)
+            min(int(at * side / n) // self.patch_size, count - 1)
             for at, n, side, count in zip((y, x), self.photo, self.resized, self.grid, strict=True)
         )
         return row * self.grid[1] + column
@@ -66,7 +66,7 @@ class PatchLayout:
     def _patches(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """For each row and column of the photo its patch; one past the last for those outside."""
         found = [
-            np.minimum(((np.arange(n) + 0.5) * side / n // self.patch).astype(np.intp), count)
+            np.minimum(((np.arange(n) + 0.5) * side / n // self.patch_size).astype(np.intp), count)
             for n, side, count in zip(self.photo, self.resized, self.grid, strict=True)
         ]
         return found[0], found[1]

@@ -103,17 +103,17 @@ def last_cls_attention(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def attention_and_keys(
-    net: nn.Module, x: Tensor, *, layer: int = -1, patch: Tensor | None = None
+    net: nn.Module, x: Tensor, *, layer: int = -1, asking: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """What one token attends to in one block (B, H, P + N), and the keys there (B, H, P + N, d).
 
-    layer: number of the block from 0, or from -1 backwards. patch: (B,) int64, the number of the
+    layer: number of the block from 0, or from -1 backwards. asking: (B,) int64, the number of the
     asking patch of each image in reading order; None: the class token asks. Nothing after that
     block's norm is computed, and only the one row of the attention: linear in the tokens.
     """
     with block_input(net, layer, stop=True) as seen:
         net.forward_features(x)  # type: ignore[operator]
-    return row_and_keys(net, *seen[0], layer=layer, patch=patch)
+    return row_and_keys(net, *seen[0], layer=layer, asking=asking)
 
 
 def row_and_keys(
@@ -122,7 +122,7 @@ def row_and_keys(
     extra: dict[str, Any],
     *,
     layer: int = -1,
-    patch: Tensor | None = None,
+    asking: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `attention_and_keys`, of what entered the block (see `block_input`); float32.
 
@@ -137,10 +137,10 @@ def row_and_keys(
         keys = _rows(attn, normed, 1)
         rope = extra.get("rope")
         prefix = int(getattr(net, "num_prefix_tokens", 1))
-        if patch is None:  # prefix tokens, CLS among them, are not rotated
+        if asking is None:  # prefix tokens, CLS among them, are not rotated
             query = _rows(attn, normed[:, :1], 0)
         else:
-            at = (patch + prefix).view(-1, 1, 1, 1).expand(-1, keys.shape[1], 1, keys.shape[3])
+            at = (asking + prefix).view(-1, 1, 1, 1).expand(-1, keys.shape[1], 1, keys.shape[3])
             query = _rotated(attn, _rows(attn, normed, 0), rope, prefix).gather(2, at)
         logits = (query.float() * attn.scale) @ _rotated(attn, keys, rope, prefix).float().mT
         return logits.softmax(dim=-1)[:, :, 0], keys.float()

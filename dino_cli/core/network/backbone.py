@@ -157,20 +157,20 @@ class Backbone:
 
     @torch.inference_mode()
     def cls_attention_and_keys(
-        self, x: Tensor, *, layer: int = -1, patch: Tensor | None = None
+        self, x: Tensor, *, layer: int = -1, asking: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `cls_attention`, and from the same pass the block's keys, float32 (B, N, D).
 
         The heads' keys lie side by side, bias included; those of CLS and registers are dropped.
-        layer: another block than the last one. patch: (B,) int64, numbers in reading order of the
+        layer: another block than the last one. asking: (B,) int64, numbers in reading order of the
         patches that ask instead of CLS.
         """
-        rows, keys = attention.attention_and_keys(self.net, x, layer=layer, patch=patch)
+        rows, keys = attention.attention_and_keys(self.net, x, layer=layer, asking=asking)
         return self._of_patches(rows, x), self._keys_of_patches(keys)
 
     @torch.inference_mode()
     def attention_keys_and_tokens(
-        self, x: Tensor, *, layer: int = -1, patch: Tensor | None = None
+        self, x: Tensor, *, layer: int = -1, asking: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `cls_attention_and_keys`, and the patch tokens after the final norm (B, N, D).
 
@@ -178,7 +178,7 @@ class Backbone:
         """
         with attention.block_input(self.net, layer) as seen:
             tokens = self.net.forward_features(x)  # type: ignore[operator]
-        rows, keys = attention.row_and_keys(self.net, *seen[0], layer=layer, patch=patch)
+        rows, keys = attention.row_and_keys(self.net, *seen[0], layer=layer, asking=asking)
         patches = tokens[:, self.prefix_tokens :].float()
         return self._of_patches(rows, x), self._keys_of_patches(keys), patches
 

@@ -88,10 +88,12 @@ class Extractor:
         net = self.backbone.net
         if not attention.has_blocks(net):
             return x
-        patch = self.backbone.patch_size
-        h, w = (side // patch * patch for side in x.shape[-2:])
+        patch_size = self.backbone.patch_size
+        h, w = (side // patch_size * patch_size for side in x.shape[-2:])
         if not h or not w:
-            raise ValueError(f"an image at scale {scale:.2g} is smaller than one patch of {patch}")
+            raise ValueError(
+                f"an image at scale {scale:.2g} is smaller than one patch of {patch_size}"
+            )
         # Beyond the last whole patch nothing counts; ours drop it themselves, and need to know it.
         return x if isinstance(net, VisionTransformer) else x[..., :h, :w]
 

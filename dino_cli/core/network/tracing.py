@@ -43,8 +43,8 @@ class Exportable(nn.Module):
         with block_input(self.net) as seen:
             tokens = self.net.forward_features(images)
         rows = row_and_keys(self.net, *seen[0])[0][:, :, self.net.num_prefix_tokens :]
-        patch = self.net.patch_embed.patch_size[0]
-        h, w = images.shape[-2] // patch, images.shape[-1] // patch
+        patch_size = self.net.patch_embed.patch_size[0]
+        h, w = images.shape[-2] // patch_size, images.shape[-1] // patch_size
         return self._features(tokens), rows.reshape(rows.shape[0], rows.shape[1], h, w)
 
     def _features(self, tokens: Tensor) -> Tensor:

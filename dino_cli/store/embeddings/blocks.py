@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write, sync_to_disk
-from dino_cli.store.writing.tables import explain_errors
+from dino_cli.store.writing.targets import explain_errors
 
 __all__ = ["Blocks", "FeatureBlock", "Row"]
 

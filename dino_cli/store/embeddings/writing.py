@@ -24,7 +24,8 @@ from dino_cli.store.embeddings.formats import (
 )
 from dino_cli.store.embeddings.parquet import Projection, write_parquet
 from dino_cli.store.embeddings.sources import write_sources
-from dino_cli.store.writing.tables import explain_errors, row_writer
+from dino_cli.store.writing.tables import row_writer
+from dino_cli.store.writing.targets import explain_errors
 
 __all__ = ["write_export"]
 

@@ -94,7 +94,7 @@ def _dinov3(architecture: Architecture, tensors: Mapping[str, Tensor]) -> dict[s
     net: Any = empty_network(architecture)
     gated = "blocks.0.mlp.fc1_g.weight" in tensors
     biased = "blocks.0.attn.q_bias" in tensors
-    patch = int(net.patch_embed.patch_size[0])
+    patch_size = int(net.patch_embed.patch_size[0])
     return {
         "hidden_size": int(net.embed_dim),
         "intermediate_size": tensors[f"blocks.0.mlp.{'fc1_g' if gated else 'fc1'}.weight"].shape[0],
@@ -103,7 +103,7 @@ def _dinov3(architecture: Architecture, tensors: Mapping[str, Tensor]) -> dict[s
         "hidden_act": "silu" if gated else "gelu",
         "use_gated_mlp": gated,
         "image_size": int(net.patch_embed.img_size[0]),
-        "patch_size": patch,
+        "patch_size": patch_size,
         "layer_norm_eps": float(net.norm.eps),
         "rope_theta": float(net.rope.temperature),
         "num_register_tokens": tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,

@@ -42,14 +42,14 @@ def write_onnx(
     mean: bool,
     attention: bool,
     half: bool,
-    patch: int,
+    patch_size: int,
     native: int,
     channels: int,
     metadata: Mapping[str, str],
 ) -> bool:
     """Write `net` as float32 `images` (B, C, height, width) → `features`, and `attention`.
 
-    patch: sides of images are its multiples; native: side in pixels for networks that take one
+    patch_size: sides of images are its multiples; native: side in pixels for networks that take one
     only. half: large weights are stored in half precision and computed with in single. Returns
     whether every image size works. Raises `TaskError` when torch cannot export the network.
     """
@@ -62,10 +62,10 @@ def write_onnx(
     module = Exportable(net, mean=mean, attention=attention)
     names = ["features", *(["attention"] if attention else [])]
     batch, rows, columns = Dim("batch"), Dim("rows"), Dim("columns")
-    any_size = torch.zeros(2, channels, patch * 5, patch * 7)
+    any_size = torch.zeros(2, channels, patch_size * 5, patch_size * 7)
     one_size = torch.zeros(2, channels, native, native)
     tries: list[tuple[Tensor, dict[int, Any]]] = [
-        (any_size, {0: batch, 2: patch * rows, 3: patch * columns}),
+        (any_size, {0: batch, 2: patch_size * rows, 3: patch_size * columns}),
         (one_size, {0: batch}),
     ]
     problem = ""

@@ -112,11 +112,11 @@ def fitted_masks(
         here, full = _at_sizes(one.mask, view, small, layout, style.refine)
         parts = None
         if style.instances:
-            patch = layout.covered[0] * layout.covered[1] / one.mask.size
+            area = layout.covered[0] * layout.covered[1] / one.mask.size
             even = np.full(one.mask.shape, one.score, np.float32)
             certainty = one.certainty if one.certainty is not None else even
             there = np.asarray(layout.enlarge(certainty), np.float32)
-            parts = connected_parts(full, there, smallest=patch / 2)
+            parts = connected_parts(full, there, smallest=area / 2)
             if style.refine:  # specks that the filter left are no objects
                 full = np.asarray(parts.labels > 0)
                 here = full if small == layout else here

@@ -2,8 +2,8 @@
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from functools import cache
 from importlib import import_module
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NO_H264", "VideoWriter", "h264_program", "video_writer"]
+__all__ = ["NO_H264", "VideoWriter", "h264_program", "named_videos", "video_writer"]
 
 NO_H264 = (
     "no FFmpeg with H.264 is here, so videos are written as MPEG-4 part 2, which browsers do not"
@@ -134,3 +134,23 @@ def video_writer(path: Path, size: tuple[int, int], fps: float) -> Iterator[Vide
         writer.abandon()
         raise
     writer.close()
+
+
+@contextmanager
+def named_videos(folder: Path, fps: float) -> Iterator[Callable[[str, NDArray[np.uint8]], None]]:
+    """Yield a function that writes a frame, RGB uint8 (H, W, 3), into `folder`/NAME.mp4.
+
+    A video begins with its first frame, whose size it keeps. After an error no program is left
+    running. Raises `OSError`.
+    """
+    writers: dict[str, VideoWriter] = {}
+    with ExitStack() as stack:
+
+        def write(name: str, frame: NDArray[np.uint8]) -> None:
+            if name not in writers:
+                size = frame.shape[0], frame.shape[1]
+                writer = video_writer(folder / f"{name}.mp4", size, fps)
+                writers[name] = stack.enter_context(writer)
+            writers[name].write(frame)
+
+        yield write

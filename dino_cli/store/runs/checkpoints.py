@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dino_cli.errors import TaskError
-from dino_cli.store.runs.folder import RunFolder
+from dino_cli.store.runs.folder import RunFolder, when_full
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.tensor_files import save_state, save_tensors
 
@@ -80,7 +80,7 @@ class CheckpointWriter:
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         raise TaskError(
             f"cannot write the checkpoint to {self.folder.path} ({reason.splitlines()[0]})",
-            f"make room and go on with: dino train --resume {self.folder.path}",
+            when_full(self.folder.path),
         ) from None
 
     def _wait(self) -> None:

@@ -17,9 +17,14 @@ from typing import Any
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "when_full"]
 
 FORMAT = 1
+
+
+def when_full(run: Path) -> str:
+    """What to do when the disk of a run is full."""
+    return f"make room and go on with: dino train --resume {run}"
 
 
 class RunFolder:

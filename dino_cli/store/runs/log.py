@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TextIO
 
 from dino_cli.errors import TaskError
+from dino_cli.store.runs.folder import when_full
 from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.targets import explain_errors
 
 __all__ = ["Log"]
 
@@ -36,20 +39,16 @@ class Log:
             if keep:
                 kept.append(json.dumps(entry) + "\n")
         self._path = path
-        try:
+        with self._explained():
             with atomic_write(path) as temporary:
                 temporary.write_text("".join(kept))
             self._file: TextIO = path.open("a")
-        except OSError as error:
-            raise self._full(error) from None
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Raises `TaskError` when the disk is full."""
-        try:
+        with self._explained():
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise self._full(error) from None
 
     def close(self) -> None:
         self._file.close()
@@ -74,8 +73,5 @@ class Log:
                 entries.append(entry)
         return entries
 
-    def _full(self, error: OSError) -> TaskError:
-        return TaskError(
-            f"cannot write {self._path} ({error.strerror})",
-            f"make room and go on with: dino train --resume {self._path.parent}",
-        )
+    def _explained(self) -> AbstractContextManager[None]:
+        return explain_errors(self._path, when_full(self._path.parent))

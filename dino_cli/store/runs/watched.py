@@ -7,34 +7,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dino_cli.errors import TaskError
+from dino_cli.store.runs.folder import when_full
 from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.targets import explain_errors
 
 __all__ = ["read_attention", "read_photos", "write_attention", "write_photos"]
 
 
 def write_photos(folder: Path, photos: Sequence[NDArray[np.uint8]]) -> None:
     """Each (S, S, 3) uint8. Raises `TaskError` when the disk is full."""
-    try:
+    with explain_errors(folder, when_full(folder.parent)):
         folder.mkdir(exist_ok=True)
         for i, photo in enumerate(photos):
             with atomic_write(folder / f"photo-{i}.png") as temporary:
                 Image.fromarray(photo).save(temporary, format="png")
-    except OSError as error:
-        raise _cannot(folder, error) from None
 
 
 def write_attention(folder: Path, epoch: int, attention: NDArray[np.float32]) -> None:
     """attention: (photos, heads, h, w), kept in half precision."""
-    try:
+    with explain_errors(folder, when_full(folder.parent)):
         folder.mkdir(exist_ok=True)
         with (
             atomic_write(folder / f"attention-{epoch:05}.npz") as temporary,
             temporary.open("wb") as file,
         ):
             np.savez_compressed(file, attention=attention.astype(np.float16))
-    except OSError as error:
-        raise _cannot(folder, error) from None
 
 
 def read_photos(folder: Path) -> list[NDArray[np.uint8]]:
@@ -60,10 +57,3 @@ def read_attention(folder: Path) -> dict[int, NDArray[np.float32]]:
         except Exception:  # a damaged archive ends in any exception whatever
             continue
     return found
-
-
-def _cannot(folder: Path, error: OSError) -> TaskError:
-    return TaskError(
-        f"cannot write to {folder} ({error.strerror or error})",
-        f"make room and go on with: dino train --resume {folder.parent}",
-    )

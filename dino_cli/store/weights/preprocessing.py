@@ -25,8 +25,8 @@ def default_for(architecture: Architecture) -> Preprocessing:
     """The reference's, with the crop cut to whole patches and one mean and std per channel."""
     p = Preprocessing()
     if isinstance(architecture, VitArchitecture):
-        patch = architecture.patch_size
-        p = replace(p, crop=max(224 - 224 % patch, patch))
+        patch_size = architecture.patch_size
+        p = replace(p, crop=max(224 - 224 % patch_size, patch_size))
     if architecture.in_chans != 3:
         grey = sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3
         p = replace(

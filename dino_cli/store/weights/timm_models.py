@@ -93,11 +93,11 @@ def _fitted(base: str, bare: Mapping[str, Tensor], known: ArchitectureHints) -> 
         and isinstance(own, Tensor)
         and positions.ndim == own.ndim == 3
     ):
-        patch = net.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
+        patch_size = net.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
         prefix = own.shape[1] - math.prod(net.patch_embed.grid_size)  # type: ignore[union-attr,arg-type]
         side = math.isqrt(max(positions.shape[1] - prefix, 0))
         if side and side * side == positions.shape[1] - prefix and positions.shape != own.shape:
-            arguments["img_size"] = side * patch  # or timm would resample the positions
+            arguments["img_size"] = side * patch_size  # or timm would resample the positions
     return TimmArchitecture(name=base, in_chans=channels, arguments=arguments)
 
 

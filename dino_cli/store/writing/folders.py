@@ -10,7 +10,7 @@ from hashlib import blake2s
 from pathlib import Path, PurePath
 
 from dino_cli.errors import TaskError
-from dino_cli.store.writing.existing import already_exists
+from dino_cli.store.writing.targets import already_exists, check_folder
 
 __all__ = ["ResultFolders", "folder_names", "hidden_folder"]
 
@@ -67,14 +67,7 @@ class ResultFolders:
 
     def check(self, names: Sequence[PurePath], *, overwrite: bool) -> None:
         """Raises `TaskError` if results cannot or must not be written there; touches nothing."""
-        if not self.root.parent.is_dir():
-            raise TaskError(
-                f"the folder {str(self.root.parent)!r} does not exist", "create it first"
-            )
-        if self._root_existed and not self.root.is_dir():
-            raise TaskError(f"{str(self.root)!r} is a file", "name a folder with -o")
-        if not os.access(self.root if self._root_existed else self.root.parent, os.W_OK):
-            raise TaskError(f"no permission to write to {str(self.root)!r}", "choose another -o")
+        check_folder(self.root)
         present = [self.root / name for name in names if os.path.lexists(self.root / name)]
         if present and not overwrite:
             raise already_exists(present)

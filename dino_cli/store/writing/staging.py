@@ -6,43 +6,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import hidden_beside, sweep_beside
-from dino_cli.store.writing.existing import already_exists
+from dino_cli.store.writing.targets import cannot_write
 
-__all__ = ["check_free", "stage_results"]
+__all__ = ["stage_results"]
 
 OLD = "old-"  # before the names of what is being replaced
 
 
-def check_free(output: Path, names: Sequence[str], *, overwrite: bool) -> None:
-    """Raises `TaskError` when `output` cannot hold these files and folders; touches nothing."""
-    if not output.parent.is_dir():
-        raise TaskError(f"the folder {str(output.parent)!r} does not exist", "create it first")
-    if output.exists() and not output.is_dir():
-        raise TaskError(f"{str(output)!r} is a file", "name a folder with -o")
-    present = [output / name for name in names if (output / name).exists()]
-    if present and not overwrite:
-        raise already_exists(present)
-
-
 @contextmanager
 def stage_results(output: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Yield a hidden folder beside `output`; at the end those of `names` in it move to `output`.
+    """Yield a hidden folder in or beside `output`; at the end those of `names` in it move there.
 
     They replace what stands there under the same names, the last name last; everything else in
     `output` stays. After an error nothing has changed. Raises `TaskError` when nothing can be
     written there, and otherwise what the block raises.
     """
-    for left in sweep_beside(output):  # of a process that was killed
+    inside = output / "results"
+    for left in [*sweep_beside(output), *sweep_beside(inside)]:  # of a process that was killed
         _put_back(left, output)
+    # A folder that is there may be a file system of its own, into which nothing can be moved.
+    place = inside if output.is_dir() else output
     with ExitStack() as stack:
         try:
-            stage = stack.enter_context(hidden_beside(output, folder=True))
+            stage = stack.enter_context(hidden_beside(place, folder=True))
         except OSError as error:
-            raise TaskError(
-                f"cannot write beside {str(output)!r} ({error.strerror})", "choose another -o"
-            ) from None
+            raise cannot_write(place.parent, error, "choose another -o") from None
         yield from _filled(stage, output, names)
 
 
@@ -65,10 +54,7 @@ def _filled(stage: Path, output: Path, names: Sequence[str]) -> Iterator[Path]:
                 shutil.rmtree(output, ignore_errors=True)
             raise
     except OSError as error:
-        raise TaskError(
-            f"cannot write {str(output)!r}: {error.strerror or error}",
-            "make room, or choose another -o",
-        ) from None
+        raise cannot_write(output, error) from None
 
 
 def _replace(stage: Path, output: Path, name: str, moved: list[tuple[Path, Path | None]]) -> None:

@@ -1,4 +1,4 @@
-"""CSV files that appear whole or not at all, and the sentences for files that cannot be written."""
+"""CSV files that appear whole or not at all."""
 
 import csv
 import re
@@ -7,33 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.existing import already_exists
 
-__all__ = [
-    "check_targets",
-    "csv_table",
-    "explain_errors",
-    "row_writer",
-    "skipped_path",
-    "write_skipped",
-]
+__all__ = ["csv_table", "row_writer", "skipped_path", "write_skipped"]
 
 PATHS = re.compile("path|duplicate|original|query|neighbor[0-9]+")  # columns that hold paths
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what begins one, in some spreadsheet
-
-
-def check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
-    """Raises `TaskError` when files cannot be put there: no such folder, or they exist already."""
-    parent = targets[0].parent
-    if not parent.is_dir():
-        raise TaskError(f"the folder {str(parent)!r} does not exist", f"mkdir -p {parent}")
-    for target in targets:
-        if target.is_dir():
-            raise TaskError(f"{str(target)!r} is a folder", "name a file")
-        if target.exists() and not overwrite:
-            raise already_exists([target])
 
 
 @contextmanager
@@ -89,15 +68,3 @@ def write_skipped(output: Path, skipped: Iterable[tuple[str, str]]) -> Path | No
         for row in rows:
             write(row)
     return path
-
-
-@contextmanager
-def explain_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses while `path` is written into a `TaskError`."""
-    try:
-        yield
-    except OSError as error:
-        raise TaskError(
-            f"cannot write {str(path)!r}: {error.strerror or error}",
-            "free some space or choose another --output",
-        ) from None

@@ -1,1 +1,1 @@
-"""`dino attention`: `run` looks, `photos` reads and groups what is looked at."""
+"""`dino attention`: `run` is the task, `look` asks the network, `stills` and `videos` go on."""

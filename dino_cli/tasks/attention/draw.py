@@ -13,8 +13,8 @@ from dino_cli.store.pictures.attention import (
 )
 from dino_cli.tasks.attention.gallery import Tiles, tiles
 from dino_cli.tasks.attention.look import AttentionResult, head_tiles, mask_pictures
-from dino_cli.tasks.attention.photos import LoadedPhoto
 from dino_cli.tasks.attention.plan import AttentionPlan
+from dino_cli.tasks.photos.reading import LoadedPhoto
 
 __all__ = ["DrawnResults", "draw"]
 

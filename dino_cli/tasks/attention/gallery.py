@@ -1,20 +1,17 @@
-"""The page that shows all photos and videos of a run: what was found, and what each head saw."""
+"""The pictures of a photo or frame on the page: what was found, and what each head saw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from dino_cli import __version__
 from dino_cli.core.masks.instances import Parts
 from dino_cli.store.pages import Picture, heat, picture
 from dino_cli.store.pictures.attention import PixelMask, Style, laid_over
 from dino_cli.store.pictures.figures import PART_COLOURS, part_colour, point_marked, shrunk
 from dino_cli.tasks.attention.look import AttentionResult
+from dino_cli.tasks.photos.reading import LoadedPhoto
+from dino_cli.tasks.photos.results import SIDE
 
-__all__ = ["MOST_CARDS", "Objects", "Tiles", "card", "gallery", "tiles"]
-
-MOST_CARDS = 400  # inputs on the page; of some 60 KB each
-SIDE = 360  # pixels of a tile
+__all__ = ["Objects", "Tiles", "tiles"]
 
 
 @dataclass(frozen=True)
@@ -35,14 +32,14 @@ class Objects:
 
 
 def tiles(
-    photo: Any,
+    photo: LoadedPhoto,
     seen: AttentionResult,
     fitted: Sequence[PixelMask],
     style: Style,
     best: int,
     point: tuple[float, float] | None,
 ) -> Tiles:
-    """The tiles of one photo or frame; photo: with `view` and `layout`."""
+    """The tiles of one photo or frame."""
     view = small = shrunk(photo.view, SIDE)
     if point is not None:
         down, across = (s / n for s, n in zip(small.shape[:2], photo.layout.photo, strict=True))
@@ -61,26 +58,6 @@ def tiles(
         name = f"head {head}" + (", best" if head == best else "")
         heads.append((name, heat(attention.numpy(), f"attention of head {head}", style.palette)))
     return Tiles(picture(small, "the photo"), masks, heads)
-
-
-def card(row: Mapping[str, Any], name: str, seen: Sequence[tuple[str, Tiles]]) -> dict[str, Any]:
-    """One input on the page. seen: a caption and its tiles; of a video several frames."""
-    return {"name": name, "row": row, "views": seen}
-
-
-def gallery(
-    cards: Sequence[Mapping[str, Any]], total: int, facts: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The values of the template. total: inputs that were done, of which some may have no card."""
-    return {
-        "title": "dino attention",
-        "whole": any("score" in card["row"] for card in cards),
-        "cards": cards,
-        "total": total,
-        "guesses": sum(bool(card["row"].get("guess")) for card in cards),
-        "facts": facts,
-        "version": __version__,
-    }
 
 
 def _objects(parts: Parts | None) -> Objects | None:

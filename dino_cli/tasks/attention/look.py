@@ -51,19 +51,24 @@ def attend(
     pixels: Tensor,
     p: Preprocessing,
     config: AttentionConfig,
-    patches: Sequence[int] | None = None,
+    asking: Sequence[int] | None = None,
 ) -> list[AttentionResult]:
-    """Attention and masks of uint8 pixels (B, 3, H, W); patches: those that ask, instead of CLS."""
-    asking = torch.tensor(patches, device=model.device) if patches is not None else None
+    """Attention and masks of uint8 pixels (B, 3, H, W).
+
+    asking: of each picture the number of the patch that asks, instead of CLS.
+    """
+    numbers = torch.tensor(asking, device=model.device) if asking is not None else None
     tokens = None
     with model.forward(pixels):
         x = normalize(pixels, p, model.device)
         if config.masks == "tokens":
             heads, keys, tokens = model.backbone.attention_keys_and_tokens(
-                x, layer=config.layer, patch=asking
+                x, layer=config.layer, asking=numbers
             )
         else:
-            heads, keys = model.backbone.cls_attention_and_keys(x, layer=config.layer, patch=asking)
+            heads, keys = model.backbone.cls_attention_and_keys(
+                x, layer=config.layer, asking=numbers
+            )
     model.check_finite(heads, "attention")
     seeded = seeded_masks(heads, keys)
     certain = certainties(keys, seeded).cpu()

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.config.ranges import check_batches, check_fps, check_threshold
 from dino_cli.config.setting import parse_size
-from dino_cli.config.shared import Preprocessing
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.coco import Segmentation
 from dino_cli.store.pictures.attention import Style
 from dino_cli.store.pictures.figures import rgb_of
-from dino_cli.tasks.attention.query import Query, parse_query
 from dino_cli.tasks.model import Model, open_model
+from dino_cli.tasks.photos.query import Query, parse_query
+from dino_cli.tasks.photos.reading import PhotoReader, photo_reader
+from dino_cli.tasks.photos.results import PAGE
 
 __all__ = ["COCO_NAMES", "AttentionPlan", "AttentionRequest", "parse_heads", "plan", "read_options"]
 
@@ -35,7 +36,7 @@ class AttentionRequest:
     @property
     def files(self) -> list[str]:
         """Names of the files that all inputs share."""
-        return [COCO_NAMES[one] for one in self.coco] + (["index.html"] if self.page else [])
+        return [COCO_NAMES[one] for one in self.coco] + ([PAGE] if self.page else [])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,7 @@ class AttentionPlan:
     config: AttentionConfig
     asked: AttentionRequest
     model: Model
-    preprocessing: Preprocessing
-    patch: int
+    reader: PhotoReader
 
     @property
     def categories(self) -> list[str]:
@@ -129,22 +129,20 @@ def plan(
     Raises `UsageError`, `TaskError`.
     """
     model = model or open_model(config, reporter)
-    patch = _patch_size(model, asked)
+    _check_network(model, asked)
     if not -model.backbone.depth <= config.layer < model.backbone.depth:
         raise UsageError(
             f"layer {config.layer} asked for, but {model.weights.name} has"
             f" {model.backbone.depth} blocks, 0 to {model.backbone.depth - 1}",
             "choose among these, or -1 for the last",
         )
-    preprocessing = model.whole_photo(config.image_size or None, exif=config.exif)
+    reader = photo_reader(model, config, asked.query)
     if config.compile:
         model.backbone.compile_blocks(config.layer)
-    return AttentionPlan(
-        config=config, asked=asked, model=model, preprocessing=preprocessing, patch=patch
-    )
+    return AttentionPlan(config=config, asked=asked, model=model, reader=reader)
 
 
-def _patch_size(model: Model, asked: AttentionRequest) -> int:
+def _check_network(model: Model, asked: AttentionRequest) -> None:
     name, backbone = model.weights.name, model.backbone
     if not backbone.has_attention and backbone.has_blocks and asked.query is None:
         raise UsageError(
@@ -158,7 +156,6 @@ def _patch_size(model: Model, asked: AttentionRequest) -> int:
             "use a ViT, such as --model dino_vits16",
         )
     _check_heads(asked.chosen, name, backbone.heads)
-    return backbone.patch_size
 
 
 def _check_heads(chosen: Sequence[int | str], name: str, heads: int) -> None:

@@ -1,6 +1,7 @@
 """`dino attention`: photos and videos in; heat maps, masks, overlays, COCO files and a page out."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -10,16 +11,16 @@ from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.decoding.video import open_pictures, open_video
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.listing.media import find_media
-from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.videos import NO_H264, h264_program
-from dino_cli.store.writing.folders import folder_names
 from dino_cli.store.writing.locks import lock_output
-from dino_cli.tasks.attention.outputs import SKIPPED, Outputs, outputs
-from dino_cli.tasks.attention.photos import Unfit
+from dino_cli.store.writing.targets import explain_errors
+from dino_cli.tasks.attention.outputs import Outputs
 from dino_cli.tasks.attention.plan import AttentionPlan, plan, read_options
-from dino_cli.tasks.attention.stills import Stills
-from dino_cli.tasks.attention.videos import Frames, run_video
+from dino_cli.tasks.attention.stills import run_stills
+from dino_cli.tasks.attention.videos import run_video
+from dino_cli.tasks.photos.frames import Frames
+from dino_cli.tasks.photos.reading import unread
 
 __all__ = ["attention"]
 
@@ -40,86 +41,55 @@ def attention(config: AttentionConfig, reporter: Reporter) -> dict[str, Any]:
         sequences += _sequences(pictures)
         pictures = []
     inputs = [*pictures, *(video for video, _ in sequences)]
-    names = folder_names([file.relative for file in inputs], reserved=[SKIPPED, *asked.files])
-    with (
-        lock_output(config.output),
-        outputs(config.output, asked, strict=config.strict, overwrite=config.overwrite) as out,
-    ):
-        out.folders.check(names if asked.pictures else [], overwrite=config.overwrite)
+    with lock_output(config.output), ExitStack() as stack:
+        out = Outputs(config, inputs, asked, stack)
+        out.check()
         planned = plan(config, asked, reporter)
-        work = _Work(planned, out, pictures, sequences, names, reporter)
         try:
-            work.run()
-            result = out.result(reporter)
-            out.write_shared(planned, work.videos)
+            with explain_errors(config.output):
+                _look_at_all(planned, out, sequences, reporter)
+                result = out.told(reporter) | {"shared": out.told_shared()}
+                out.write_shared(planned)
             return result
         except KeyboardInterrupt:
-            out.write_shared(planned, work.videos)
-            done = f"{len(out.rows)} of {len(inputs)} inputs are done and kept"
-            raise Interrupted(f"interrupted: {done} in {str(config.output)!r}") from None
-        except OSError as error:
-            out.discard()
-            raise TaskError(
-                f"cannot write to {str(config.output)!r}: {error.strerror or error}",
-                "make room, or choose another -o",
-            ) from None
+            with explain_errors(config.output):
+                out.write_shared(planned)
+            raise out.interrupted() from None
         except BaseException:
             out.discard()
             raise
 
 
-class _Work:
+def _look_at_all(
+    planned: AttentionPlan,
+    out: Outputs,
+    sequences: Sequence[tuple[ImageFile, Sequence[ImageFile]]],
+    reporter: Reporter,
+) -> None:
     """The inputs in their order: first the photos, then the videos."""
+    names = _names(out.inputs, planned.config)
+    photos = len(out.inputs) - len(sequences)
+    if photos:
+        run_stills(planned, out, names[:photos], reporter)
+    if sequences and planned.asked.pictures and h264_program() is None:
+        reporter.remark(NO_H264)
+    for number, (file, frames) in enumerate(sequences, photos):
+        video = {"id": len(out.videos) + 1, "name": names[number]}
+        try:
+            opened = _opened(file, frames, planned.config)
+            size = {"height": opened.size[0], "width": opened.size[1], "fps": opened.fps}
+            out.videos.append(video | size)
+            run_video(planned, out, opened, number, video, reporter)
+        except (UnreadableImage, ValueError) as error:
+            out.videos = [known for known in out.videos if known["id"] != video["id"]]
+            out.skip(unread(number, error))
 
-    def __init__(
-        self,
-        planned: AttentionPlan,
-        out: Outputs,
-        pictures: Sequence[ImageFile],
-        sequences: Sequence[tuple[ImageFile, Sequence[ImageFile]]],
-        names: Sequence[PurePath],
-        reporter: Reporter,
-    ) -> None:
-        self.planned, self.out, self.reporter = planned, out, reporter
-        self.pictures, self.sequences, self.names = pictures, sequences, names
-        self.videos: list[dict[str, Any]] = []  # of the COCO files
 
-    def run(self) -> None:
-        count = len(self.pictures)
-        told = _told([*self.pictures, *(video for video, _ in self.sequences)], self.planned.config)
-        if self.pictures:
-            Stills(
-                self.planned,
-                self.out,
-                self.pictures,
-                self.names[:count],
-                told[:count],
-                self.reporter,
-            ).run()
-        if self.sequences and self.planned.asked.pictures and h264_program() is None:
-            self.reporter.remark(NO_H264)
-        for number, (file, frames) in enumerate(self.sequences, count):
-            video = {"id": len(self.videos) + 1, "name": told[number]}
-            try:
-                opened = self._open(file, frames)
-                size = {"height": opened.size[0], "width": opened.size[1], "fps": opened.fps}
-                self.videos.append(video | size)
-                run_video(
-                    self.planned, self.out, opened, number, self.names[number], video, self.reporter
-                )
-            except (UnreadableImage, Unfit) as error:
-                self.videos = [known for known in self.videos if known["id"] != video["id"]]
-                if isinstance(error, Unfit):
-                    self.out.skip(number, file.path, str(error), error.error)
-                else:
-                    self.out.skip(number, file.path, error.reason)
-
-    def _open(self, file: ImageFile, frames: Sequence[ImageFile]) -> Frames:
-        config = self.planned.config
-        if frames:
-            assert config.fps is not None
-            return open_pictures(file.path, frames, config.fps, exif=config.exif)
-        return open_video(file.path, config.fps)
+def _opened(file: ImageFile, frames: Sequence[ImageFile], config: AttentionConfig) -> Frames:
+    if frames:
+        assert config.fps is not None
+        return open_pictures(file.path, frames, config.fps, exif=config.exif)
+    return open_video(file.path, config.fps)
 
 
 def _sequences(pictures: Sequence[ImageFile]) -> list[tuple[ImageFile, Sequence[ImageFile]]]:
@@ -135,7 +105,7 @@ def _sequences(pictures: Sequence[ImageFile]) -> list[tuple[ImageFile, Sequence[
     return result
 
 
-def _told(files: Sequence[ImageFile], config: AttentionConfig) -> list[str]:
+def _names(files: Sequence[ImageFile], config: AttentionConfig) -> list[str]:
     """Names of inputs for people and COCO: below the folder when one was given, else as typed."""
     one_folder = len(config.images) == 1 and Path(config.images[0]).is_dir()
     return [(file.relative if one_folder else file.path).as_posix() for file in files]

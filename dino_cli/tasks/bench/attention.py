@@ -34,15 +34,15 @@ def bench_attention(config: BenchAttentionConfig, reporter: Reporter) -> dict[st
     """
     _check(config)
     device = choose_device(config.device)
-    size, patch = config.image_size, config.patch_size
-    model, plain = twins(config.arch, patch, device, config.precision)
+    size, patch_size = config.image_size, config.patch_size
+    model, plain = twins(config.arch, patch_size, device, config.precision)
     files = _with_files(config, model, plain, reporter)
     x = torch.randn(1, 3, size, size, device=device)
     alone = _alone(config, model, x, reporter)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.backbone.net(x)
     limit = counter.get_total_flops() / matrix_peak(device, model.precision)
-    named = f"{config.arch}/{patch} at {size}"
+    named = f"{config.arch}/{patch_size} at {size}"
     lines = (
         (f"attention files, {named}", files, config.photos),
         (f"attention alone, {named}, against the forward pass", alone, 1),
@@ -72,7 +72,7 @@ def _with_files(
     config: BenchAttentionConfig, model: Model, plain: nn.Module, reporter: Reporter
 ) -> PairedTimes:
     """`dino attention` on a folder of photos, and the original's way on each of them."""
-    size, patch, device = config.image_size, config.patch_size, model.device
+    size, patch_size, device = config.image_size, config.patch_size, model.device
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         write_photos(folder, config.photos, 375, 500)
@@ -92,7 +92,9 @@ def _with_files(
         def theirs() -> None:
             for photo in sorted((folder / "photos").iterdir()):
                 target = folder / "theirs" / photo.stem
-                reference.attention_files(plain, photo, target, device, size=size, patch=patch)
+                reference.attention_files(
+                    plain, photo, target, device, size=size, patch_size=patch_size
+                )
 
         return paired(
             lambda: attention(asked, Reporter()),

@@ -250,7 +250,7 @@ class _Kept(nn.Module):
 
 @torch.no_grad()
 def attention_files(
-    net: nn.Module, photo: Path, folder: Path, device: torch.device, *, size: int, patch: int
+    net: nn.Module, photo: Path, folder: Path, device: torch.device, *, size: int, patch_size: int
 ) -> None:
     """Heat map, mask and outlines of every head of one photo, as files, by matplotlib (fig. 3)."""
     import matplotlib
@@ -270,12 +270,14 @@ def attention_files(
     finally:
         block.attn = kept.inner
     row = kept.matrix[0, :, 0, 1:]
-    side = size // patch
+    side = size // patch_size
     values, order = row.sort(dim=1)
     above = (values / values.sum(dim=1, keepdim=True)).cumsum(dim=1) > 0.4
     masks = torch.zeros_like(above).scatter(1, order, above).float()
     enlarged = {
-        name: F.interpolate(maps.view(1, -1, side, side), scale_factor=patch, mode="nearest")[0]
+        name: F.interpolate(maps.view(1, -1, side, side), scale_factor=patch_size, mode="nearest")[
+            0
+        ]
         for name, maps in (("attn", row), ("mask", masks))
     }
     folder.mkdir(parents=True, exist_ok=True)

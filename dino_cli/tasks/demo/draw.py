@@ -16,7 +16,7 @@ from dino_cli.data.drawings.images import CLASSES, draw
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
-from dino_cli.store.writing.existing import already_exists
+from dino_cli.store.writing.targets import already_exists
 
 __all__ = ["draw_folder"]
 

@@ -141,10 +141,10 @@ def look_masks(
         "size": drawings.images.shape[1],
         "share": SHARE,
     }
-    patch = 1
+    patch_size = 1
     for name, model in networks.items():
         maps = attention_of(model, drawings.images, batch=batch, advance=reporter.advance)
-        patch = model.backbone.patch_size
+        patch_size = model.backbone.patch_size
         overlaps = iou(_with_mean(maps), drawings.masks)
         heads = overlaps[:, :-1].mean(dim=0)
         best = int(heads.argmax())
@@ -156,7 +156,7 @@ def look_masks(
     reporter.finish()
     (height, width), boxed = best_box(drawings.masks)
     whole = torch.from_numpy(drawings.masks.mean(axis=(1, 2)))
-    coloured = iou(chroma(drawings.images, patch), drawings.masks)[:, 0]
+    coloured = iou(chroma(drawings.images, patch_size), drawings.masks)[:, 0]
     result["colourfulness"] = MaskScore.of(coloured).json()
     result["best_box"] = {"height": height, "width": width, **MaskScore.of(boxed).json()}
     result["whole_image"] = MaskScore.of(whole).json()

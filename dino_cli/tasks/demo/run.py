@@ -17,9 +17,10 @@ from dino_cli.config.shared import ModelOptions
 from dino_cli.data.drawings.images import CLASSES
 from dino_cli.errors import Interrupted, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores, one_thread
+from dino_cli.runtime import one_thread, usable_threads
 from dino_cli.store.pages import write_page
-from dino_cli.store.writing.staging import check_free, stage_results
+from dino_cli.store.writing.staging import stage_results
+from dino_cli.store.writing.targets import check_free
 from dino_cli.tasks.attention.run import attention
 from dino_cli.tasks.demo.draw import draw_folder
 from dino_cli.tasks.demo.live import live_steps
@@ -172,7 +173,7 @@ def _as_given(config: DemoConfig) -> dict[str, Any]:
 
 
 def _processes(config: DemoConfig) -> int:
-    return max(1, min(config.workers, available_cores()))
+    return usable_threads(config.workers)
 
 
 def _story(config: DemoConfig) -> Story:

@@ -53,34 +53,35 @@ def input_sizes(model: Model) -> tuple[int, int]:
             f"{model.weights.name} has no attention of a class token to its patches",
             "show a vision transformer, such as --model dino_vits16",
         )
-    p, patch = model.preprocessing, model.backbone.patch_size
+    p, patch_size = model.preprocessing, model.backbone.patch_size
     resized = p.resize if isinstance(p.resize, int) else min(p.resize or (224,))
     small, large = min(p.cut or (resized,)), model.weights.attention_size
-    return max(patch, small // patch * patch), max(patch, large // patch * patch)
+    whole_small, whole_large = (max(1, side // patch_size) * patch_size for side in (small, large))
+    return whole_small, whole_large
 
 
 def features_of(
     model: Model, images: Images, *, batch: int, advance: Advance = lambda _: None
 ) -> NDArray[np.float32]:
     """CLS features, float32 (N, D), of images (N, S, S, 3)."""
-    rows = []
-    for pixels in _batches(images, batch):
-        with model.autocast():
-            x = normalize(pixels, model.preprocessing, model.device)
-            rows.append(model.backbone.features(x).cpu())
-        advance(len(pixels))
-    return torch.cat(rows).numpy()
+    return _asked(model.backbone.features, model, images, batch, advance).numpy()
 
 
 def attention_of(
     model: Model, images: Images, *, batch: int, advance: Advance = lambda _: None
 ) -> Tensor:
     """Last-block CLS attention of images (N, S, S, 3): float32 (N, H, h, w) on the CPU."""
+    return _asked(model.backbone.cls_attention, model, images, batch, advance)
+
+
+def _asked(
+    ask: Callable[[Tensor], Tensor], model: Model, images: Images, batch: int, advance: Advance
+) -> Tensor:
+    """What a backbone's method says of normalised images, batch by batch, on the CPU."""
     rows = []
     for pixels in _batches(images, batch):
         with model.autocast():
-            x = normalize(pixels, model.preprocessing, model.device)
-            rows.append(model.backbone.cls_attention(x).cpu())
+            rows.append(ask(normalize(pixels, model.preprocessing, model.device)).cpu())
         advance(len(pixels))
     return torch.cat(rows)
 
@@ -152,16 +153,16 @@ def iou(maps: Tensor, masks: NDArray[np.bool_]) -> Tensor:
 
     Compared pixel by pixel: S is a whole multiple of h and w.
     """
-    patch = masks.shape[-1] // maps.shape[-1]
+    patch_size = masks.shape[-1] // maps.shape[-1]
     kept = threshold_mass(maps, SHARE)
-    kept = kept.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+    kept = kept.repeat_interleave(patch_size, -2).repeat_interleave(patch_size, -1)
     return overlap(kept, torch.from_numpy(masks)[:, None])
 
 
-def chroma(images: Images, patch: int) -> Tensor:
+def chroma(images: Images, patch_size: int) -> Tensor:
     """How colourful each patch is: mean of max - min over the channels, float32 (N, 1, h, w)."""
     spread = torch.from_numpy(np.ptp(images, axis=-1).astype(np.float32))[:, None]
-    return torch.nn.functional.avg_pool2d(spread, patch)
+    return torch.nn.functional.avg_pool2d(spread, patch_size)
 
 
 def best_box(masks: NDArray[np.bool_]) -> tuple[tuple[int, int], Tensor]:

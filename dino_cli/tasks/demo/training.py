@@ -3,8 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores, choose_device, choose_precision, one_thread
+from dino_cli.runtime import choose_device, choose_precision, one_thread, usable_threads
 from dino_cli.store.pages import write_page
 from dino_cli.store.runs.checkpoints import find_checkpoint, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.log import Log
 from dino_cli.store.weights.load import Weights
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.staging import check_free
+from dino_cli.store.writing.targets import check_free, explain_errors
 from dino_cli.tasks.demo.draw import draw_folder
 from dino_cli.tasks.demo.live import (
     RECIPE_IMAGES,
@@ -117,7 +116,7 @@ class _Training:
         if self.config.overwrite:
             self._clear()
         self.moments = read_moments(self.output, seed=self.config.seed)
-        with _told(self.output):
+        with explain_errors(self.output):
             self.output.mkdir(exist_ok=True)
             self._write_moments()
         if not self.images.exists():
@@ -139,7 +138,7 @@ class _Training:
             masks=self.sizes.masks,
             gallery=self.sizes.gallery,
             sides=(small, large),
-            processes=max(1, min(self.config.workers, available_cores())),
+            processes=usable_threads(self.config.workers),
             reporter=self.reporter,
         )
 
@@ -148,7 +147,7 @@ class _Training:
 
     def _clear(self) -> None:
         """Remove what an earlier training left."""
-        with _told(self.output):
+        with explain_errors(self.output):
             for name in (TRAINING_PAGE, MOMENTS):
                 (self.output / name).unlink(missing_ok=True)
             for folder in (self.run.path, self.images):
@@ -250,7 +249,7 @@ class _Training:
             **moment_values(self.latest),
         }
         self.moments = [m for m in self.moments if m["step"] < step] + [moment]
-        with _told(self.output):
+        with explain_errors(self.output):
             self._write_moments()
             values = training_values(
                 self.moments,
@@ -337,14 +336,3 @@ def read_moments(output: Path, *, seed: int) -> list[dict[str, Any]]:
             "go on with that seed, or start anew with --overwrite",
         )
     return moments
-
-
-@contextmanager
-def _told(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise TaskError(
-            f"cannot write to {str(output)!r}: {error.strerror or error}",
-            "make room, or choose another -o",
-        ) from None

@@ -13,7 +13,7 @@ from dino_cli.data.listing.contents import content_sha256
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores
+from dino_cli.runtime import usable_threads
 from dino_cli.store.embeddings.reading import Embeddings, open_export
 from dino_cli.store.embeddings.sources import read_sources
 from dino_cli.tasks.embed.merge import EarlierExport
@@ -46,7 +46,7 @@ def find_new(
         new = [file for file in files if os.path.abspath(file.path) not in places]
         return EarlierExport(export, digests, keep), new
     known, new, copies = set(digests), [], 0
-    with ThreadPoolExecutor(max(1, min(config.workers, available_cores()))) as pool:
+    with ThreadPoolExecutor(usable_threads(config.workers)) as pool:
         found = pool.map(_digest, files)
         for file, digest in zip(reporter.track(files, "comparing", len(files)), found, strict=True):
             place = places.get(os.path.abspath(file.path))
@@ -74,7 +74,7 @@ def changed_file(
     """The first file whose content is not what the export's row was made of; None for none."""
     known = {os.path.abspath(p): d for p, d in zip(base.export.paths, base.digests, strict=True)}
     rows = [file for file in files if os.path.abspath(file.path) in known]
-    with ThreadPoolExecutor(max(1, min(config.workers, available_cores()))) as pool:
+    with ThreadPoolExecutor(usable_threads(config.workers)) as pool:
         found = pool.map(_digest, rows)
         for file, digest in zip(reporter.track(rows, "comparing", len(rows)), found, strict=True):
             if known[os.path.abspath(file.path)] != digest:

@@ -60,8 +60,8 @@ def transform_of(config: EmbedConfig, model: Model) -> Preprocessing:
     p: Preprocessing = replace(model.preprocessing, exif=config.exif)
     if config.image_size is None:
         return replace(p, **_overrides(config, p, model))
-    patch = model.backbone.patch_size
-    return replace(p, resize=model.input_size(config.image_size), crop=None, multiple=patch)
+    patch_size = model.backbone.patch_size
+    return replace(p, resize=model.input_size(config.image_size), crop=None, multiple=patch_size)
 
 
 def _overrides(options: TransformOptions, p: Preprocessing, model: Model) -> dict[str, Any]:
@@ -80,11 +80,11 @@ def _overrides(options: TransformOptions, p: Preprocessing, model: Model) -> dic
             f"the crop of {crop} pixels is larger than the resized short side of {resize}",
             f"use --resize {crop} or more, or --crop {resize} or less",
         )
-    patch = model.backbone.patch_size
-    if "crop" in changed and model.backbone.has_blocks and changed["crop"] % patch:
-        fits = max(patch, changed["crop"] // patch * patch)
+    patch_size = model.backbone.patch_size
+    if "crop" in changed and model.backbone.has_blocks and changed["crop"] % patch_size:
+        fits = max(patch_size, changed["crop"] // patch_size * patch_size)
         raise UsageError(
-            f"--crop {changed['crop']} is not a multiple of the patch size {patch}",
+            f"--crop {changed['crop']} is not a multiple of the patch size {patch_size}",
             f"use --crop {fits}",
         )
     return changed

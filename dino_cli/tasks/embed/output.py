@@ -12,7 +12,8 @@ from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.formats import is_utf8
 from dino_cli.store.embeddings.writing import write_export
-from dino_cli.store.writing.tables import explain_errors, skipped_path, write_skipped
+from dino_cli.store.writing.tables import skipped_path, write_skipped
+from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.embed.merge import MergedBlocks
 from dino_cli.tasks.projection import project
 

@@ -23,7 +23,8 @@ from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
 from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.formats import export_files
 from dino_cli.store.writing.locks import lock_output
-from dino_cli.store.writing.tables import check_targets, skipped_path
+from dino_cli.store.writing.tables import skipped_path
+from dino_cli.store.writing.targets import check_files
 from dino_cli.tasks.embed.append import find_new
 from dino_cli.tasks.embed.merge import EarlierExport, MergedBlocks
 from dino_cli.tasks.embed.options import check_options, transform_of
@@ -159,7 +160,7 @@ def _check_outputs(config: EmbedConfig, kinds: Sequence[str], blocks: Blocks) ->
             blocks.remove()  # of a process killed as it began or ended
     if blocks.exists():
         if config.resume:
-            check_targets(targets, overwrite=True)
+            check_files(targets, overwrite=True)
             return
         if not config.overwrite:
             raise TaskError(
@@ -167,7 +168,7 @@ def _check_outputs(config: EmbedConfig, kinds: Sequence[str], blocks: Blocks) ->
                 "go on with --resume, or start again with --overwrite",
             )
     present = config.output.exists() and (config.resume or config.append)
-    check_targets(targets, overwrite=config.overwrite or present)
+    check_files(targets, overwrite=config.overwrite or present)
     blocks.check_free()
 
 

@@ -22,7 +22,7 @@ from dino_cli.errors import DinoError, Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.tables import check_targets, explain_errors
+from dino_cli.store.writing.targets import check_files, explain_errors
 from dino_cli.tasks.eval.published import PUBLISHED
 from dino_cli.tasks.eval.report import Example, Table, section
 
@@ -83,7 +83,7 @@ def evaluate_all(
     config = _with_run(config)
     if config.output.suffix != ".html":
         raise UsageError(f"{str(config.output)!r} is not an .html file", "use -o report.html")
-    check_targets([config.output, config.output.with_suffix(".json")], overwrite=config.overwrite)
+    check_files([config.output, config.output.with_suffix(".json")], overwrite=config.overwrite)
     planned = plan(config)
     done: list[EvaluationResult] = []
     try:

@@ -1,15 +1,16 @@
 """What every evaluation leaves: tables for a person, `result.json` for a machine, one page."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dino_cli import __version__
 from dino_cli.store.pages import Picture, write_page
-from dino_cli.store.writing.staging import check_free, stage_results
+from dino_cli.store.writing.staging import stage_results
+from dino_cli.store.writing.targets import check_free
 from dino_cli.tasks.eval.published import PUBLISHED
 
 __all__ = [
@@ -77,17 +78,12 @@ def check_report(output: Path | None, names: Sequence[str] = (), *, overwrite: b
         check_free(output, [*names, RESULT, PAGE], overwrite=overwrite)
 
 
-@contextmanager
-def report(output: Path | None, names: Sequence[str] = ()) -> Iterator[Path | None]:
+def report(output: Path, names: Sequence[str] = ()) -> AbstractContextManager[Path]:
     """A folder to put the report's files in; they appear in `output` when the block succeeds.
 
-    names: what else than `result.json` and `index.html` may be there. None without an output.
+    names: what else than `result.json` and `index.html` may be there.
     """
-    if output is None:
-        yield None
-        return
-    with stage_results(output, [*names, RESULT, PAGE]) as stage:
-        yield stage
+    return stage_results(output, [*names, RESULT, PAGE])
 
 
 def write_report(

@@ -8,7 +8,8 @@ from typing import Any
 from dino_cli.config.knn import KnnConfig
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.confusion import draw_confusion
-from dino_cli.store.writing.tables import csv_table, explain_errors, write_skipped
+from dino_cli.store.writing.tables import csv_table, write_skipped
+from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.knn.bank import Bank
 from dino_cli.tasks.knn.hits import HitsPage
 from dino_cli.tasks.knn.queries import Queries

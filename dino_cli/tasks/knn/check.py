@@ -4,7 +4,8 @@ import math
 
 from dino_cli.config.knn import KnnConfig
 from dino_cli.errors import UsageError
-from dino_cli.store.writing.tables import check_targets, skipped_path
+from dino_cli.store.writing.tables import skipped_path
+from dino_cli.store.writing.targets import check_files
 
 __all__ = ["check", "check_votes"]
 
@@ -42,7 +43,7 @@ def _check_confusion(config: KnnConfig) -> None:
             f"the confusion matrix is a .png, which {str(config.confusion)!r} is not",
             "use --confusion confusion.png",
         )
-    check_targets([config.confusion], overwrite=config.overwrite)
+    check_files([config.confusion], overwrite=config.overwrite)
 
 
 def _check_output(config: KnnConfig) -> None:
@@ -59,7 +60,7 @@ def _check_output(config: KnnConfig) -> None:
             f"duplicates are listed as .csv, which {str(output)!r} is not",
             "use --output duplicates.csv",
         )
-    check_targets([output, skipped_path(output)], overwrite=config.overwrite)
+    check_files([output, skipped_path(output)], overwrite=config.overwrite)
     for index in config.index:
         if output.resolve() in (index.with_suffix(".csv").resolve(), index.resolve()):
             raise UsageError(f"{str(output)!r} belongs to the index", "name another file")

@@ -11,7 +11,8 @@ from dino_cli.core.evaluation.neighbors import similar_pairs
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device
-from dino_cli.store.writing.tables import csv_table, explain_errors
+from dino_cli.store.writing.tables import csv_table
+from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.knn.bank import open_index
 
 __all__ = ["find_duplicates"]

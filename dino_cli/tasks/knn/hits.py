@@ -9,7 +9,7 @@ import dino_cli
 from dino_cli.data.decoding.thumbnails import small_picture
 from dino_cli.store.embeddings.reading import Embeddings
 from dino_cli.store.pages import Picture, picture, write_page
-from dino_cli.store.writing.tables import explain_errors
+from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.knn.search import NeighborBlock, rounded
 
 __all__ = ["HitsPage"]

@@ -16,7 +16,7 @@ from dino_cli.store.pictures.map_layout import entries_of, map_layout
 from dino_cli.store.pictures.map_picture import draw_map as draw
 from dino_cli.store.pictures.map_picture import legend_width
 from dino_cli.store.writing.locks import lock_output
-from dino_cli.store.writing.tables import check_targets, explain_errors
+from dino_cli.store.writing.targets import check_files, explain_errors
 from dino_cli.tasks.map.pictures import missing_remark, read_pictures
 from dino_cli.tasks.map.site import check_site, make_site
 from dino_cli.tasks.projection import project
@@ -40,7 +40,7 @@ def draw_map(config: MapConfig, reporter: Reporter) -> dict[str, Any]:
         if site:
             check_site(config)
         else:
-            check_targets([config.output], overwrite=config.overwrite)
+            check_files([config.output], overwrite=config.overwrite)
         export = read_embeddings(config.features)
         if not export.paths:
             raise TaskError(f"{str(config.features)!r} holds no pictures", "embed some first")

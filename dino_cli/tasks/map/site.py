@@ -10,8 +10,8 @@ from dino_cli.store.atlas import SITE_FILES, export_site, require_atlas, write_t
 from dino_cli.store.embeddings.formats import is_utf8
 from dino_cli.store.embeddings.parquet import Projection
 from dino_cli.store.embeddings.reading import Embeddings
-from dino_cli.store.writing.staging import check_free, stage_results
-from dino_cli.store.writing.tables import explain_errors
+from dino_cli.store.writing.staging import stage_results
+from dino_cli.store.writing.targets import check_free, explain_errors
 from dino_cli.tasks.map.pictures import all_thumbnails, missing_remark
 from dino_cli.tasks.projection import neighbors_of
 

@@ -1,1 +1,1 @@
-"""`dino pca`: `run` is the task, `features` asks the network, `work` takes the inputs along."""
+"""`dino pca`: `run` is the task, `features` asks the network, `fitting` whom, `drawing` goes on."""

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dino_cli.config.pca import PcaConfig
-from dino_cli.config.shared import Preprocessing
 from dino_cli.core.masks.objects import token_masks
 from dino_cli.core.pca.colours import (
     BorderSplit,
@@ -17,8 +14,8 @@ from dino_cli.core.pca.colours import (
     fit_components,
 )
 from dino_cli.data.preprocess import normalize
-from dino_cli.tasks.attention.photos import LoadedPhoto
-from dino_cli.tasks.model import Model
+from dino_cli.tasks.pca.plan import PcaPlan
+from dino_cli.tasks.photos.reading import LoadedPhoto, stacked
 
 __all__ = ["FittedColours", "PatchFeatures", "extract_patches", "fit"]
 
@@ -49,12 +46,10 @@ class FittedColours:
         return torch.ones(len(one.features), dtype=torch.bool)
 
 
-def extract_patches(
-    model: Model, photos: Sequence[LoadedPhoto], p: Preprocessing, config: PcaConfig
-) -> list[PatchFeatures]:
+def extract_patches(plan: PcaPlan, photos: Sequence[LoadedPhoto]) -> list[PatchFeatures]:
     """One forward pass over photos of one shape."""
-    pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos]))
-    x = normalize(pixels.permute(0, 3, 1, 2).contiguous(), p, model.device)
+    model, config = plan.model, plan.config
+    x = normalize(stacked(photos), plan.reader.preprocessing, model.device)
     inside = None
     with model.forward(x):
         if model.backbone.has_attention:

@@ -109,13 +109,13 @@ def _check_warmups(config: TrainConfig) -> None:
 
 def _check_patches(config: TrainConfig) -> None:
     """Views of whole patches, which our own networks do not trim."""
-    patch = config.patch_size
+    patch_size = config.patch_size
     for name in ("global_size", "local_size", "final_size"):
         for side in _numbers(config, name):
-            if side % patch:
+            if side % patch_size:
                 raise UsageError(
-                    f"{flag_of(name)} {side} is not a whole number of {patch}-pixel patches",
-                    f"use {max(1, int(side) // patch) * patch}",
+                    f"{flag_of(name)} {side} is not a whole number of {patch_size}-pixel patches",
+                    f"use {max(1, int(side) // patch_size) * patch_size}",
                 )
 
 

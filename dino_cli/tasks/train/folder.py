@@ -19,7 +19,7 @@ from dino_cli.progress import Reporter
 from dino_cli.store.runs.checkpoints import CheckpointWriter, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.writing.atomic import atomic_write, sweep_beside
-from dino_cli.store.writing.existing import already_exists
+from dino_cli.store.writing.targets import already_exists, check_parent, explain_errors
 from dino_cli.tasks.train.setup import attention_size_of, preprocessing_of
 
 __all__ = [
@@ -76,7 +76,9 @@ def create_run(
     listed: what stdin listed, which becomes images.txt, and the run's data in place of `-`.
     """
     path = folder.path
-    try:
+    if config.output is not None:
+        check_parent(path)
+    with explain_errors(path, "choose another -o"):
         sweep_beside(folder.config)  # of a process killed before there was a run
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise already_exists(
@@ -85,10 +87,6 @@ def create_run(
         path.mkdir(parents=config.output is None, exist_ok=True)
         config = _with_list(folder, config, listed)
         folder.write_config({**described, "run": counts_of(plan), "train": to_json(config)})
-    except FileNotFoundError:
-        raise TaskError(f"the folder {path.parent} does not exist", "create it first") from None
-    except OSError as error:
-        raise TaskError(f"cannot write to {path} ({error.strerror})", "choose another -o") from None
 
 
 def update_run(
@@ -99,13 +97,9 @@ def update_run(
     listed: bytes | None,
 ) -> None:
     """config.json of a run that goes on, with what the person changed. listed: as `create_run`."""
-    try:
+    with explain_errors(folder.path, "make it writable"):
         values = {**to_json(_with_list(folder, config, listed)), "resume": None}
         folder.write_config({**described, "run": counts_of(plan), "train": values})
-    except OSError as error:
-        raise TaskError(
-            f"cannot write to {folder.path} ({error.strerror})", "make it writable"
-        ) from None
 
 
 def _with_list(folder: RunFolder, config: TrainConfig, listed: bytes | None) -> TrainConfig:

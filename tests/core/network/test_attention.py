@@ -131,11 +131,11 @@ def test_a_patch_asks_in_any_block(net, layer):
     asking = torch.tensor([0, 13])  # of 3 × 5 patches
     prefix = backbone.prefix_tokens
     expected = torch.stack([rows[0][i, :, prefix + p, prefix:] for i, p in enumerate(asking)])
-    heads, keys = backbone.cls_attention_and_keys(x, layer=layer, patch=asking)
+    heads, keys = backbone.cls_attention_and_keys(x, layer=layer, asking=asking)
     torch.testing.assert_close(heads.flatten(2), expected, rtol=1e-5, atol=1e-6)
     _, of_cls = backbone.cls_attention_and_keys(x, layer=layer)
     torch.testing.assert_close(keys, of_cls, rtol=0, atol=0)
-    three = backbone.attention_keys_and_tokens(x, layer=layer, patch=asking)
+    three = backbone.attention_keys_and_tokens(x, layer=layer, asking=asking)
     torch.testing.assert_close(three[0], heads)
     torch.testing.assert_close(three[1], keys)
     torch.testing.assert_close(three[2], tokens[:, prefix:])
@@ -150,7 +150,7 @@ def test_a_network_without_class_token_has_blocks_to_ask():
     backbone = Backbone(net)
     assert (backbone.has_attention, backbone.has_blocks, backbone.depth) == (False, True, 2)
     heads, keys = backbone.cls_attention_and_keys(
-        torch.randn(1, 3, 32, 48), patch=torch.tensor([23])
+        torch.randn(1, 3, 32, 48), asking=torch.tensor([23])
     )
     assert heads.shape == (1, 2, 4, 6)
     torch.testing.assert_close(heads.sum((-1, -2)), torch.ones(1, 2))

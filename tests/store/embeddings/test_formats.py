@@ -11,7 +11,8 @@ from feature_files import write_features
 
 from dino_cli.errors import TaskError
 from dino_cli.store.embeddings.reading import read_embeddings
-from dino_cli.store.writing.tables import check_targets, csv_table, write_skipped
+from dino_cli.store.writing.tables import csv_table, write_skipped
+from dino_cli.store.writing.targets import check_files
 
 
 def write(path: Path) -> np.ndarray:
@@ -80,13 +81,13 @@ def test_targets(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("mine")
     targets = [tmp_path / "x.npy", tmp_path / "x.csv"]
     with pytest.raises(TaskError, match=r"x\.csv' already exists; use --overwrite"):
-        check_targets(targets, overwrite=False)
-    check_targets(targets, overwrite=True)
+        check_files(targets, overwrite=False)
+    check_files(targets, overwrite=True)
     with pytest.raises(TaskError, match="none' does not exist"):
-        check_targets([tmp_path / "none" / "x.npy"], overwrite=True)
+        check_files([tmp_path / "none" / "x.npy"], overwrite=True)
     (tmp_path / "d.npy").mkdir()
     with pytest.raises(TaskError, match="is a folder"):
-        check_targets([tmp_path / "d.npy"], overwrite=True)
+        check_files([tmp_path / "d.npy"], overwrite=True)
 
 
 def test_list_of_skipped_files(tmp_path: Path) -> None:

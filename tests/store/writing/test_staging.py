@@ -4,7 +4,8 @@ import pytest
 
 from dino_cli.errors import TaskError
 from dino_cli.store.writing import staging
-from dino_cli.store.writing.staging import check_free, stage_results
+from dino_cli.store.writing.staging import stage_results
+from dino_cli.store.writing.targets import check_free
 
 NAMES = ("folder", "page.html")
 
@@ -39,6 +40,14 @@ def test_results_take_their_names_and_the_rest_stays(tmp_path):
         "out/mine": "kept",
         "out/page.html": "two",
     }
+
+
+def test_a_folder_that_is_there_may_be_a_file_system_of_its_own(tmp_path):
+    (output := tmp_path / "out").mkdir()
+    with stage_results(output, NAMES) as stage:
+        assert stage.parent == output  # from elsewhere nothing could be moved into it
+        fill(stage, "one")
+    assert sorted(p.name for p in output.iterdir()) == ["folder", "page.html"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -76,8 +76,7 @@ def copies(config: EvalCopiesConfig, reporter: Reporter) -> dict[str, Any]:
     }
     if config.output is not None:
         result["output"] = str(config.output)
-    with report(config.output, [QUERIES]) as stage:
-        if stage is not None:
+        with report(config.output, [QUERIES]) as stage:
             header = ("block", "path", "original", "rank", "average_precision")
             with csv_table(stage / QUERIES, header) as write:
                 for row in _rows(blocks, pairs, ranks[""], precisions[""]):

@@ -1,10 +1,9 @@
 """`dino eval knn`: the paper's k-NN table, by the code of `dino embed` and `dino knn`."""
 
-import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from dino_cli.config.embed import EmbedConfig
@@ -45,9 +44,9 @@ def knn(config: EvalKnnConfig, reporter: Reporter) -> dict[str, Any]:
     names = [path.name for name in SETS for path in _files(Path(f"{name}.npy"))]
     check_report(config.output, names, overwrite=config.overwrite)
     _check_classes(config)
-    with ExitStack() as stack:
-        stage = stack.enter_context(report(config.output, names))
-        folder = stage or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    output = config.output
+    with report(output, names) if output is not None else TemporaryDirectory() as given:
+        folder = Path(given)
         index, queries = (
             _features(getattr(config, name), folder / f"{name}.npy", config, reporter)
             for name in SETS
@@ -55,9 +54,9 @@ def knn(config: EvalKnnConfig, reporter: Reporter) -> dict[str, Any]:
         result = _classify(
             replace(checked[0], index=(index,), queries=(str(queries),)), config, reporter
         )
-        if stage is not None:
-            write_report(stage, "knn", result, figures(result), tables(result))
-            result = {**result, "output": str(config.output)}
+        if output is not None:
+            write_report(folder, "knn", result, figures(result), tables(result))
+            result = {**result, "output": str(output)}
     return result
 
 

@@ -7,7 +7,7 @@ from dino_cli.config.eval_linear import EvalLinearConfig
 from dino_cli.config.setting import flag_of
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.writing.staging import check_free
+from dino_cli.store.writing.targets import check_free
 from dino_cli.tasks.eval.linear.results import FILES
 from dino_cli.tasks.eval.linear.training import CHECKPOINT
 from dino_cli.tasks.eval.report import check_report

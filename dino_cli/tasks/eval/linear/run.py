@@ -14,6 +14,7 @@ from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.classifier import Classifier, read_classifier
+from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.embed.options import transform_of
 from dino_cli.tasks.eval.linear.check import check
 from dino_cli.tasks.eval.linear.results import (
@@ -180,14 +181,13 @@ def _work(
     named = extract_features(queries, seen, config, reporter, "predicting") if queries else None
     if named is not None:
         result["predictions"] = predict(trained, named, classes)
-    with report(config.output, FILES) as stage:
-        if stage is not None:
-            leave(stage, result, trained, classes, config, seen)
-            result["output"] = str(config.output)
-            if named is not None:
-                result["predicted"] = str(_named(config.output) / PREDICTIONS)
-                result["predicted_images"] = len(result.pop("predictions"))
     if config.output is not None:
+        with report(config.output, FILES) as stage:
+            leave(stage, result, trained, classes, config, seen)
+        result["output"] = str(config.output)
+        if named is not None:
+            result["predicted"] = str(config.output / PREDICTIONS)
+            result["predicted_images"] = len(result.pop("predictions"))
         with suppress(FileNotFoundError):
             (config.output / CHECKPOINT).unlink()
     return result
@@ -242,14 +242,10 @@ def _reserve(config: EvalLinearConfig) -> None:
     """The folder for the checkpoint; one of an earlier run is gone once a new one begins."""
     if config.output is None or config.fast:
         return
-    try:
+    with explain_errors(config.output, "choose another -o"):
         config.output.mkdir(exist_ok=True)
         if not config.resume:
             (config.output / CHECKPOINT).unlink(missing_ok=True)
-    except OSError as error:
-        raise TaskError(
-            f"cannot write {str(config.output)!r}: {error.strerror}", "choose another -o"
-        ) from None
 
 
 def _release(config: EvalLinearConfig) -> None:

@@ -20,7 +20,7 @@ from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.tensor_files import read_tensor_file
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.tables import explain_errors
+from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.embed.forward import explain_forward
 from dino_cli.tasks.eval.linear.sets import FeatureSource, FrozenFeatures
 from dino_cli.tasks.unreadable import cannot_read, nothing_read, tell_skipped

@@ -66,8 +66,7 @@ def retrieval(config: EvalRetrievalConfig, reporter: Reporter) -> dict[str, Any]
         result, rows = _classes(config, reporter)
     if config.output is not None:
         result["output"] = str(config.output)
-    with report(config.output, [QUERIES]) as stage:
-        if stage is not None:
+        with report(config.output, [QUERIES]) as stage:
             with csv_table(stage / QUERIES, [str(name) for name in rows[0]]) as write:
                 for row in rows[1:]:
                     write(row)
@@ -151,12 +150,12 @@ def _described(
     stage: str,
 ) -> Iterator[DescriptorBatch]:
     backbone = model.backbone
-    patch = backbone.patch_size if backbone.has_blocks else 1
-    least = 2 * patch if config.multi_scale else patch
+    patch_size = backbone.patch_size if backbone.has_blocks else 1
+    least = 2 * patch_size if config.multi_scale else patch_size
     if config.image_size < least:
         half = " at half that size" if config.multi_scale else ""
         raise UsageError(
-            f"--image-size {config.image_size} leaves no patch of {patch} pixels{half}",
+            f"--image-size {config.image_size} leaves no patch of {patch_size} pixels{half}",
             f"use --image-size {least} or more",
         )
     return described(

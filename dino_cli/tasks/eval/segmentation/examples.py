@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dino_cli.config.eval_segmentation import EvalSegmentationConfig
@@ -16,11 +16,11 @@ from dino_cli.core.evaluation.jaccard import Objects
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import Picture, cut_out, picture
-from dino_cli.tasks.attention.photos import LoadedPhoto, UnreadPhoto, photo_groups
 from dino_cli.tasks.eval.report import Example, ExampleTile, spread
 from dino_cli.tasks.eval.segmentation.pairs import LabelledPhoto, objects_in
 from dino_cli.tasks.eval.segmentation.scores import ImageScore, find_masks
 from dino_cli.tasks.model import Model, open_model
+from dino_cli.tasks.photos.reading import LoadedPhoto, UnreadPhoto, photo_reader, stacked
 
 __all__ = ["choose_examples", "examples"]
 
@@ -57,18 +57,18 @@ def examples(
     What cannot be read any more is left out.
     """
     model = model or open_model(config, reporter)
-    p = model.whole_photo(config.image_size, exif=config.exif)
+    reader = photo_reader(model, replace(config, batch_size=1, workers=1))
     pairs = [_pair(Path(one["path"]), Path(one["labels"])) for one in result["examples"]]
     drawn: dict[int, Example] = {}
     with ThreadPoolExecutor(1) as pool:
-        files = [pair.image for pair in pairs]
-        for group in photo_groups(pool, files, p, model.backbone.patch_size, size=1, ahead=2):
+        for group in reader.groups(pool, [pair.image for pair in pairs]):
             if isinstance(group, UnreadPhoto):
                 continue
             truth = objects_in(pairs[group[0].index].labels, group[0])
             if isinstance(truth, Objects) and truth.labels:
                 name = pairs[group[0].index].image.path.name
-                drawn[group[0].index] = _draw(model, group[0], truth, p, config.threshold, name)
+                p, threshold = reader.preprocessing, config.threshold
+                drawn[group[0].index] = _draw(model, group[0], truth, p, threshold, name)
     return [drawn[i] for i in sorted(drawn)]
 
 
@@ -80,8 +80,7 @@ def _draw(
     model: Model, photo: LoadedPhoto, truth: Objects, p: Preprocessing, threshold: float, name: str
 ) -> Example:
     """The photo, its objects, and each kind of mask with its overlap."""
-    pixels = torch.from_numpy(photo.pixels).permute(2, 0, 1)[None].contiguous()
-    seen = find_masks(model, pixels, p, threshold, everything=True)[0]
+    seen = find_masks(model, stacked([photo]), p, threshold, everything=True)[0]
     patch = model.backbone.patch_size
     per_head = truth.overlaps(seen.heads, patch).mean(axis=0)
     best = int(per_head.argmax())

@@ -11,7 +11,7 @@ from dino_cli.data.decoding.labelmaps import read_label_map, resize_labels
 from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.tasks.attention.photos import LoadedPhoto
+from dino_cli.tasks.photos.reading import LoadedPhoto
 
 __all__ = ["LabelledPhoto", "find_pairs", "objects_in"]
 

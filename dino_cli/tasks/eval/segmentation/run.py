@@ -6,9 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from dino_cli.config.eval_segmentation import EvalSegmentationConfig
 from dino_cli.config.ranges import check_batches, check_threshold
 from dino_cli.config.setting import parse_size
@@ -16,14 +13,13 @@ from dino_cli.core.evaluation.jaccard import Objects
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.tasks.attention.photos import LoadedPhoto, UnreadPhoto, photo_groups
 from dino_cli.tasks.eval.report import Table, check_report, counted, report, write_report
 from dino_cli.tasks.eval.segmentation.examples import choose_examples, examples
 from dino_cli.tasks.eval.segmentation.pairs import LabelledPhoto, find_pairs, objects_in
 from dino_cli.tasks.eval.segmentation.scores import ImageScore, find_masks, mean_scores, score
 from dino_cli.tasks.model import Model, open_model, untrained_twin
+from dino_cli.tasks.photos.reading import LoadedPhoto, UnreadPhoto, photo_reader, stacked
 
 __all__ = ["examples", "figures", "segmentation", "tables"]
 
@@ -74,12 +70,12 @@ def segmentation(config: EvalSegmentationConfig, reporter: Reporter) -> dict[str
         if network is not None:
             theirs = _score_all(network, kept, config, reporter, name, everything=False)
             result[name] = mean_scores(list(theirs.scores.values()))["jaccard"]
-    with report(config.output, (PER_IMAGE,)) as stage:
-        if stage is not None:
+    if config.output is not None:
+        with report(config.output, (PER_IMAGE,)) as stage:
             shown = examples(config, result, reporter, model)
             write_report(stage, "segmentation", result, figures(result), tables(result), shown)
             _write_scores(stage / PER_IMAGE, pairs, scores)
-            result["output"] = str(config.output)
+        result["output"] = str(config.output)
     return result
 
 
@@ -131,15 +127,13 @@ def _score_all(
     everything: bool,
 ) -> _Scored:
     """One pass of a network over all photos, read ahead in threads."""
-    p = model.whole_photo(config.image_size, exif=config.exif)
-    patch, threads = model.backbone.patch_size, max(1, min(config.workers, available_cores()))
+    reader = photo_reader(model, config)
+    p = reader.preprocessing
     guided = everything and config.refine == "guided"
     done = _Scored()
     reporter.stage(stage, len(pairs))
-    with ThreadPoolExecutor(threads) as pool:
-        files = [pair.image for pair in pairs]
-        groups = photo_groups(pool, files, p, patch, size=config.batch_size, ahead=2 * threads)
-        for group in groups:
+    with ThreadPoolExecutor(reader.threads) as pool:
+        for group in reader.groups(pool, [pair.image for pair in pairs]):
             if isinstance(group, UnreadPhoto):
                 _skip(done, group.index, pairs[group.index].image.path, group.reason, config)
                 reporter.advance()
@@ -154,17 +148,11 @@ def _score_all(
                 else:
                     ready.append((photo, truth))
             if ready:
-                pixels = torch.from_numpy(np.stack([photo.pixels for photo, _ in ready]))
-                looks = find_masks(
-                    model,
-                    pixels.permute(0, 3, 1, 2).contiguous(),
-                    p,
-                    config.threshold,
-                    everything=everything,
-                )
+                pixels = stacked([photo for photo, _ in ready])
+                looks = find_masks(model, pixels, p, config.threshold, everything=everything)
                 for (photo, truth), seen in zip(ready, looks, strict=True):
                     guide = photo.pixels if guided else None
-                    done.scores[photo.index] = score(seen, truth, guide, patch)
+                    done.scores[photo.index] = score(seen, truth, guide, reader.patch_size)
             reporter.advance(len(group))
     reporter.finish()
     done.scores = dict(sorted(done.scores.items()))

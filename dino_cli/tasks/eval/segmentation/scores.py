@@ -80,11 +80,11 @@ def find_masks(
 
 
 def score(
-    seen: MaskSet, objects: Objects, photo: NDArray[np.uint8] | None, patch: int
+    seen: MaskSet, objects: Objects, photo: NDArray[np.uint8] | None, patch_size: int
 ) -> ImageScore:
     """photo: uint8 (h·p, w·p, 3), to fit the masks to its edges; None leaves that out."""
-    per_head = objects.overlaps(seen.heads, patch)
-    jaccard = _by_kind(per_head, seen, objects, patch)
+    per_head = objects.overlaps(seen.heads, patch_size)
+    jaccard = _by_kind(per_head, seen, objects, patch_size)
     height, width = objects.maps.shape[1:]
     fixed = {"centre_box": centre_box(height, width), "everything": np.ones((height, width), bool)}
     if seen.chosen is not None:
@@ -102,7 +102,9 @@ def score(
     if seen.chosen is not None:
         truth = [bounding_box(one) for one in objects.maps]
         masks = {**seen.singles, "chosen": seen.heads[seen.chosen]}
-        boxes = {name: _scaled(bounding_box(_largest(mask)), patch) for name, mask in masks.items()}
+        boxes = {
+            name: _scaled(bounding_box(_largest(mask)), patch_size) for name, mask in masks.items()
+        }
         boxes |= {name: bounding_box(mask) for name, mask in fixed.items()}
         located = {
             name: float(max(box_overlap(box, one) for one in truth) >= LOCATED)
@@ -112,12 +114,12 @@ def score(
 
 
 def _by_kind(
-    per_head: NDArray[np.float64], seen: MaskSet, objects: Objects, patch: int
+    per_head: NDArray[np.float64], seen: MaskSet, objects: Objects, patch_size: int
 ) -> dict[str, float]:
     """Mean over the objects; `best` takes for each object the head that fits it best."""
     kinds = {"best": float(per_head.max(axis=1).mean())}
     for name, mask in seen.singles.items():
-        kinds[name] = float(objects.overlaps(mask[None], patch)[:, 0].mean())
+        kinds[name] = float(objects.overlaps(mask[None], patch_size)[:, 0].mean())
     if seen.chosen is not None:
         kinds["chosen"] = float(per_head[:, seen.chosen].mean())
     return kinds
@@ -131,9 +133,9 @@ def _largest(mask: Masks) -> Masks:
     return np.asarray(labels == sizes.argmax()) & mask
 
 
-def _scaled(box: tuple[int, int, int, int], patch: int) -> tuple[int, int, int, int]:
+def _scaled(box: tuple[int, int, int, int], patch_size: int) -> tuple[int, int, int, int]:
     top, left, bottom, right = box
-    return top * patch, left * patch, bottom * patch, right * patch
+    return top * patch_size, left * patch_size, bottom * patch_size, right * patch_size
 
 
 def mean_scores(scores: Sequence[ImageScore]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _propagate(
 ) -> Iterator[tuple[Path, Numbers, Sizes]]:
     """Each frame with its label map at the network's size and its size in the file."""
     present = np.union1d([0], np.unique(first.numbers)).astype(np.uint8)
-    patch, run = model.backbone.patch_size, None
+    patch_size, run = model.backbone.patch_size, None
     position, size = 0, first.numbers.shape
     for pixels, photos in _batches(frames, config.batch_size):
         for photo, path in zip(photos, video.frames[position:], strict=False):
@@ -128,7 +128,7 @@ def _propagate(
                     f" {size[1]} x {size[0]}",
                     "all frames and masks of a video must have one size",
                 )
-        grid = pixels.shape[2] // patch, pixels.shape[3] // patch
+        grid = pixels.shape[2] // patch_size, pixels.shape[3] // patch_size
         for tokens, photo in zip(_tokens(pixels, grid, model, p), photos, strict=True):
             path = video.frames[position]
             position += 1
@@ -146,7 +146,7 @@ def _propagate(
                 )
                 yield path, first.numbers, photo
                 continue
-            labels = enlarge(run.step(tokens), patch).argmax(dim=0).cpu().numpy()
+            labels = enlarge(run.step(tokens), patch_size).argmax(dim=0).cpu().numpy()
             yield path, present[labels], photo
 
 
@@ -193,13 +193,13 @@ def _join(all_frames: RegionScores, frame: RegionScores) -> None:
 
 
 def _read_ahead(
-    video: Video, short: int, patch: int, pool: ThreadPoolExecutor, ahead: int
+    video: Video, short: int, patch_size: int, pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[tuple[NDArray[np.uint8], Sizes]]:
     reading: deque[Future[tuple[NDArray[np.uint8], Sizes]]] = deque()
     waiting = iter(video.frames)
     for path in video.frames:
         while len(reading) < ahead and (following := next(waiting, None)) is not None:
-            reading.append(pool.submit(read_frame, following, short, patch))
+            reading.append(pool.submit(read_frame, following, short, patch_size))
         try:
             yield reading.popleft().result()
         except UnreadableImage as error:

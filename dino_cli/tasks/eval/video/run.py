@@ -17,9 +17,10 @@ from dino_cli.config.shared import IMAGENET_STD, Preprocessing
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores
+from dino_cli.runtime import usable_threads
 from dino_cli.store.benchmarks.davis import Video, find_videos
 from dino_cli.store.writing.folders import ResultFolders
+from dino_cli.store.writing.targets import cannot_write
 from dino_cli.tasks.eval.report import PAGE, RESULT, check_report, report, write_report
 from dino_cli.tasks.eval.video.examples import examples
 from dino_cli.tasks.eval.video.labels import RegionScores, carry
@@ -80,8 +81,7 @@ def video(config: EvalVideoConfig, reporter: Reporter) -> dict[str, Any]:
         result = _result([done[v.name] for v in videos], model)
         if config.output is not None:
             result["output"] = str(config.output)
-        with report(config.output) as stage:
-            if stage is not None:
+            with report(config.output) as stage:
                 shown = examples(config.output, videos, result["per_object"])
                 write_report(stage, "video", result, figures(result), tables(result), shown)
         return result
@@ -93,15 +93,11 @@ def video(config: EvalVideoConfig, reporter: Reporter) -> dict[str, Any]:
                 f" {str(config.output)!r}; the same command with --resume goes on"
             )
         raise Interrupted(f"interrupted{kept}") from None
-    except OSError as error:
+    except BaseException as error:
         _discard(folders)
-        raise TaskError(
-            f"cannot write to {str(config.output)!r}: {error.strerror or error}",
-            "make room, or choose another -o",
-        ) from None
-    except BaseException:
-        _discard(folders)
-        raise
+        if config.output is None or not isinstance(error, OSError):
+            raise
+        raise cannot_write(config.output, error) from None
 
 
 def preprocessing(model: Model) -> Preprocessing:
@@ -199,7 +195,7 @@ def _carry_all(
     if folders is not None and config.resume:
         # What stands there without scores is of no finished run; it is named, not replaced.
         folders.check([PurePath(v.name) for v in left], overwrite=False)
-    pool = ThreadPoolExecutor(max(1, min(config.workers, available_cores())))
+    pool = ThreadPoolExecutor(usable_threads(config.workers))
     before = sum(done[v.name].frames for v in videos if v.name in done)
     total = before + sum(len(v.frames) for v in left)
     reporter.stage("carrying labels", total, "frames", before)

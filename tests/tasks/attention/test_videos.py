@@ -6,25 +6,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from small_vit import disc, invoke, photo, video, write_small_vit
+from small_vit import disc, photo, video
 
 from dino_cli.data.decoding.video import open_video
 from dino_cli.store.pictures import videos
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_small_vit(tmp_path_factory.mktemp("weights") / "teacher.safetensors")
-
-
-@pytest.fixture
-def run(weights, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments, code=0):
-        return invoke("attention", *arguments, "--weights", weights, code=code)
-
-    return command
 
 
 @pytest.fixture(params=["h264", "mp4v"])
@@ -54,16 +39,15 @@ def _exact(path, frames=10):
 
 
 @pytest.mark.usefixtures("encoder")
-def test_frames_are_what_photos_would_be(run, tmp_path):
+def test_frames_are_what_photos_would_be(attention, tmp_path):
     _exact(tmp_path / "clip.avi")
     for i, frame in enumerate(_frames(tmp_path / "clip.avi")):
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.fromarray(frame).save(tmp_path / "in" / f"{i}.png")
     options = ["--head", "mean", "--masks", "seeded", "--refine", "guided"]
-    row = json.loads(run("clip.avi", *options, "--batch-size", 3, "-o", "v", "--json").stdout)[
-        "images"
-    ][0]
-    run("in", *options, "-o", "p")
+    told = attention("clip.avi", *options, "--batch-size", 3, "-o", "v", "--json").stdout
+    row = json.loads(told)["images"][0]
+    attention("in", *options, "-o", "p")
     assert (row["frames"], row["fps"], row["size"]) == (10, 10.0, [50, 70])
     names = {path.name for path in (tmp_path / "v" / "clip").iterdir()}
     kinds = ["heat_mean", "mask_seeded", "overlay_seeded", "grid"]
@@ -80,11 +64,11 @@ def test_frames_are_what_photos_would_be(run, tmp_path):
     assert np.mean(np.array(masks) == np.array(still)) > 0.95
 
 
-def test_pictures_of_a_folder_become_a_video(run, tmp_path):
+def test_pictures_of_a_folder_become_a_video(attention, tmp_path):
     for i in range(6):
         photo(tmp_path / "in" / "a" / f"{i}.png", seed=i)
         photo(tmp_path / "in" / "b" / f"{i}.png", (40, 60), seed=i)
-    rows = json.loads(run("in", "--fps", 5, "--head", "best", "--json").stdout)["images"]
+    rows = json.loads(attention("in", "--fps", 5, "--head", "best", "--json").stdout)["images"]
     assert [(r["input"], r["frames"], r["fps"]) for r in rows] == [
         ("in/a", 6, 5.0),
         ("in/b", 6, 5.0),
@@ -92,18 +76,19 @@ def test_pictures_of_a_folder_become_a_video(run, tmp_path):
     assert _frames(tmp_path / "attention/b/overlay_best.mp4")[0].shape == (60, 40, 3)
 
 
-def test_fps_leaves_frames_out(run, tmp_path):
+def test_fps_leaves_frames_out(attention, tmp_path):
     video(tmp_path / "clip.mp4", frames=12, fps=12)
-    row = json.loads(run("clip.mp4", "--fps", 4, "--head", "mean", "--json").stdout)["images"][0]
+    told = attention("clip.mp4", "--fps", 4, "--head", "mean", "--json").stdout
+    row = json.loads(told)["images"][0]
     assert (row["frames"], row["fps"]) == (4, 4.0)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_coco_of_frames(run, tmp_path, capsys):
+def test_coco_of_frames(attention, tmp_path, capsys):
     coco = pytest.importorskip("pycocotools.coco")
     photo(tmp_path / "in" / "z.png")
     video(tmp_path / "in" / "clip.mp4")
-    run("in", "--format", "coco", "--masks", "cut", "--instances")
+    attention("in", "--format", "coco", "--masks", "cut", "--instances")
     assert [path.name for path in (tmp_path / "attention").iterdir()] == ["coco.json"]
     read = coco.COCO("attention/coco.json")
     capsys.readouterr()
@@ -116,21 +101,21 @@ def test_coco_of_frames(run, tmp_path, capsys):
     assert {one["image_id"] for one in read.anns.values()} == set(range(1, 12))
 
 
-def test_page_shows_some_frames(run, tmp_path):
+def test_page_shows_some_frames(attention, tmp_path):
     video(tmp_path / "clip.mp4", frames=40)
-    run("clip.mp4", "--html", "--head", "mean")
+    attention("clip.mp4", "--html", "--head", "mean")
     page = (tmp_path / "attention/index.html").read_text()
     assert "40 frames" in page
     assert 4 <= page.count('alt="the photo"') <= 8
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_what_is_no_video_is_skipped(run, tmp_path, good):
+def test_what_is_no_video_is_skipped(attention, tmp_path, good):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").write_bytes(b"no video")
     if good:
         video(tmp_path / "in" / "b.mp4")
-    result = run("in", "--json", "--head", "mean", code=0 if good else 1)
+    result = attention("in", "--json", "--head", "mean", code=0 if good else 1)
     if good:
         assert json.loads(result.stdout)["skipped"] == 1
         assert {p.name for p in (tmp_path / "attention").iterdir()} == {"b", "skipped.csv"}
@@ -139,7 +124,7 @@ def test_what_is_no_video_is_skipped(run, tmp_path, good):
         assert not (tmp_path / "attention").exists()
 
 
-def test_interruption_keeps_a_shorter_video(run, tmp_path, monkeypatch):
+def test_interruption_keeps_a_shorter_video(attention, tmp_path, monkeypatch):
     from dino_cli.tasks.attention import videos as task
 
     calls = []
@@ -153,13 +138,13 @@ def test_interruption_keeps_a_shorter_video(run, tmp_path, monkeypatch):
     look_at = task.look_at
     monkeypatch.setattr(task, "look_at", interrupted)
     video(tmp_path / "clip.mp4", frames=20)
-    result = run("clip.mp4", "--batch-size", 2, "--head", "mean", code=130)
+    result = attention("clip.mp4", "--batch-size", 2, "--head", "mean", code=130)
     assert "interrupted" in result.stderr
     assert len(_frames(tmp_path / "attention/clip/overlay_mean.mp4")) == 6
     assert not any(p.name.startswith(".") for p in (tmp_path / "attention").iterdir())
 
 
-def test_failure_within_a_video_leaves_nothing(run, tmp_path, monkeypatch):
+def test_failure_within_a_video_leaves_nothing(attention, tmp_path, monkeypatch):
     from dino_cli.tasks.attention import videos as task
 
     def full(*_, **__):
@@ -167,11 +152,11 @@ def test_failure_within_a_video_leaves_nothing(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(task, "draw", full)
     video(tmp_path / "clip.mp4")
-    assert "No space left" in run("clip.mp4", code=1).stderr
+    assert "No space left" in attention("clip.mp4", code=1).stderr
     assert not (tmp_path / "attention").exists()
 
 
-def test_a_point_outside_the_frames(run, tmp_path):
+def test_a_point_outside_the_frames(attention, tmp_path):
     video(tmp_path / "clip.mp4")
-    assert "lies outside 70 x 50" in run("clip.mp4", "--query", "90,3", code=2).stderr
-    run("clip.mp4", "--query", "35,25", "--head", "mean")
+    assert "lies outside 70 x 50" in attention("clip.mp4", "--query", "90,3", code=2).stderr
+    attention("clip.mp4", "--query", "35,25", "--head", "mean")

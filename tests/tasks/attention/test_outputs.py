@@ -36,7 +36,7 @@ def test_query_gives_the_attention_of_the_patch_at_the_point(attention, tmp_path
     attention(path, "--query", point, "--layer", layer)
     row, column = int(30.5 / 50 * SIDE / PATCH), int(40.5 / 70 * (SIDE * 70 // 50) / PATCH)
     expected, _ = Backbone(small_vit()).cls_attention_and_keys(
-        _input(path), layer=layer, patch=torch.tensor([row * 8 + column])
+        _input(path), layer=layer, asking=torch.tensor([row * 8 + column])
     )
     saved = np.load("attention/cat/attention.npy")
     np.testing.assert_allclose(saved, expected[0], rtol=1e-4, atol=1e-7)
@@ -204,13 +204,13 @@ def test_coco_alone_writes_one_file(attention, tmp_path):
 
 
 def test_a_failure_leaves_no_shared_file(attention, tmp_path, monkeypatch):
-    from dino_cli.tasks.attention import outputs
+    from dino_cli.tasks.photos import results
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     photo(tmp_path / "cat.png")
-    monkeypatch.setattr(outputs, "write_page", full)
+    monkeypatch.setattr(results, "write_page", full)
     assert "No space left" in attention("cat.png", "--format", "coco", "--html", code=1).stderr
     assert not (tmp_path / "attention").exists()
 

@@ -98,7 +98,7 @@ def test_starting_from_a_model_by_name(images, small, tmp_path):
     fitting = ["--width", "128", "--depth", "4", "--heads", "4", "--patch-size", "8"]
     dino(*words, "dino_demo", *fitting, "-o", tmp_path / "run")
     student = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["student"]
-    (shipped,) = Path(__file__).parents[2].glob("weights/dino_demo.safetensors")
+    (shipped,) = Path(__file__).parents[3].glob("weights/dino_demo.safetensors")
     name = "blocks.1.mlp.fc1.weight"
     assert torch.equal(student[f"backbone.{name}"], load_file(shipped)[name].float())
     for given, said in {

@@ -1,0 +1,81 @@
+"""The frames of a video: read one batch ahead, and a few of them kept for a page."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+from dino_cli.data.decoding.decode import UnreadableImage
+from dino_cli.data.decoding.video import PictureFrames, VideoFrames
+from dino_cli.progress import Reporter
+from dino_cli.tasks.photos.reading import LoadedPhoto, PhotoReader
+
+__all__ = ["EvenFrames", "Frames", "check_frames", "read_batches"]
+
+Frames = VideoFrames | PictureFrames
+T = TypeVar("T")
+
+
+@contextmanager
+def read_batches(
+    reader: PhotoReader, frames: Iterable[Any], pool: ThreadPoolExecutor
+) -> Iterator[Iterator[list[LoadedPhoto]]]:
+    """Yield the batches of frames, each read while the one before it is looked at.
+
+    At the end nothing is being read any more, so that the video can be closed. Raises as
+    `PhotoReader.photo`.
+    """
+    source = iter(frames)
+
+    def read() -> list[LoadedPhoto]:
+        return list(pool.map(partial(reader.photo, 0), islice(source, reader.batch_size)))
+
+    with ThreadPoolExecutor(1) as lane:
+        yield _ahead(lane, read)
+
+
+def _ahead(lane: ThreadPoolExecutor, read: Any) -> Iterator[list[LoadedPhoto]]:
+    reading: Future[list[LoadedPhoto]] = lane.submit(read)
+    while batch := reading.result():
+        reading = lane.submit(read)
+        yield batch
+
+
+def check_frames(frames: Frames, count: int, reporter: Reporter, *, whole: bool = True) -> None:
+    """Tell of frames that could not be read. count: that were; whole: none was left for later.
+
+    Raises `UnreadableImage` when there was none.
+    """
+    if not count:
+        raise UnreadableImage("no frame in it could be read")
+    for path, reason in getattr(frames, "unread", []):
+        reporter.remark(f"{str(path)!r} gave no frame: {reason}")
+    if whole and count < 0.95 * frames.count:
+        reporter.remark(
+            f"{str(frames.path)!r} says it has {frames.count} frames, but only {count} could"
+            " be read"
+        )
+
+
+class EvenFrames(Generic[T]):
+    """What is kept of a few frames of a video of unknown length, evenly apart; most: how many."""
+
+    def __init__(self, most: int, fps: float) -> None:
+        self.most, self.fps, self.apart = most, fps, 1
+        self.kept: dict[int, T] = {}
+
+    def wants(self, frame: int) -> bool:
+        return self.most > 0 and frame % self.apart == 0
+
+    def add(self, frame: int, one: T) -> None:
+        if self.wants(frame):  # they may have moved apart since it was asked
+            self.kept[frame] = one
+        while len(self.kept) > self.most:
+            self.apart *= 2
+            self.kept = {n: kept for n, kept in self.kept.items() if n % self.apart == 0}
+
+    def views(self) -> list[tuple[str, T]]:
+        """Each with its time in the video as a caption."""
+        return [(f"{frame / self.fps:.1f} s", one) for frame, one in self.kept.items()]

@@ -1,0 +1,51 @@
+"""Frames that are kept for a page, and what is told of those that could not be read."""
+
+from pathlib import Path
+
+import pytest
+
+from dino_cli.data.decoding.decode import UnreadableImage
+from dino_cli.data.decoding.video import PictureFrames
+from dino_cli.progress import Reporter
+from dino_cli.tasks.photos.frames import EvenFrames, check_frames
+
+
+class Told(Reporter):
+    def __init__(self):
+        self.remarks = []
+
+    def remark(self, text):
+        self.remarks.append(text)
+
+
+@pytest.mark.parametrize("most", [1, 4, 8])
+@pytest.mark.parametrize("length", [1, 3, 9, 100])
+def test_kept_frames_are_even_and_few(most, length):
+    frames = EvenFrames(most, fps=10.0)
+    for number in range(length):
+        if frames.wants(number):
+            frames.add(number, str(number))
+    kept = list(frames.kept)
+    assert min(length, most) / 2 <= len(kept) <= most
+    assert kept == list(range(0, length, frames.apart))
+    assert frames.views()[0] == ("0.0 s", "0")
+
+
+def test_no_frame_is_wanted_without_a_page():
+    assert not EvenFrames(0, fps=10.0).wants(0)
+
+
+def test_frames_that_could_not_be_read_are_told():
+    frames = PictureFrames(Path("in"), [None] * 9, 10.0, True, (50, 70), [])
+    reporter = Told()
+    check_frames(frames, 9, reporter)
+    check_frames(frames, 6, reporter, whole=False)  # interrupted
+    assert not reporter.remarks
+    frames.unread.append((Path("in/b.png"), "empty file"))
+    check_frames(frames, 6, reporter)
+    assert reporter.remarks == [
+        "'in/b.png' gave no frame: empty file",
+        "'in' says it has 9 frames, but only 6 could be read",
+    ]
+    with pytest.raises(UnreadableImage, match="no frame in it"):
+        check_frames(frames, 0, reporter)
