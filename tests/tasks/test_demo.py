@@ -170,6 +170,7 @@ def test_a_missing_parent_is_refused(tiny):
     assert "does not exist" in dino("demo", "-o", "none/demo", code=1).stderr
 
 
+@pytest.mark.slow
 def test_the_training_goes_on_where_it_stopped(tiny, monkeypatch):
     sizes = training_task.TrainingSizes(
         images=16, size=40, every=4, bank=12, queries=4, masks=2, gallery=2, large=1

@@ -179,6 +179,7 @@ def test_a_site_gets_everything_that_it_shows(embed: Any, atlas: Any, tmp_path: 
     assert "--image" not in words
 
 
+@pytest.mark.slow
 def test_a_site_tells_of_names_that_are_no_utf8(
     embed: Any, photos: Path, atlas: Any, tmp_path: Path
 ) -> None:

@@ -311,6 +311,7 @@ def test_inspect_refuses_what_is_no_weights(tmp_path: Path) -> None:
     assert "no weights at" in sentence(run("inspect", tmp_path / "gone.pth"))
 
 
+@pytest.mark.slow
 def test_inspect_needs_no_network_library(tmp_path: Path) -> None:
     """timm takes longer to import than everything else together."""
     a = VitArchitecture(width=64, depth=2, heads=1, patch_size=8, grid=(4, 4))

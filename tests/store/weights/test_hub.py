@@ -159,6 +159,7 @@ def test_by_registry_name_hub_id_and_timm_name_then_offline(hub: Any, dino: Dino
     assert len(hub.requests) == count
 
 
+@pytest.mark.slow
 def test_a_bin_file_where_there_is_no_safetensors(hub: Any, dino: Dino, tmp_path: Path) -> None:
     torch.save({"cls_token": torch.zeros(1, 1, 64)}, tmp_path / "w.bin")
     content = (tmp_path / "w.bin").read_bytes()

@@ -116,6 +116,7 @@ def test_what_the_originals_layout_cannot_say_is_told(tmp_path: Path) -> None:
     assert "(as if 64 wide: --heads)" in run("weights", "inspect", output).stdout
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_originals_resnet_and_xcit(tmp_path: Path) -> None:
     import torchvision

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from small_run import losses
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "xcit_nano_12_p16_224"])
+@pytest.mark.parametrize("arch", ["resnet18", pytest.param("xcit_nano_12_p16_224", marks=pytest.mark.slow)])
 def test_other_timm_backbones_train(images, small, tmp_path, arch):
     flags = ["--arch", arch, "--max-steps", "2"]
     config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
@@ -35,6 +35,7 @@ def test_backbones_that_cannot_take_the_views_are_refused(images, small, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_network_of_one_size_trains_on_global_views(images, small, tmp_path):
     """One with relative positions, which timm does not resample."""
     config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
@@ -52,8 +53,9 @@ def test_a_network_of_one_size_trains_on_global_views(images, small, tmp_path):
     [
         ("vit_tiny", ("32", "32")),
         ("vit_tiny", ("32x16", "16x32")),
-        ("xcit_nano_12_p16_224", ("64x32", "32x64")),
-        ("regnety_002", ("64", "60")),  # the same map of 2 × 2 at the end
+        pytest.param("xcit_nano_12_p16_224", ("64x32", "32x64"), marks=pytest.mark.slow),
+        # The same map of 2 × 2 at the end
+        pytest.param("regnety_002", ("64", "60"), marks=pytest.mark.slow),
     ],
 )
 def test_views_whose_masks_would_be_confused_are_refused(images, small, tmp_path, arch, sizes):

@@ -61,7 +61,7 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_
         assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
 
 
-@pytest.mark.parametrize("null", [False, True])
+@pytest.mark.parametrize("null", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_of_a_list_on_stdin_goes_on_without_it(images, small, tmp_path, monkeypatch, null):
     """From another folder too; the same losses as of a run that was not stopped."""
     monkeypatch.chdir(images)
@@ -148,6 +148,7 @@ def test_a_run_that_overflows_stops_at_its_last_good_checkpoint(images, small, t
     assert len(losses(run)) == 12
 
 
+@pytest.mark.slow
 def test_fp16_that_always_overflows_stops_the_run(images, small, tmp_path, monkeypatch):
     """With a scale that no halving brings down in time; a few overflows are the normal search."""
     run = "dino_cli.tasks.train.run"
