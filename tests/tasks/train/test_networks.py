@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from small_run import losses
 
 
-@pytest.mark.parametrize("arch", ["resnet18", pytest.param("xcit_nano_12_p16_224", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "arch", ["resnet18", pytest.param("xcit_nano_12_p16_224", marks=pytest.mark.slow)]
+)
 def test_other_timm_backbones_train(images, small, tmp_path, arch):
     flags = ["--arch", arch, "--max-steps", "2"]
     config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
