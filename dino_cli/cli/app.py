@@ -1,5 +1,6 @@
 """The command `dino`: its subcommands, and what a person sees when something goes wrong."""
 
+import codecs
 import io
 import os
 import re
@@ -17,6 +18,20 @@ from dino_cli.cli.display import printable
 from dino_cli.errors import DinoError, Interrupted, PeerLost
 
 __all__ = ["app"]
+
+
+PASSED_ON = "dino.passed_on"
+
+
+def _passed_on(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A name's byte as it stands on disk; other half characters, of a JSON file, as an escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(PASSED_ON, _passed_on)
 
 
 class Commands(TyperGroup):
@@ -40,7 +55,7 @@ class Commands(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 with suppress(OSError):
-                    stream.reconfigure(errors="surrogateescape")
+                    stream.reconfigure(errors=PASSED_ON)
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
