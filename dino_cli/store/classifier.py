@@ -58,12 +58,26 @@ def _facts(path: Path, metadata: Mapping[str, str], rows: int) -> Mapping[str, A
         return {}
     try:
         facts: dict[str, Any] = json.loads(metadata["dino_classifier"])
-        ok = facts["format"] == FORMAT and len(facts["classes"]) == rows
+        ok = facts["format"] == FORMAT and _fit(facts, rows)
     except (ValueError, KeyError, TypeError, RecursionError):
         ok = False
     if not ok:
         raise TaskError(f"the header of {str(path)!r} is damaged", "make the classifier again")
     return facts
+
+
+def _fit(facts: Mapping[str, Any], rows: int) -> bool:
+    """Whether facts say what is asked of them. Raises as what reads them."""
+    names, blocks = facts["classes"], facts["n_last_blocks"]
+    "".join(names).encode("utf-8", "surrogateescape")  # as tables hold them
+    return (
+        isinstance(names, list)
+        and len(names) == rows
+        and isinstance(blocks, int)
+        and blocks >= 0
+        and isinstance(facts["avgpool"], bool)
+        and isinstance(facts.get("weights_sha256", ""), str)
+    )
 
 
 def write_classifier(path: Path, classifier: Classifier) -> None:

@@ -14,6 +14,7 @@ import torch
 from dino_cli.config.eval_video import EvalVideoConfig
 from dino_cli.config.setting import flag_of
 from dino_cli.config.shared import IMAGENET_STD, Preprocessing
+from dino_cli.config.values import differing
 from dino_cli.core.evaluation.region import statistics
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import Interrupted, TaskError, UsageError
@@ -33,6 +34,7 @@ NAMES = ("utf-8", "surrogateescape")  # names on disk need not be UTF-8
 OWN = re.compile(rf".+\.png|{re.escape(SCORES)}")
 # The original's own standard deviation for video, .228 where ImageNet's is .229
 STD = (0.228, 0.224, 0.225)
+YEAR = 366 * 86400  # seconds that a video takes at most
 HEADLINE = "J&F-Mean"
 COLUMNS = (HEADLINE, "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
 
@@ -176,14 +178,15 @@ def _done(
                 **kept["score"]
                 | {name: RegionScores(**kept["score"][name]) for name in ("measured", "still")}
             )
-            if not is_score(score) or not isinstance(theirs, dict):
+            if not is_score(score, v.name) or not isinstance(theirs, dict):
                 raise ValueError("not what was written there")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise TaskError(f"cannot read {str(path)!r}: {error}", "remove that folder") from None
         if theirs != made_with:
-            key = next(k for k in made_with if theirs.get(k) != made_with[k])
+            key = differing(made_with, theirs)
             raise TaskError(
-                f"{str(path.parent)!r} was made with {key} {theirs.get(key)}, not {made_with[key]}",
+                f"{str(path.parent)!r} was made with {key} {theirs.get(key)},"
+                f" not {made_with.get(key)}",
                 "use the same options, or another -o",
             )
         if score.frames != len(v.frames):
@@ -196,20 +199,24 @@ def _done(
     return done
 
 
-def is_score(score: Any) -> bool:
-    """Whether what a file says is one: numbers of each object in equally many frames."""
-    if not isinstance(score.seconds, int | float) or not isinstance(score.objects, int):
+def is_score(score: Any, name: str) -> bool:
+    """Whether what a file says is that video's: shares of each object in equally many frames."""
+    if score.video != name or not _within(score.seconds, YEAR):
+        return False
+    if not isinstance(score.objects, int) or not isinstance(score.frames, int):
         return False
     parts = [part for one in (score.measured, score.still) for part in (one.region, one.contour)]
     if any(not isinstance(part, list) or len(part) != score.objects for part in parts):
         return False
     rows = [row for part in parts for row in part]
     return all(
-        isinstance(row, list)
-        and len(row) == len(rows[0])
-        and all(isinstance(x, int | float) for x in row)
+        isinstance(row, list) and len(row) == len(rows[0]) and all(_within(x, 1) for x in row)
         for row in rows
     )
+
+
+def _within(value: Any, most: float) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= most
 
 
 def _carry_all(
