@@ -78,6 +78,8 @@ class Commands(TyperGroup):
         except (MemoryError, RuntimeError) as error:
             if _is_of_memory(error):
                 told = "the memory is used up; ask for smaller images or a smaller --batch-size"
+            elif "start new thread" in str(error):
+                told = "the system gives no more threads; end other programs, or use --workers 0"
             elif _is_of_compiler(error):
                 reason = str(error).splitlines()[0]
                 told = f"torch.compile failed ({reason}); install g++, or leave out --compile"

@@ -16,7 +16,9 @@ from small_vit import photo, write_small_vit
 from traced_memory import traced_memory
 
 from dino_cli.config.values import differing, read_toml, shown
+from dino_cli.core.evaluation.propagation import Propagation
 from dino_cli.errors import TaskError
+from dino_cli.store.benchmarks.ground_truth import image_paths, read_ground_truth
 from dino_cli.store.classifier import read_classifier
 from dino_cli.store.embeddings.facts import are_facts, are_names
 from dino_cli.store.embeddings.parquet import read_parquet
@@ -190,3 +192,28 @@ def test_half_characters_of_a_file_are_printed_as_escapes(tmp_path):
         write_index(tmp_path / name, np.ones((2, 4)), ["a", "b"], **more)
     said = refusal(1, "knn", tmp_path / "g.npy", "--index", tmp_path / "f.npy", "-k", 1)
     assert "\\ud800" in said
+
+
+def test_names_that_no_file_can_have_are_missing(tmp_path):
+    (tmp_path / "jpg").mkdir()
+    for name in ("x" * 5000, "a\0b", "\ud800", "", "."):
+        with pytest.raises(TaskError, match="of the ground truth is not in") as caught:
+            image_paths(tmp_path / "jpg", [name])
+        assert len(str(caught.value)) < 400
+
+
+def test_ground_truth_of_numbers_without_end(tmp_path):
+    path = tmp_path / "gnd_x.json"
+    for number in ("9" * 4000, json.dumps("x" * 5000)):
+        truth = '{"imlist": ["a"], "qimlist": ["b"], "gnd": [{"easy": [' + number + "]}]}"
+        path.write_bytes(b"\xef\xbb\xbf" + truth.encode())  # as programs of Windows begin it
+        with pytest.raises(TaskError, match="which is none of 1 images") as caught:
+            read_ground_truth(path)
+        assert len(str(caught.value)) < 400
+
+
+def test_as_many_frames_and_as_far_as_nobody_counts():
+    tokens, mask = torch.eye(4), torch.eye(4).view(4, 2, 2)
+    wanted = Propagation(tokens, mask, frames=3, reach=2).step(tokens)
+    found = Propagation(tokens, mask, frames=10**30, reach=10**30).step(tokens)
+    assert torch.equal(found, wanted)
