@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from feature_files import MADE, write_index
-from in_process import refusal
+from in_process import dino, refusal
 from safetensors.torch import save_file
 from small_vit import photo, write_small_vit
 from traced_memory import traced_memory
@@ -18,11 +19,13 @@ from traced_memory import traced_memory
 from dino_cli.config.values import differing, read_toml, shown
 from dino_cli.core.evaluation.propagation import Propagation
 from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
 from dino_cli.store.benchmarks.ground_truth import image_paths, read_ground_truth
 from dino_cli.store.classifier import read_classifier
 from dino_cli.store.embeddings.facts import are_facts, are_names
 from dino_cli.store.embeddings.parquet import read_parquet
 from dino_cli.store.embeddings.reading import read_embeddings
+from dino_cli.tasks.projection import project
 from dino_cli.tasks.provenance import recorded_kind
 
 FACTS = {"format": 1, "features": "cls", "arrays": {"cls": {"shape": [4], "dtype": "<f4"}}}
@@ -217,3 +220,24 @@ def test_as_many_frames_and_as_far_as_nobody_counts():
     wanted = Propagation(tokens, mask, frames=3, reach=2).step(tokens)
     found = Propagation(tokens, mask, frames=10**30, reach=10**30).step(tokens)
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".csv"])
+def test_classes_whose_names_are_no_utf8_are_read_again(tmp_path, suffix):
+    folder = tmp_path / os.fsdecode(b"\xff\xfe")
+    photo(tmp_path / "photos" / folder.name / "a.png", size=(24, 20))
+    weights, output = write_small_vit(tmp_path / "w.safetensors"), tmp_path / f"f{suffix}"
+    words = ("embed", tmp_path / "photos", "--weights", weights, "-o", output, "--workers", 0)
+    dino(*words, "--device", "cpu")
+    assert read_embeddings(output).labels == [folder.name]
+    facts = output.with_suffix(".json")
+    assert json.loads(facts.read_bytes())["classes"] == [folder.name]  # by any program
+    facts.write_bytes(facts.read_bytes().replace(b'"\\udcff\\udcfe"', b'"\xff\xfe"'))
+    assert read_embeddings(output).labels == [folder.name]  # as earlier versions wrote it
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_have_no_place(value):
+    for method in ("pca", "umap"):
+        with pytest.raises(TaskError, match=r"not finite|UMAP is not installed"):
+            project(np.full((5, 4), value, np.float32), Reporter(), method=method)

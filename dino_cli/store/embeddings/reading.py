@@ -158,7 +158,7 @@ def _read_beside(path: Path) -> tuple[list[str], list[str], dict[str, Any]]:
         if not part.is_file():
             raise TaskError(f"{str(part)!r}, a part of {str(path)!r}, does not exist", AGAIN)
     try:
-        metadata = json.loads(facts.read_text(encoding="utf-8"))
+        metadata = json.loads(facts.read_text(encoding="utf-8", errors="surrogateescape"))
         with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
             ok = are_facts(metadata) and next(lines)[:2] == ["path", "label"]
