@@ -73,7 +73,8 @@ class Commands(TyperGroup):
             raise typer.Exit(141) from None
         except OSError as error:  # whatever no command has translated: a full disk behind stdout
             where = f"{str(error.filename)!r}" if error.filename else "what is printed"
-            _say(f"error: cannot read or write {where} ({error.strerror or error})")
+            why = f"cannot read or write {where} ({error.strerror or error})"
+            _say(f"error: {why}; check its name, its permissions and the room on the disk")
             raise typer.Exit(1) from None
         except (MemoryError, RuntimeError) as error:
             if _is_of_memory(error):

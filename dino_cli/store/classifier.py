@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -44,12 +45,14 @@ def read_classifier(path: Path) -> Classifier:
     else:
         some = ", ".join(repr(name) for name in list(content)[:3]) or "nothing"
         raise TaskError(f"{str(path)!r} holds no linear classifier, but {some}", EXPECTED)
-    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+    if weight.ndim != 2 or bias.shape != weight.shape[:1] or not len(bias):
         raise TaskError(
             f"{str(path)!r} holds a weight of {tuple(weight.shape)} and a bias of"
             f" {tuple(bias.shape)}, no linear classifier",
             EXPECTED,
         )
+    if any(one.layout != torch.strided or not one.is_floating_point() for one in (weight, bias)):
+        raise TaskError(f"{str(path)!r} holds numbers of another kind than weights", EXPECTED)
     return Classifier(weight.float(), bias.float(), _facts(path, file.metadata, len(bias)))
 
 
