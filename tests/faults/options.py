@@ -42,6 +42,7 @@ VALUES = (
     "None", "true", "1-2", "1:2", "#fff", "red", "hf-hub:x/y", "local-dir:x", "dino_vits16",
 )  # fmt: skip
 SKIPPED = {"help", "version", "json", "quiet", "print_sbatch", "compile", "gpus"}
+SKIPPED_OF = {"map": {"output"}}  # a folder is filled by another program, however long that takes
 # What one must not ask of a machine that others use: it is for people to choose.
 COSTLY = {"epochs": ("0", "-1", "x"), "workers": ("-1", "0", "x", "1.5")}
 QUICK = ("--weights", "w.safetensors", "--workers", "0", "--device", "cpu")
@@ -73,7 +74,7 @@ def options_of(name: str) -> list[tuple[str, bool]]:
     return [
         (flag, not getattr(p, "is_flag", False))
         for p in found.params
-        if p.param_type_name == "option" and p.name not in SKIPPED
+        if p.param_type_name == "option" and p.name not in SKIPPED | SKIPPED_OF.get(name, set())
         for flag in (*p.opts, *p.secondary_opts)
     ]
 

@@ -23,7 +23,6 @@ from dino_cli.progress import Reporter
 from dino_cli.store.benchmarks.ground_truth import image_paths, read_ground_truth
 from dino_cli.store.classifier import read_classifier
 from dino_cli.store.embeddings.facts import are_facts, are_names
-from dino_cli.store.embeddings.parquet import read_parquet
 from dino_cli.store.embeddings.reading import read_embeddings
 from dino_cli.tasks.projection import project
 from dino_cli.tasks.provenance import recorded_kind
@@ -104,14 +103,29 @@ def test_texts_that_take_no_bytes_take_no_memory(tmp_path, name):
     assert memory.most < 10e6
 
 
-def test_a_parquet_that_tells_of_no_features(tmp_path):
+@pytest.mark.parametrize(
+    ("facts", "path"),
+    [
+        ({"videos": ["x"]}, "a"),
+        ({}, 1),
+        ({}, None),
+        ({}, b"\xff"),
+        ({"escaped": {"path": [9]}}, "a"),
+    ],
+)
+def test_a_parquet_of_other_things(tmp_path, facts, path):
     pa = pytest.importorskip("pyarrow")
-    facts = json.dumps({**FACTS, "videos": ["x"]})
-    columns = {"path": ["a"], "label": ["b"], "vector": pa.array([[1.0] * 4])}
-    table = pa.table(columns).replace_schema_metadata({"dino": facts})
-    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "f.parquet")
-    with pytest.raises(ValueError, match="writes there"):
-        read_parquet(tmp_path / "f.parquet")
+    vectors = pa.array([[1.0] * 4], pa.list_(pa.float32(), 4))
+
+    def read(facts: object, path: object) -> list[str]:
+        table = pa.table({"path": pa.array([path]), "label": ["b"], "vector": vectors})
+        table = table.replace_schema_metadata({"dino": json.dumps(facts)})
+        pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "f.parquet")
+        return read_embeddings(tmp_path / "f.parquet").paths
+
+    assert read(FACTS, "a") == ["a"]
+    with pytest.raises(TaskError, match="was not made by `dino embed`"):
+        read({**FACTS, **facts}, path)
 
 
 def test_features_that_are_no_vectors_are_not_searched_for():

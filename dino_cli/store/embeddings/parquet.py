@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.errors import TaskError
-from dino_cli.store.embeddings.facts import are_facts
+from dino_cli.store.embeddings.facts import are_facts, are_names
 from dino_cli.store.embeddings.formats import FeatureExport, frame_and_time, is_utf8
 
 __all__ = [
@@ -202,6 +202,8 @@ def read_parquet(path: Path) -> ParquetFile:
     for key, those in metadata.pop("escaped", {}).items():
         for row in those:
             names[key][row] = _unescaped(names[key][row])
+    if not all(map(are_names, names.values())):
+        raise ValueError("paths or labels that are no texts")
     return ParquetFile(columns, names["path"], names["label"], metadata)
 
 
