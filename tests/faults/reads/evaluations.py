@@ -57,7 +57,7 @@ def eval_all_config(folder: Path) -> Any:
         "\n"
         '[retrieval]\nroot = "photos"\nimage_size = 16\nmulti_scale = false\nstrict = true\n'
         "\n"
-        '[linear.small]\ntrain = "photos"\nval = "photos"\nfast = true\nepochs = 1\nlr = 0.1\n'
+        '[linear.small]\ntrain = "photos"\nval = "photos"\nfast = true\nlr = 0.1\n'
         "n_last_blocks = 1\navgpool = false\n"
     )
     words = ("eval", "all", weights, "--config", path, "-o", folder / "page.html", "--overwrite")
