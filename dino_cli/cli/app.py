@@ -1,5 +1,6 @@
 """The command `dino`: its subcommands, and what a person sees when something goes wrong."""
 
+import codecs
 import io
 import os
 import re
@@ -17,6 +18,20 @@ from dino_cli.cli.display import printable
 from dino_cli.errors import DinoError, Interrupted, PeerLost
 
 __all__ = ["app"]
+
+
+PASSED_ON = "dino.passed_on"
+
+
+def _passed_on(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A name's byte as it stands on disk; other half characters, of a JSON file, as an escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(PASSED_ON, _passed_on)
 
 
 class Commands(TyperGroup):
@@ -40,7 +55,7 @@ class Commands(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 with suppress(OSError):
-                    stream.reconfigure(errors="surrogateescape")
+                    stream.reconfigure(errors=PASSED_ON)
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -58,11 +73,14 @@ class Commands(TyperGroup):
             raise typer.Exit(141) from None
         except OSError as error:  # whatever no command has translated: a full disk behind stdout
             where = f"{str(error.filename)!r}" if error.filename else "what is printed"
-            _say(f"error: cannot read or write {where} ({error.strerror or error})")
+            why = f"cannot read or write {where} ({error.strerror or error})"
+            _say(f"error: {why}; check its name, its permissions and the room on the disk")
             raise typer.Exit(1) from None
         except (MemoryError, RuntimeError) as error:
             if _is_of_memory(error):
                 told = "the memory is used up; ask for smaller images or a smaller --batch-size"
+            elif "start new thread" in str(error):
+                told = "the system gives no more threads; end other programs, or use --workers 0"
             elif _is_of_compiler(error):
                 reason = str(error).splitlines()[0]
                 told = f"torch.compile failed ({reason}); install g++, or leave out --compile"

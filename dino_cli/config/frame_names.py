@@ -4,7 +4,7 @@ import re
 
 __all__ = ["frame_name", "split_frame"]
 
-FRAME = re.compile(r"(?s)(.+)#frame=(0|[1-9][0-9]{0,11})")
+FRAME = re.compile(r"(?s)(.+)#frame=(0|[1-9][0-9]{0,8})")
 
 
 def frame_name(video: str, number: int) -> str:

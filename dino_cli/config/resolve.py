@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from dino_cli.config.setting import flag_of
 from dino_cli.config.train import TrainConfig
-from dino_cli.config.values import as_type, read_toml
+from dino_cli.config.values import as_type, read_toml, shown
 from dino_cli.errors import TaskError, UsageError
 
 __all__ = ["RESCUING", "resolve", "stored"]
@@ -128,7 +128,7 @@ def _typed(values: Mapping[str, Any], source: Path) -> dict[str, Any]:
         if name not in hints:
             close = get_close_matches(name, hints, n=1)
             raise UsageError(
-                f"{source} sets {key!r}, which is not an option of dino train",
+                f"{source} sets {shown(key)}, which is not an option of dino train",
                 f"did you mean {close[0]!r}?" if close else "see dino train --help",
             )
         result[name] = as_type(value, hints[name], key, source, "dino train")

@@ -2,6 +2,7 @@
 
 import reprlib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -9,17 +10,57 @@ from typing import Any, Literal, Union, get_args, get_origin
 from dino_cli.config.setting import Size, parse_size
 from dino_cli.errors import TaskError, UsageError
 
-__all__ = ["as_type", "read_toml"]
+__all__ = ["as_type", "differing", "read_toml", "shown"]
+
+LARGEST = 2**63  # what a whole number of TOML is below; Python reads, but does not print, any
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
+
+
+def shown(value: Any) -> str:
+    """A value of a file as an error names it: of a long or deep one the beginning."""
+    return _short.repr(value)
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """The first key in which two objects of files that are not equal differ."""
+    missing = object()
+    return next(
+        key for key in {**ours, **theirs} if ours.get(key, missing) != theirs.get(key, missing)
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Raises `TaskError` in one sentence for a file that cannot be read or is no TOML."""
     try:
-        return tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text())
+        wrong = _beyond_toml(values)
     except OSError as error:
         raise TaskError(f"cannot read {path} ({error.strerror})", "check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TaskError(f"{path} is not a TOML file ({error})", "fix that line") from None
+    except ValueError:  # of more digits than Python reads
+        wrong = "a value"
+    if wrong:
+        raise TaskError(
+            f"{path} is not a TOML file ({wrong} is a whole number beyond 64 bits)", "fix that line"
+        )
+    return values
+
+
+def _beyond_toml(values: dict[str, Any]) -> str:
+    """The key whose value has a whole number that TOML does not; "" where none has."""
+    waiting = list(values.items())  # dotted keys nest deeper than Python calls
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += [
+                (key, one) for one in (value if isinstance(value, list) else value.values())
+            ]
+        elif isinstance(value, int) and not -LARGEST <= value < LARGEST:
+            return shown(key)
+    return ""
 
 
 def as_type(value: Any, hint: Any, key: str, source: Path, command: str) -> Any:
@@ -52,7 +93,7 @@ def as_type(value: Any, hint: Any, key: str, source: Path, command: str) -> Any:
         good = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     if not good:
         raise UsageError(
-            f"{source} sets {key} to {reprlib.repr(value)}, which is not {_kind(hint)}",
+            f"{source} sets {key} to {shown(value)}, which is not {_kind(hint)}",
             f"see {command} --help",
         )
     return value
@@ -77,7 +118,8 @@ def _size(value: Any, key: str, source: Path, command: str) -> Size:
             value = parse_size(value)
         except UsageError:
             raise UsageError(
-                f"{source} sets {key} to {value!r}, which is not a size", "write 480 or 480x640"
+                f"{source} sets {key} to {shown(value)}, which is not a size",
+                "write 480 or 480x640",
             ) from None
     if isinstance(value, list | tuple):
         height, width = as_type(value, tuple[int, int], key, source, command)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -44,12 +45,14 @@ def read_classifier(path: Path) -> Classifier:
     else:
         some = ", ".join(repr(name) for name in list(content)[:3]) or "nothing"
         raise TaskError(f"{str(path)!r} holds no linear classifier, but {some}", EXPECTED)
-    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+    if weight.ndim != 2 or bias.shape != weight.shape[:1] or not len(bias):
         raise TaskError(
             f"{str(path)!r} holds a weight of {tuple(weight.shape)} and a bias of"
             f" {tuple(bias.shape)}, no linear classifier",
             EXPECTED,
         )
+    if any(one.layout != torch.strided or not one.is_floating_point() for one in (weight, bias)):
+        raise TaskError(f"{str(path)!r} holds numbers of another kind than weights", EXPECTED)
     return Classifier(weight.float(), bias.float(), _facts(path, file.metadata, len(bias)))
 
 
@@ -58,12 +61,26 @@ def _facts(path: Path, metadata: Mapping[str, str], rows: int) -> Mapping[str, A
         return {}
     try:
         facts: dict[str, Any] = json.loads(metadata["dino_classifier"])
-        ok = facts["format"] == FORMAT and len(facts["classes"]) == rows
+        ok = facts["format"] == FORMAT and _fit(facts, rows)
     except (ValueError, KeyError, TypeError, RecursionError):
         ok = False
     if not ok:
         raise TaskError(f"the header of {str(path)!r} is damaged", "make the classifier again")
     return facts
+
+
+def _fit(facts: Mapping[str, Any], rows: int) -> bool:
+    """Whether facts say what is asked of them. Raises as what reads them."""
+    names, blocks = facts["classes"], facts["n_last_blocks"]
+    "".join(names).encode("utf-8", "surrogateescape")  # as tables hold them
+    return (
+        isinstance(names, list)
+        and len(names) == rows
+        and isinstance(blocks, int)
+        and blocks >= 0
+        and isinstance(facts["avgpool"], bool)
+        and isinstance(facts.get("weights_sha256", ""), str)
+    )
 
 
 def write_classifier(path: Path, classifier: Classifier) -> None:

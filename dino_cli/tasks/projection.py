@@ -34,7 +34,8 @@ def project(
 
     auto: UMAP where umap-learn is installed and there are enough pictures, else PCA. neighbors:
     False leaves them out, (N, 0), when the method does not need them. UMAP has all features in
-    memory, PCA a block of them. Raises `TaskError` when UMAP is asked for and not installed.
+    memory, PCA a block of them. Raises `TaskError` when UMAP is asked for and not installed,
+    and for features that are not finite.
     """
     count = features.shape[0]
     used: Method = "umap" if method == "umap" or (method == "auto" and count >= FEW) else "pca"
@@ -47,6 +48,8 @@ def project(
         used = "pca"
     if used == "umap" and count < 4:
         used = "pca"
+    if not all(np.isfinite(features[i : i + BLOCK]).all() for i in range(0, count, BLOCK)):
+        raise TaskError("some features are not finite", "embed the pictures again")
     reporter.stage("projecting", count)
     whole = features
     if used == "umap":

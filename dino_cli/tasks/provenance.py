@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dino_cli.config.shared import ModelOptions, Preprocessing
+from dino_cli.core.network.features import GRID_KINDS, KINDS, Kind
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.preprocessing import preprocessing_from_json
 
-__all__ = ["NETWORK", "model_facts", "recorded_preprocessing", "with_recorded_network"]
+__all__ = [
+    "NETWORK",
+    "model_facts",
+    "recorded_kind",
+    "recorded_preprocessing",
+    "with_recorded_network",
+]
 
 # What decides which network it is, by the names in the .json.
 NETWORK = ("weights_sha256", "checkpoint_key", "arch", "patch_size", "heads")
@@ -62,3 +69,9 @@ def recorded_preprocessing(facts: Mapping[str, Any]) -> Preprocessing | None:
         return preprocessing_from_json(facts["preprocessing"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
+
+
+def recorded_kind(facts: Mapping[str, Any]) -> Kind | None:
+    """The kind of vectors that a .json tells of; None for grids, and where it tells of none."""
+    told = facts.get("features", "cls")
+    return next((kind for kind in KINDS if kind == told and kind not in GRID_KINDS), None)

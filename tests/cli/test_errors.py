@@ -280,6 +280,16 @@ def test_memory_that_does_not_suffice_is_told_in_one_sentence(place, monkeypatch
     assert result.stderr.count("\n") == 1
 
 
+def test_threads_that_the_system_does_not_give_are_told(place, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
+    said = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"]).stderr
+    assert said.startswith("dino: error: the system gives no more threads; ")
+    assert said.count("\n") == 1
+
+
 def test_other_faults_of_ours_keep_their_traceback(place, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a fault of ours")

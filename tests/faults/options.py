@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import torch
 import typer
 from faults.readers import bound_memory, read_once
@@ -28,6 +29,7 @@ from small_vit import photo, write_small_vit
 
 from dino_cli.cli.app import app
 from dino_cli.errors import DinoError
+from dino_cli.store.benchmarks.davis import encode_labels
 
 VALUES = (
     "0", "1", "2", "-1", "3.5", "1e400", "nan", "inf", "-inf", "99999999999999999999", "1e-320",
@@ -40,8 +42,10 @@ VALUES = (
     "None", "true", "1-2", "1:2", "#fff", "red", "hf-hub:x/y", "local-dir:x", "dino_vits16",
 )  # fmt: skip
 SKIPPED = {"help", "version", "json", "quiet", "print_sbatch", "compile", "gpus"}
+SKIPPED_OF = {"map": {"output"}}  # a folder is filled by another program, however long that takes
 # What one must not ask of a machine that others use: it is for people to choose.
 COSTLY = {"epochs": ("0", "-1", "x"), "workers": ("-1", "0", "x", "1.5")}
+QUICK = ("--weights", "w.safetensors", "--workers", "0", "--device", "cpu")
 BASES: dict[str, tuple[str, ...]] = {
     "embed": ("photos", "--weights", "w.safetensors", "-o", "new.npy", "--workers", "0"),
     "knn": ("--index", "feats.npy"),
@@ -51,16 +55,26 @@ BASES: dict[str, tuple[str, ...]] = {
     "report": ("run", "-o", "new.html"),
     "train": ("photos", "--config", "small.toml", "--dry-run", "-o", "new"),
     "demo": ("--images", "new", "--count", "4"),
+    "map": ("feats.npy", "-o", "new.png", "--project", "pca"),
+    "eval knn": ("photos", "photos", *QUICK),
+    "eval linear": ("photos", "photos", "--fast", "--epochs", "1", *QUICK),
+    "eval retrieval": ("photos", *QUICK),
+    "eval segmentation": ("frames/JPEGImages", "frames/Annotations", "--no-random", *QUICK),
+    "eval video": ("frames", *QUICK),
+    "eval copies": ("copies", *QUICK),
+    "eval all": ("w.safetensors", "--config", "sets.toml", "-o", "new.html", "--workers", "0"),
 }
 
 
 def options_of(name: str) -> list[tuple[str, bool]]:
     """Flags of a command, and whether each takes a value."""
-    found = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    found: Any = typer.main.get_command(app)
+    for part in name.split():
+        found = found.commands[part]
     return [
         (flag, not getattr(p, "is_flag", False))
         for p in found.params
-        if p.param_type_name == "option" and p.name not in SKIPPED
+        if p.param_type_name == "option" and p.name not in SKIPPED | SKIPPED_OF.get(name, set())
         for flag in (*p.opts, *p.secondary_opts)
     ]
 
@@ -80,7 +94,7 @@ def try_command(name: str, tries: int, seed: int) -> dict[str, Any]:
             shutil.rmtree(work, ignore_errors=True)
             shutil.copytree(good, work)
             os.chdir(work)
-            words = [name, *BASES[name]]
+            words = [*name.split(), *BASES[name]]
             for flag, valued in draw.sample(flags, draw.choice((1, 1, 2, 3))):
                 key = flag.lstrip("-").replace("-", "_")
                 words += [flag, draw.choice(COSTLY.get(key, VALUES))] if valued else [flag]
@@ -96,7 +110,9 @@ def try_command(name: str, tries: int, seed: int) -> dict[str, Any]:
                 ours = [f for f in frames if "dino_cli" in f.filename] or frames
                 where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
                 kind = f"{type(error).__name__} at {where}: {str(error)[:160]}"
-                counts["kinds"].setdefault(kind, [0, words[1 + len(BASES[name]) :]])[0] += 1
+                counts["kinds"].setdefault(
+                    kind, [0, words[len(name.split()) + len(BASES[name]) :]]
+                )[0] += 1
                 if isinstance(error, KeyboardInterrupt):
                     raise
         os.chdir(before)
@@ -107,6 +123,15 @@ def _inputs() -> None:
     for i in range(4):
         photo(Path("photos") / "xy"[i % 2] / f"{'abcd'[i]}.png", size=(24, 20), seed=i)
     write_small_vit(Path("w.safetensors"))
+    for i in range(3):
+        photo(Path("copies") / "original" / f"{i}.png", size=(24, 20), seed=i)
+        photo(Path("copies") / "strong" / f"{i}.png", size=(20, 20), seed=i)
+        photo(Path("frames") / "JPEGImages" / "one" / f"{i}.png", size=(24, 16), seed=i)
+        (mask := Path("frames") / "Annotations" / "one" / f"{i}.png").parent.mkdir(
+            parents=True, exist_ok=True
+        )
+        mask.write_bytes(encode_labels(np.eye(16, 24, i, np.uint8)))
+    Path("sets.toml").write_text('[retrieval]\nroot = "photos"\nimage_size = 16\n')
     Path("small.toml").write_text(TRAIN)
     Path("list.txt").write_text("photos/x/a.png\n")
     command("embed", "photos", "--weights", "w.safetensors", "-o", "feats.npy", "--workers", 0)

@@ -83,7 +83,7 @@ def try_reader(name: str, tries: int, seed: int, keep: Path | None) -> dict[str,
                 if keep is not None and seen[0] == 1:
                     shutil.copyfile(victim, keep / f"{name}-{number}-{victim.name}")
                     (keep / f"{name}-{number}.txt").write_text(
-                        "".join(traceback.format_exception(error))
+                        "".join(traceback.format_exception(error)), errors="backslashreplace"
                     )
                 if isinstance(error, KeyboardInterrupt):
                     raise

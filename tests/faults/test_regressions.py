@@ -212,11 +212,16 @@ def test_a_classifier_that_is_not_of_this_run(tmp_path):
 
 def test_scores_that_are_none():
     good = RegionScores([[0.5, 1]], [[0.5, 0]])
-    assert is_score(VideoScore("a", 1, 4, 0.1, good, good))
+    assert is_score(VideoScore("a", 1, 4, 0.1, good, good), "a")
     for lists in ([], [[0.5]], [["x", 1]], ["ab"], "a", [[0.5, 1], [0.5, 1]], None):
         for wrong in (RegionScores(lists, good.contour), RegionScores(good.region, lists)):
-            assert not is_score(VideoScore("a", 1, 4, 0.1, good, wrong))
-    assert not is_score(VideoScore("a", None, 4, 0.1, good, good))
+            assert not is_score(VideoScore("a", 1, 4, 0.1, good, wrong), "a")
+    assert not is_score(VideoScore("a", None, 4, 0.1, good, good), "a")
+    assert not is_score(VideoScore("\ud800", 1, 4, 0.1, good, good), "a")
+    for number in (float("nan"), -1, 10**400):
+        assert not is_score(VideoScore("a", 1, 4, number, good, good), "a")
+        wrong = RegionScores([[0.5, number]], [[0.5, 0]])
+        assert not is_score(VideoScore("a", 1, 4, 0.1, good, wrong), "a")
 
 
 @pytest.mark.parametrize("moments", ["[1]", '[{"step": "x"}]', '"ab"', "[" * 200_000, "null"])

@@ -39,6 +39,13 @@ def test_what_is_no_classifier_is_a_sentence(tmp_path):
     torch.save({"weight": WEIGHT, "bias": torch.zeros(3)}, tmp_path / "odd.pth")
     with pytest.raises(TaskError, match=r"\(2, 3\).*\(3,\)"):
         read_classifier(tmp_path / "odd.pth")
+    for odd in (WEIGHT.to_sparse(), WEIGHT.long(), WEIGHT * 1j):
+        torch.save({"weight": odd, "bias": BIAS}, tmp_path / "odd.pth")
+        with pytest.raises(TaskError, match="another kind than weights"):
+            read_classifier(tmp_path / "odd.pth")
+    torch.save({"weight": torch.ones(0, 3), "bias": torch.ones(0)}, tmp_path / "odd.pth")
+    with pytest.raises(TaskError, match=r"\(0, 3\).*no linear classifier"):
+        read_classifier(tmp_path / "odd.pth")
     header = {"dino_classifier": '{"format": 1, "classes": ["one"]}'}
     save_file({"weight": WEIGHT, "bias": BIAS}, tmp_path / "c.safetensors", metadata=header)
     with pytest.raises(TaskError, match=r"header .* is damaged"):

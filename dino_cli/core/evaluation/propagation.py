@@ -3,6 +3,7 @@
 Shapes: T context frames, C labels, N = h · w patches, D features.
 """
 
+import sys
 from collections import deque
 
 import torch
@@ -33,7 +34,7 @@ class Propagation:
         temperature: float = 0.1,
     ) -> None:
         self.first = F.normalize(first.float(), dim=1), mask.float()
-        self.earlier: deque[tuple[Tensor, Tensor]] = deque(maxlen=frames)
+        self.earlier: deque[tuple[Tensor, Tensor]] = deque(maxlen=min(frames, sys.maxsize))
         self.reach, self.topk, self.temperature = reach, topk, temperature
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -72,6 +73,7 @@ def propagate(
     of the original's one matrix of all pairs, whose memory would grow with N².
     """
     frames, labels, h, w = masks.shape
+    reach = min(reach, max(h, w))  # as far as there are patches; torch takes no endless number
     target, context = target.view(h, w, -1), context.view(frames, h, w, -1)
     soft = masks.new_empty(labels, h, w)
     for top in range(0, h, TILE):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dino_cli.data.decoding.video_frames import in_video
 from dino_cli.data.listing.shards import in_shard, read_member
+from dino_cli.errors import TaskError
 
 __all__ = ["content_sha256", "path_on_disk"]
 
@@ -31,7 +32,7 @@ def content_sha256(path: Path) -> str:
     if member is not None:
         try:
             return hashlib.sha256(read_member(*member)).hexdigest()
-        except EOFError as error:
+        except (EOFError, TaskError) as error:  # the shard has changed since it was listed
             raise OSError(str(error)) from None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

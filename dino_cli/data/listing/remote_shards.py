@@ -4,8 +4,9 @@ The `webdataset` library opens the streams (through curl, or gsutil for gs).
 """
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+import tarfile
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,7 +75,6 @@ def _name(url: str) -> str:
 
 def _fetch(url: str, path: Path) -> None:
     from filelock import FileLock  # torch brings it
-    from webdataset.gopen import gopen
 
     part = path.with_name(f"{path.name}.part")
     try:
@@ -83,25 +83,46 @@ def _fetch(url: str, path: Path) -> None:
             if path.is_file():  # another process was faster
                 return
             try:
-                with gopen(url, "rb") as source, open(part, "wb") as target:
-                    while piece := source.read(PIECE):
-                        target.write(piece)
+                with closing(_pieces(url)) as pieces, open(part, "wb") as target:
+                    target.writelines(pieces)
                     target.flush()
                     os.fsync(target.fileno())
-                # A stream that broke off raises when it is closed, above.
                 if part.stat().st_size == 0:
-                    raise OSError("nothing came")
+                    raise _not_given(url)
+                if not tarfile.is_tarfile(part):  # a page that says why not; kept, it would stay
+                    raise TaskError(f"what {url!r} gives is no tar", "check the address")
                 os.replace(part, path)
             finally:  # not before the lock is held: until then it is another's
                 with suppress(OSError):
                     part.unlink()
-    except FileNotFoundError as error:  # the program that fetches
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TaskError(
+            f"cannot keep {url!r} in {str(path.parent)!r}: {reason}",
+            "make that possible, or set DINO_CACHE to another folder",
+        ) from None
+
+
+def _pieces(url: str) -> Generator[bytes, None, None]:
+    """What a URL gives. Raises `TaskError` when that is not all of it."""
+    from webdataset.gopen import gopen
+
+    try:
+        with gopen(url, "rb") as source:  # which raises at its end, too
+            while piece := source.read(PIECE):
+                yield piece
+    except FileNotFoundError as error:
+        if error.filename is None:
+            raise _not_given(url) from None
         raise TaskError(
             f"cannot fetch {url!r}: {error.filename} is missing", "install it"
         ) from None
-    except (OSError, ValueError) as error:
-        reason = (
-            getattr(error, "strerror", None)
-            or "the server does not give it, or the connection broke"
-        )
-        raise TaskError(f"cannot fetch {url!r}: {reason}", "check the address") from None
+    except Exception:  # of the libraries that ask the network for one scheme or another
+        raise _not_given(url) from None
+
+
+def _not_given(url: str) -> TaskError:
+    return TaskError(
+        f"cannot fetch {url!r}: the server does not give it, or the connection broke",
+        "check the address",
+    )

@@ -1,11 +1,13 @@
 """Ground truth of the landmark retrieval benchmarks: which images show what a query shows."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dino_cli.config.values import shown
 from dino_cli.errors import TaskError
 from dino_cli.store.benchmarks.plain_pickle import read_plain_pickle
 
@@ -53,7 +55,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
     """
     if path.suffix == ".json":
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
             raise TaskError(f"cannot read {str(path)!r}: {error}", "repair it") from None
     else:
@@ -86,10 +88,10 @@ def image_paths(folder: Path, names: Sequence[str]) -> list[Path]:
 def _image(folder: Path, name: str) -> Path:
     for suffix in (*SUFFIXES, ""):  # names may contain a dot, so the suffix is tried first
         path = folder / f"{name}{suffix}"
-        if path.is_file():
+        if os.path.isfile(path):  # whatever the name: one that no file can have is missing
             return path
     raise TaskError(
-        f"the image {name!r} of the ground truth is not in {str(folder)!r}",
+        f"the image {shown(name)} of the ground truth is not in {str(folder)!r}",
         "unpack the whole data set",
     )
 
@@ -106,5 +108,5 @@ def _numbers(value: Any, key: str, count: int) -> list[int]:
     for number in value:
         whole = isinstance(number, int) and not isinstance(number, bool)
         if not whole or not 0 <= number < count:
-            raise ValueError(f"{key} names {number!r}, which is none of {count} images")
+            raise ValueError(f"{key} names {shown(number)}, which is none of {count} images")
     return [int(number) for number in value]

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_cli.config.values import differing
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write, sync_to_disk
 from dino_cli.store.writing.targets import explain_errors
@@ -299,7 +300,7 @@ def _shown(key: str, made: Any, wanted: Any) -> str:
     if key == "inputs":
         return "other input files (or some of them changed since)"
     if isinstance(made, dict) and isinstance(wanted, dict):
-        key = next(k for k in {**made, **wanted} if made.get(k) != wanted.get(k))
+        key = differing(made, wanted)
         made, wanted = made.get(key), wanted.get(key)
     if key == "weights_sha256":
         made, wanted = str(made)[:8], str(wanted)[:8]

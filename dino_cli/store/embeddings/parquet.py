@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.errors import TaskError
+from dino_cli.store.embeddings.facts import are_facts, are_names
 from dino_cli.store.embeddings.formats import FeatureExport, frame_and_time, is_utf8
 
 __all__ = [
@@ -190,6 +191,8 @@ def read_parquet(path: Path) -> ParquetFile:
     try:
         file = pa.parquet.ParquetFile(path)
         metadata: dict[str, Any] = json.loads((file.schema_arrow.metadata or {})[KEY])
+        if not are_facts(metadata):
+            raise ValueError("not what `dino embed` writes there")
         table = file.read(["path", "label"])
         kinds = list(metadata["arrays"])
         columns = {k: VectorColumn(path, "vector" if k == kinds[0] else k) for k in kinds}
@@ -199,6 +202,8 @@ def read_parquet(path: Path) -> ParquetFile:
     for key, those in metadata.pop("escaped", {}).items():
         for row in those:
             names[key][row] = _unescaped(names[key][row])
+    if not all(map(are_names, names.values())):
+        raise ValueError("paths or labels that are no texts")
     return ParquetFile(columns, names["path"], names["label"], metadata)
 
 

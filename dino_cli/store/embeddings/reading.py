@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.errors import DinoError, TaskError
-from dino_cli.store.embeddings.formats import FORMAT, SUFFIXES, file_of_kind
+from dino_cli.store.embeddings.facts import are_facts, are_names
+from dino_cli.store.embeddings.formats import SUFFIXES, file_of_kind
 from dino_cli.store.embeddings.parquet import read_parquet
 
 __all__ = [
@@ -135,15 +136,19 @@ def _read_npy(path: Path) -> Embeddings:
             ) from None
         except Exception:  # a damaged header ends in any exception whatever
             raise TaskError(f"{str(file)!r} is not a .npy file of features", AGAIN) from None
-        if (
-            whole.ndim < 2
-            or 0 in whole.shape[1:]
-            or whole.dtype.kind != "f"
-            or not whole.flags.c_contiguous
-        ):
+        if not _are_vectors(whole):
             raise TaskError(f"{str(file)!r} holds {whole.dtype} {whole.shape}", AGAIN)
         arrays[kind] = FeatureRows(file, whole)
     return Embeddings(path, arrays[kinds[0]], paths, labels, metadata, arrays)
+
+
+def _are_vectors(whole: NDArray[Any]) -> bool:
+    return (
+        whole.ndim >= 2
+        and 0 not in whole.shape[1:]
+        and whole.dtype.kind == "f"
+        and whole.flags.c_contiguous
+    )
 
 
 def _read_beside(path: Path) -> tuple[list[str], list[str], dict[str, Any]]:
@@ -153,10 +158,10 @@ def _read_beside(path: Path) -> tuple[list[str], list[str], dict[str, Any]]:
         if not part.is_file():
             raise TaskError(f"{str(part)!r}, a part of {str(path)!r}, does not exist", AGAIN)
     try:
-        metadata = json.loads(facts.read_text(encoding="utf-8"))
+        metadata = json.loads(facts.read_text(encoding="utf-8", errors="surrogateescape"))
         with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             lines = csv.reader(file)
-            ok = metadata["format"] == FORMAT and next(lines)[:2] == ["path", "label"]
+            ok = are_facts(metadata) and next(lines)[:2] == ["path", "label"]
             paths, labels = [], []
             for line in lines:
                 paths.append(line[0])
@@ -171,28 +176,41 @@ def _read_beside(path: Path) -> tuple[list[str], list[str], dict[str, Any]]:
 def _read_npz(path: Path) -> Embeddings:
     try:
         with np.load(path, allow_pickle=False) as content:
+            if any(one.compress_type != zipfile.ZIP_STORED for one in content.zip.infolist()):
+                raise ValueError("deflated: few bytes could become endlessly many")
             metadata = json.loads(str(content["metadata"]))
-            paths, labels = content["paths"].tolist(), content["labels"].tolist()
-        arrays: dict[str, FeatureArray] = {
-            kind: FeatureRows(path, _member(path, kind)) for kind in metadata["arrays"]
-        }
+            paths, labels = _texts(content["paths"]), _texts(content["labels"])
+        if not are_facts(metadata) or len(labels) != len(paths):
+            raise ValueError("not what was written there")
+        members = {kind: _member(path, kind) for kind in metadata["arrays"]}
+        if not all(map(_are_vectors, members.values())):
+            raise ValueError("no vectors")
+        arrays: dict[str, FeatureArray] = {k: FeatureRows(path, m) for k, m in members.items()}
         first = next(iter(arrays.values()))
     except Exception:  # as above
         raise _unlike(path) from None
     return Embeddings(path, first, paths, labels, metadata, arrays)
 
 
+def _texts(array: NDArray[Any]) -> list[str]:
+    # Texts of no characters take no bytes, so that any number of them can be claimed.
+    if array.dtype.kind != "U" or array.ndim != 1 or not array.itemsize:
+        raise ValueError("no texts")
+    texts: list[str] = array.tolist()
+    if not are_names(texts):
+        raise ValueError("half characters")
+    return texts
+
+
 def _member(path: Path, name: str) -> "np.memmap[Any, Any]":
-    """An array of an archive that stores without deflating, mapped where it lies."""
+    """An array of an archive that does not deflate, mapped where it lies."""
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         info = archive.getinfo(f"{name}.npy")
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError("deflated")
         file.seek(info.header_offset + 26)  # of the local header, which ends in name and extras
         file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
         np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        return np.memmap(path, dtype, "r", file.tell(), shape)
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if by_columns else "C")
 
 
 def _read_safetensors(path: Path) -> Embeddings:

@@ -21,6 +21,7 @@ from dino_cli.store.embeddings.formats import (
     file_of_kind,
     frame_and_time,
     frame_columns,
+    is_utf8,
 )
 from dino_cli.store.embeddings.parquet import Projection, write_parquet
 from dino_cli.store.embeddings.sources import write_sources
@@ -54,8 +55,10 @@ def write_export(
         if output.suffix in (".npy", ".safetensors"):
             _write_table(output.with_suffix(".csv"), exported, content)
         if output.suffix not in (".npz", ".parquet"):
-            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-            output.with_suffix(".json").write_text(text, encoding="utf-8", errors="surrogateescape")
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            if not is_utf8(text):  # a class of such a name
+                text = json.dumps(content, indent=2)
+            output.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
         write_sources(output, exported.rows())
 
 

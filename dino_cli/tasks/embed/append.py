@@ -9,6 +9,7 @@ import numpy as np
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.setting import json_ready
+from dino_cli.config.values import differing
 from dino_cli.data.listing.contents import content_sha256
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import TaskError
@@ -104,7 +105,7 @@ def _compare(export: Embeddings, facts: Mapping[str, Any], kinds: Sequence[str])
         if key == "weights_sha256":
             old, new = f"{made.get('model')} ({str(old)[:8]})", f"{wanted['model']} ({new[:8]})"
         elif isinstance(old, dict) and isinstance(new, dict):
-            key = next(k for k in {**old, **new} if old.get(k) != new.get(k))
+            key = differing(old, new)
             old, new = old.get(key), new.get(key)
         raise TaskError(
             f"{str(export.path)!r} was made with {key} {old}, not {new}",

@@ -17,7 +17,7 @@ from dino_cli.config.eval_retrieval import EvalRetrievalConfig
 from dino_cli.config.eval_segmentation import EvalSegmentationConfig
 from dino_cli.config.eval_video import EvalVideoConfig
 from dino_cli.config.shared import ModelOptions
-from dino_cli.config.values import as_type, read_toml
+from dino_cli.config.values import as_type, read_toml, shown
 from dino_cli.errors import DinoError, Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page
@@ -144,7 +144,7 @@ def plan(config: EvalAllConfig) -> list[PlannedEvaluation]:
         if name not in EVALUATIONS or not isinstance(values, dict):
             close = get_close_matches(name, EVALUATIONS, n=1)
             raise UsageError(
-                f"{config.config} has {name!r}, which is not an evaluation",
+                f"{config.config} has {shown(name)}, which is not an evaluation",
                 f"did you mean [{close[0]}]?" if close else f"use {', '.join(EVALUATIONS)}",
             )
     planned = []
@@ -176,7 +176,7 @@ def _options(name: str, label: str, values: Mapping[str, Any], config: EvalAllCo
         if field not in known - shared:
             close = get_close_matches(field, sorted(known - shared), n=1)
             raise UsageError(
-                f"{source} sets {key!r} in {where}, which is not an option of {command} there",
+                f"{source} sets {shown(key)} in {where}, which is not an option of {command} there",
                 f"did you mean {close[0]!r}?" if close else f"see {command} --help",
             )
         made[field] = as_type(value, hints[field], key, source, command)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dino_cli.config.values import differing
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.reading import Embeddings, FeatureArray, read_embeddings
@@ -111,7 +112,7 @@ def compare(index: Embeddings, query: Mapping[str, Any], name: str) -> None:
             ours = f"{made.get('model')} (weights {str(ours)[:8]})"
             theirs = f"{query.get('model')} (weights {str(theirs)[:8]})"
         elif isinstance(ours, dict) and isinstance(theirs, dict):
-            key = next(k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k))
+            key = differing(ours, theirs)
             ours, theirs = f"{key} {ours.get(key)}", f"{key} {theirs.get(key)}"
         else:
             ours, theirs = f"{key} {ours}", f"{key} {theirs}"

@@ -19,7 +19,12 @@ from dino_cli.store.embeddings.reading import Embeddings, is_feature_file, read_
 from dino_cli.tasks.embed.forward import embed_files
 from dino_cli.tasks.knn.bank import compare
 from dino_cli.tasks.model import open_model
-from dino_cli.tasks.provenance import model_facts, recorded_preprocessing, with_recorded_network
+from dino_cli.tasks.provenance import (
+    model_facts,
+    recorded_kind,
+    recorded_preprocessing,
+    with_recorded_network,
+)
 
 __all__ = ["Queries", "of_features", "open_queries"]
 
@@ -86,7 +91,13 @@ def _of_pictures(
         "preprocessing": to_json(p),
     }
     compare(index, made, "the model for the queries")
-    kind = index.metadata.get("features", "cls")
+    kind = recorded_kind(index.metadata)
+    if kind is None:
+        raise TaskError(
+            f"the .json beside {str(index.path)!r} tells of features"
+            f" {index.metadata.get('features')!r}, which are no vectors",
+            "make the index again with `dino embed`",
+        )
     several = bool(index.metadata.get("multi_scale", False))
     skipped: list[tuple[str, str]] = []
 

@@ -3,10 +3,13 @@
 import fcntl
 import io
 import signal
+import tarfile
+from pathlib import Path
 
 import pytest
 
 from dino_cli.data.listing.images import find_images
+from dino_cli.errors import TaskError
 
 gopen = pytest.importorskip("webdataset.gopen")
 
@@ -34,3 +37,57 @@ def test_who_is_interrupted_while_waiting_leaves_the_download_of_another(tmp_pat
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert half.read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("page", [b"<html>not here</html>", b"x" * 5000])
+def test_what_is_no_tar_is_not_kept(tmp_path, monkeypatch, page):
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path))
+    for content in (page, page, shard()):
+        monkeypatch.setattr(gopen, "gopen", lambda *_, content=content: io.BytesIO(content))
+        if content is page:
+            with pytest.raises(TaskError, match="gives is no tar"):
+                find_images([URL])
+        else:  # what the server gave before is forgotten
+            assert [file.path.name for file in find_images([URL])] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("refused"),
+        RuntimeError("of a library"),  # httpx's are no OSErrors
+        FileNotFoundError("no such repository"),
+        ValueError("embedded null byte"),
+    ],
+)
+def test_a_network_that_does_not_answer_is_told(tmp_path, monkeypatch, error):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path))
+    monkeypatch.setattr(gopen, "gopen", fail)
+    with pytest.raises(TaskError, match="does not give it, or the connection broke"):
+        find_images(["hf://datasets/a/b/c.tar"])
+
+
+def test_a_program_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path))
+    monkeypatch.setattr(gopen, "gopen", lambda *_: Path("gsutil").read_bytes())
+    with pytest.raises(TaskError, match="gsutil is missing; install it"):
+        find_images(["gs://bucket/a.tar"])
+
+
+def test_a_cache_that_takes_nothing_is_told_apart_from_the_address(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr(gopen, "gopen", lambda *_: io.BytesIO(shard()))
+    for place in (tmp_path / "file", Path("/proc/nowhere")):
+        monkeypatch.setenv("DINO_CACHE", str(place))
+        with pytest.raises(TaskError, match=r"cannot keep .* set DINO_CACHE to another folder"):
+            find_images([URL])
+
+
+def shard() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("a.png"))
+    return file.getvalue()

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.listing.contents import content_sha256
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.store.runs.log import Log
@@ -142,3 +143,16 @@ def test_embed_names_the_picture_in_its_shard(shards, tmp_path):
     rows = (tmp_path / "f.csv").read_text().splitlines()
     assert rows[1] == f"{shards / 'shard-000.tar' / '0000.png'},0"
     assert json.loads((tmp_path / "f.json").read_text())["count"] == 5
+
+
+def test_a_shard_that_is_replaced_while_it_is_read(tmp_path):
+    """What is asked of a picture fails as of a file that is gone, whatever stands there now."""
+    tar = write_tar(tmp_path / "s.tar", {"a.png": picture(0)})
+    (file,) = find_images([str(tar)])
+    assert len(content_sha256(file.path)) == 64
+    for content in (b"<html>", tar.read_bytes()[:600], b""):
+        tar.write_bytes(content)
+        with pytest.raises(OSError, match=r"tar|shard|picture"):
+            content_sha256(file.path)
+        with pytest.raises(UnreadableImage):
+            read_image(file.path)

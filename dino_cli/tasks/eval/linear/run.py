@@ -127,10 +127,11 @@ def _open(
         if config.n_last_blocks is None and config.avgpool is None and facts["n_last_blocks"]:
             config = replace(config, n_last_blocks=facts["n_last_blocks"], avgpool=facts["avgpool"])
     model = open_model(config, reporter)
-    if facts and facts["weights_sha256"] != model.identity["weights_sha256"]:
+    made_of = facts.get("weights_sha256", "")
+    if facts and made_of != model.identity["weights_sha256"]:
         raise TaskError(
             f"the classifier {str(config.classifier)!r} was trained on features of"
-            f" {facts.get('model')} (weights {facts['weights_sha256'][:8]}), not of"
+            f" {facts.get('model')} (weights {made_of[:8]}), not of"
             f" {model.weights.name} (weights {model.identity['weights_sha256'][:8]})",
             "leave out --model and --weights, or name those",
         )

@@ -10,6 +10,7 @@ from dino_cli.tasks.eval.video.labels import RegionScores
 
 __all__ = ["VideoScore", "figures", "is_score", "score_table", "tables"]
 
+YEAR = 366 * 86400  # seconds that a video takes at most
 HEADLINE = "J&F-Mean"
 COLUMNS = (HEADLINE, "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
 
@@ -26,20 +27,24 @@ class VideoScore:
     still: RegionScores
 
 
-def is_score(score: Any) -> bool:
-    """Whether what a file says is one: numbers of each object in equally many frames."""
-    if not isinstance(score.seconds, int | float) or not isinstance(score.objects, int):
+def is_score(score: Any, name: str) -> bool:
+    """Whether what a file says is that video's: shares of each object in equally many frames."""
+    if score.video != name or not _within(score.seconds, YEAR):
+        return False
+    if not isinstance(score.objects, int) or not isinstance(score.frames, int):
         return False
     parts = [part for one in (score.measured, score.still) for part in (one.region, one.contour)]
     if any(not isinstance(part, list) or len(part) != score.objects for part in parts):
         return False
     rows = [row for part in parts for row in part]
     return all(
-        isinstance(row, list)
-        and len(row) == len(rows[0])
-        and all(isinstance(x, int | float) for x in row)
+        isinstance(row, list) and len(row) == len(rows[0]) and all(_within(x, 1) for x in row)
         for row in rows
     )
+
+
+def _within(value: Any, most: float) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= most
 
 
 def score_table(measures: Sequence[tuple[VideoScore, RegionScores]]) -> dict[str, Any]:

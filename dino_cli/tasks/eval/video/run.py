@@ -14,6 +14,7 @@ import torch
 from dino_cli.config.eval_video import EvalVideoConfig
 from dino_cli.config.setting import flag_of
 from dino_cli.config.shared import IMAGENET_STD, Preprocessing
+from dino_cli.config.values import differing
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
@@ -160,14 +161,15 @@ def _done(
                 **kept["score"]
                 | {name: RegionScores(**kept["score"][name]) for name in ("measured", "still")}
             )
-            if not is_score(score) or not isinstance(theirs, dict):
+            if not is_score(score, v.name) or not isinstance(theirs, dict):
                 raise ValueError("not what was written there")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise TaskError(f"cannot read {str(path)!r}: {error}", "remove that folder") from None
         if theirs != made_with:
-            key = next(k for k in made_with if theirs.get(k) != made_with[k])
+            key = differing(made_with, theirs)
             raise TaskError(
-                f"{str(path.parent)!r} was made with {key} {theirs.get(key)}, not {made_with[key]}",
+                f"{str(path.parent)!r} was made with {key} {theirs.get(key)},"
+                f" not {made_with.get(key)}",
                 "use the same options, or another -o",
             )
         if score.frames != len(v.frames):
