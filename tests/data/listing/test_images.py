@@ -221,6 +221,8 @@ def test_a_long_list_is_never_held_in_pieces(tmp_path, null):
     count = 20_000
     names = [f"/data/photos/{i % 100:010}/{i:020}.jpg" for i in range(count)]
     (tmp_path / "long.txt").write_text(("\0" if null else "\n").join(names))
+    (tmp_path / "short.txt").write_text("a.jpg")
+    find_images([str(tmp_path / "short.txt")], null=null)  # what is imported is no list's
     with traced_memory() as traced:
         images = find_images([str(tmp_path / "long.txt")], null=null)
     assert traced.most < 400 * count
