@@ -13,7 +13,8 @@ from torch import Tensor
 from dino_cli.config.values import differing
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings.reading import Embeddings, FeatureArray, read_embeddings
+from dino_cli.store.embeddings.reading import Embeddings, read_embeddings
+from dino_cli.tasks.knn.rows import ChainedRows, FiniteRows
 from dino_cli.tasks.provenance import NETWORK
 
 __all__ = ["Bank", "bank_of", "compare", "open_bank", "open_index", "unlabelled"]
@@ -39,9 +40,12 @@ def open_bank(path: Path | Sequence[Path], reporter: Reporter) -> Bank:
 
 
 def open_index(path: Path | Sequence[Path]) -> Embeddings:
-    """One file of features, or several that the same model made, one after the other."""
+    """One file of features, or several that the same model made, one after the other.
+
+    Rows that are not finite raise `TaskError` when they are read.
+    """
     paths = [path] if isinstance(path, Path) else list(dict.fromkeys(path))
-    parts = [read_embeddings(one) for one in paths]
+    parts = [_finite(read_embeddings(one)) for one in paths]
     for part in parts[1:]:
         compare(parts[0], part.metadata, repr(str(part.path)))
     if len(parts) == 1:
@@ -53,6 +57,10 @@ def open_index(path: Path | Sequence[Path]) -> Embeddings:
         labels=[label for part in parts for label in part.labels],
         arrays={},
     )
+
+
+def _finite(index: Embeddings) -> Embeddings:
+    return replace(index, features=FiniteRows(index.features, index.paths, index.path))
 
 
 def bank_of(index: Embeddings, reporter: Reporter) -> Bank:
@@ -79,26 +87,6 @@ def unlabelled(index: Embeddings) -> Bank:
     count = len(index.paths)
     labels = torch.full((count,), -1)
     return Bank(index, [], {}, labels, np.ones(count, dtype=np.bool_))
-
-
-class ChainedRows:
-    """Rows of several feature files as one."""
-
-    def __init__(self, parts: Sequence[FeatureArray]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([part.shape[0] for part in parts])
-        self.shape: tuple[int, ...] = (int(self._ends[-1]), *parts[0].shape[1:])
-
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
-        start, stop, _ = rows.indices(self.shape[0])
-        pieces, before = [], 0
-        for part, end in zip(self._parts, self._ends.tolist(), strict=True):
-            if start < end and stop > before:
-                pieces.append(part[max(start - before, 0) : min(stop, end) - before])
-            before = end
-        if not pieces:
-            return np.empty((0, *self.shape[1:]), np.float32)
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def compare(index: Embeddings, query: Mapping[str, Any], name: str) -> None:

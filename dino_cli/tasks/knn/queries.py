@@ -15,9 +15,9 @@ from dino_cli.core.evaluation.neighbors import Rows
 from dino_cli.data.listing.media import find_frames
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.embeddings.reading import Embeddings, is_feature_file, read_embeddings
+from dino_cli.store.embeddings.reading import Embeddings, is_feature_file
 from dino_cli.tasks.embed.forward import embed_files
-from dino_cli.tasks.knn.bank import compare
+from dino_cli.tasks.knn.bank import compare, open_index
 from dino_cli.tasks.model import open_model
 from dino_cli.tasks.provenance import (
     model_facts,
@@ -62,7 +62,7 @@ def open_queries(
         raise UsageError(
             f"{str(files[0])!r} is a feature file beside other queries", "give it alone"
         )
-    query = read_embeddings(files[0])
+    query = open_index(files[0])
     compare(index, query.metadata, repr(str(files[0])))
     return of_features(query)
 

@@ -197,3 +197,19 @@ def test_misuse_is_a_sentence(tmp_path: Path) -> None:
 
 
 # Pictures as queries: the model is opened from what the index tells.
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("words", [(), ("--duplicates", "0.9")])
+def test_features_that_are_not_finite_are_told_with_their_image(tmp_path, value, words):
+    """One such row would make the votes of every query that meets it meaningless, unseen."""
+    vectors, labels = clusters(40, 0)
+    good = write_index(tmp_path / "good.npy", vectors, labels)
+    vectors[17, 3] = value
+    bad = write_index(tmp_path / "bad.npy", vectors, labels)
+    told = f"the features of 'bad/17.jpg' in {str(bad)!r} are not finite"
+    assert told in fails(1, "--index", bad, *words)
+    assert told in fails(1, "--index", good, "--index", bad, *words)
+    if not words:
+        assert told in fails(1, bad, "--index", good)
+        assert told in fails(1, good, "--index", bad)
