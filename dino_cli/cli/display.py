@@ -1,6 +1,5 @@
 """What a person sees while a task works: bars on a terminal, plain lines elsewhere."""
 
-import json
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, Task, TaskID
 
-__all__ = ["Terminal", "json_text", "printable"]
+__all__ = ["Terminal", "printable"]
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 PLAIN_SECONDS = 10.0  # without a terminal, a line about the current stage at most this often
@@ -261,16 +260,6 @@ def _escaped(text: str) -> str:
     from rich.markup import escape
 
     return escape(printable(text))
-
-
-def json_text(value: Any) -> str:
-    """Indented JSON; in ASCII where a name is no UTF-8, so that any program can read it."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value, indent=2)
-    return text
 
 
 def printable(text: str) -> str:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from dino_cli.cli.display import Terminal, json_text
+from dino_cli.cli.display import Terminal
 from dino_cli.config.setting import Size, flag_of, options, parse_size
+from dino_cli.config.values import json_text
 from dino_cli.errors import DinoError, UsageError
 
 __all__ = ["command"]

@@ -1,5 +1,6 @@
-"""Values of a TOML or JSON file as the types of options."""
+"""Values of TOML and JSON files: as the types of options, compared, told, written."""
 
+import json
 import reprlib
 import tomllib
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from dino_cli.config.setting import Size, parse_size
 from dino_cli.errors import TaskError, UsageError
 
-__all__ = ["as_type", "differing", "read_toml", "shown"]
+__all__ = ["as_type", "differing", "json_text", "read_toml", "shown"]
 
 LARGEST = 2**63  # what a whole number of TOML is below; Python reads, but does not print, any
 
@@ -61,6 +62,16 @@ def _beyond_toml(values: dict[str, Any]) -> str:
         elif isinstance(value, int) and not -LARGEST <= value < LARGEST:
             return shown(key)
     return ""
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON; in ASCII where a name is no UTF-8, so that any program can read it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2)
+    return text
 
 
 def as_type(value: Any, hint: Any, key: str, source: Path, command: str) -> Any:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from dino_cli.config.values import json_text
 from dino_cli.store.embeddings.blocks import Row
 from dino_cli.store.embeddings.formats import (
     FORMAT,
@@ -21,7 +22,6 @@ from dino_cli.store.embeddings.formats import (
     file_of_kind,
     frame_and_time,
     frame_columns,
-    is_utf8,
 )
 from dino_cli.store.embeddings.parquet import Projection, write_parquet
 from dino_cli.store.embeddings.sources import write_sources
@@ -55,10 +55,7 @@ def write_export(
         if output.suffix in (".npy", ".safetensors"):
             _write_table(output.with_suffix(".csv"), exported, content)
         if output.suffix not in (".npz", ".parquet"):
-            text = json.dumps(content, indent=2, ensure_ascii=False)
-            if not is_utf8(text):  # a class of such a name
-                text = json.dumps(content, indent=2)
-            output.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+            output.with_suffix(".json").write_text(json_text(content) + "\n", encoding="utf-8")
         write_sources(output, exported.rows())
 
 

@@ -1,6 +1,5 @@
 """`dino eval all`: every evaluation that a file of data sets names, on one page."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from difflib import get_close_matches
@@ -17,7 +16,7 @@ from dino_cli.config.eval_retrieval import EvalRetrievalConfig
 from dino_cli.config.eval_segmentation import EvalSegmentationConfig
 from dino_cli.config.eval_video import EvalVideoConfig
 from dino_cli.config.shared import ModelOptions
-from dino_cli.config.values import as_type, read_toml, shown
+from dino_cli.config.values import as_type, json_text, read_toml, shown
 from dino_cli.errors import DinoError, Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page
@@ -239,8 +238,7 @@ def _write(config: EvalAllConfig, done: Sequence[EvaluationResult]) -> None:
     try:
         with explain_errors(config.output):
             with atomic_write(beside) as temporary:
-                text = json.dumps(_results(done), indent=2, ensure_ascii=False) + "\n"
-                temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+                temporary.write_text(json_text(_results(done)) + "\n", encoding="utf-8")
             write_page(config.output, "evaluation", values)
     except BaseException:
         for path in new:

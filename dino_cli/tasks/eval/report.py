@@ -1,6 +1,5 @@
 """What every evaluation leaves: tables for a person, `result.json` for a machine, one page."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_cli import __version__
+from dino_cli.config.values import json_text
 from dino_cli.store.pages import Picture, write_page
 from dino_cli.store.writing.staging import stage_results
 from dino_cli.store.writing.targets import check_free
@@ -95,8 +95,7 @@ def write_report(
     examples: Sequence[Example] = (),
 ) -> None:
     """`result.json` and `index.html` of one evaluation. Raises `OSError`."""
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    (stage / RESULT).write_text(text, encoding="utf-8", errors="surrogateescape")
+    (stage / RESULT).write_text(json_text(result) + "\n", encoding="utf-8")
     part = section(name, result, figures, tables, examples)
     write_page(
         stage / PAGE,

@@ -228,3 +228,16 @@ def test_misuse_is_a_sentence(data: Path, tiny_weights: Path) -> None:
         Image.fromarray(np.zeros((60, 80), np.uint8)).save(path)
     assert "no label map has an object" in fails(1, photos, masks)
     assert sorted(os.listdir(data)) == sorted([*before, "names.txt"])
+
+
+def test_a_report_of_names_that_are_no_utf8_is_json_for_every_program(
+    data: Path, tiny_weights: Path
+) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    for folder, suffix in (("photos", "jpg"), ("masks", "png")):
+        (data / folder / f"0.{suffix}").rename(data / folder / f"{odd}.{suffix}")
+    out = data / "report"
+    evaluate(data / "photos", data / "masks", "--weights", tiny_weights, "--no-random", "-o", out)
+    kept = json.loads((out / "result.json").read_bytes().decode("utf-8"))
+    assert f"{odd}.jpg" in {Path(one["path"]).name for one in kept["examples"]}
+    (out / "index.html").read_bytes().decode("utf-8")
