@@ -5,6 +5,7 @@ import pytest
 from golden_files import Golden, golden_folder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask the network by accident
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes side by side, which share the cores
 
 # Background jobs of a shell ignore Ctrl-C, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

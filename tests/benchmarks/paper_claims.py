@@ -70,6 +70,7 @@ def train(run: Path, arguments: argparse.Namespace, changed: list[str]) -> float
     started = time.monotonic()
     subprocess.run(
         [sys.executable, "-m", "dino_cli", "train", *words, "--quiet"],
+        stdout=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,
     )

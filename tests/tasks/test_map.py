@@ -157,6 +157,7 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return behave
 
 
+@pytest.mark.slow
 def test_a_site_gets_everything_that_it_shows(embed: Any, atlas: Any, tmp_path: Path) -> None:
     atlas()
     features = embed("f.npy")

@@ -91,6 +91,7 @@ def test_video(run, tmp_path):
     assert "<script" not in page
 
 
+@pytest.mark.slow
 def test_a_network_without_class_token(run, tmp_path):
     photo(tmp_path / "cat.png")
     options = ["cat.png", *no_class_token(tmp_path), "--image-size", 96]

@@ -107,6 +107,7 @@ def test_a_damaged_picture_in_a_shard_is_told_like_any_other(tmp_path):
         read_image(files[1].path)
 
 
+@pytest.mark.slow
 def test_training_on_shards_equals_training_on_their_files(shards, tmp_path):
     """The same pictures in the same order give the same losses, and a resume goes on exactly."""
     folder = tmp_path / "files"

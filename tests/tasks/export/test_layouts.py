@@ -163,6 +163,7 @@ def test_timm_opens_its_file_with_the_cards_lines(tmp_path: Path, name: str) -> 
 # Hugging Face
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "xcit"])
 def test_transformers_opens_the_folder_with_the_cards_lines(tmp_path: Path, name: str) -> None:

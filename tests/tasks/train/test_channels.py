@@ -179,6 +179,7 @@ def test_mean_and_std_default_to_imagenets_or_their_mean(data):
     assert p.std == pytest.approx((sum(IMAGENET_STD) / 3,) * 2)
 
 
+@pytest.mark.slow
 def test_colour_weights_start_a_grey_run_by_timms_rule(data, run, tmp_path):
     """Grey in three channels through the colour weights equals grey in one, with equal means."""
     colour, grey, five = (tmp_path / name for name in ("colour", "grey", "five"))
@@ -222,6 +223,7 @@ def test_rectangular_views_make_a_rectangular_grid(data, tmp_path):
     assert np.load(tmp_path / "a" / "0" / "attention.npy").shape == (2, 6, 3)
 
 
+@pytest.mark.slow
 def test_rectangles_are_counted_and_checked(data):
     def cost(*words):
         given = ["train", data / "g16", "--config", data / "small.toml", "--dry-run", "--json"]

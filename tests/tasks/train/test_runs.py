@@ -93,6 +93,7 @@ def test_optimizers_and_head_options_run(images, small, tmp_path, optimizer):
     assert all(loss > 0 for loss in losses(tmp_path / "run").values())
 
 
+@pytest.mark.slow
 def test_koleo_spreads_the_features_and_is_in_the_log(images, small, tmp_path):
     dino("train", images, "--config", small, "-o", tmp_path / "plain")
     dino("train", images, "--config", small, "-o", tmp_path / "spread", "--koleo-weight", "1")
@@ -119,6 +120,7 @@ def test_an_unreadable_image_is_named_and_skipped(images, small, tmp_path):
     assert "broken.png" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_large_total_batch_may_hold_a_large_share_of_the_first_images(
     images, small, tmp_path, monkeypatch
 ):
