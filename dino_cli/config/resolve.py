@@ -13,7 +13,7 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.config.values import as_type, read_toml, shown
 from dino_cli.errors import TaskError, UsageError
 
-__all__ = ["RESCUING", "resolve", "stored"]
+__all__ = ["OWN_VITS", "RESCUING", "resolve", "stored"]
 
 # What a resumed run may change without becoming another run: where and how it computes and what it
 # keeps; with --batch-size and --accumulate only if the total batch stays (checked at the resume).

@@ -41,7 +41,7 @@ def build_empty(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Mod
     try:
         with torch.device("meta"):
             return build(architecture, drop_path=drop_path)
-    except RuntimeError:
+    except Exception:  # the full build tells it, if it is the architecture's fault
         return build(architecture, drop_path=drop_path).to("meta")
 
 

@@ -42,6 +42,7 @@ class FiniteRows:
 
     def __init__(self, rows: FeatureArray, names: Sequence[str], path: Path) -> None:
         self._rows, self._names, self._path = rows, names, path
+        self._sound = 0  # the first rows, which were looked at: a search reads them again and again
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,12 +50,16 @@ class FiniteRows:
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         block = self._rows[rows]
+        start, stop, step = rows.indices(self.shape[0])
+        if stop <= self._sound:
+            return block
         if not np.isfinite(block).all():
-            start, _, step = rows.indices(self.shape[0])
             whole = np.isfinite(block).reshape(len(block), -1).all(axis=1)
             first = start + step * int(np.argmin(whole))
             raise TaskError(
                 f"the features of {self._names[first]!r} in {str(self._path)!r} are not finite",
                 "embed it again, in fp32 if half precision overflowed",
             )
+        if start <= self._sound and step == 1:
+            self._sound = stop
         return block

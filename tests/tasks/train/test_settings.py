@@ -9,8 +9,10 @@ from in_process import dino
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
+from dino_cli.config.resolve import OWN_VITS
 from dino_cli.config.setting import flag_of
 from dino_cli.config.train import TrainConfig
+from dino_cli.core.network.architecture import VIT_SIZES
 from dino_cli.errors import UsageError
 from dino_cli.tasks.train.check import check
 
@@ -47,6 +49,11 @@ def test_another_architecture_does_not_take_the_size_of_the_presets(tmp_path):
         "train", "photos", *small, "--arch", "resnet18", "--width", 96, "--dry-run", code=2
     )
     assert "--width applies to vit_tiny" in refused.stderr
+
+
+def test_the_configuration_knows_our_vits():
+    """It imports no torch, so it names them itself."""
+    assert set(VIT_SIZES) == OWN_VITS
 
 
 def test_no_number_of_a_run_may_be_negative():
