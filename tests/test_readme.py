@@ -17,6 +17,7 @@ ELSEWHERE = (
     "imagenette",
     "datasets.toml",
     "dino_vits16",
+    "claims",
     "dino demo\n",
 )  # other data, network, minutes
 
@@ -60,14 +61,34 @@ def test_every_subcommand_has_a_section():
     assert all(command.help and "TODO" not in command.help for command in top.values())
 
 
+def on_drawings():
+    """The lines that need only drawings, in their order, with the folders that they make."""
+    return [
+        line
+        for line in lines()
+        if line.startswith(("dino ", "mkdir -p "))
+        and not any(word in line + "\n" for word in ELSEWHERE)
+    ]
+
+
+def test_no_command_on_drawn_images_writes_where_another_did():
+    written = [
+        words[words.index(option) + 1]
+        for words in map(shlex.split, on_drawings())
+        for option in ("-o", "--images")
+        if option in words and "--append" not in words
+    ]
+    assert len(written) >= 8
+    assert sorted(written) == sorted(set(written))
+
+
 @pytest.mark.slow
 def test_commands_on_drawn_images_run_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ran = 0
-    for line in lines():
+    for line in on_drawings():
         if line.startswith("mkdir -p "):
             Path(line.removeprefix("mkdir -p ")).mkdir(parents=True)
-        if not line.startswith("dino ") or any(word in line + "\n" for word in ELSEWHERE):
             continue
         result = CliRunner().invoke(app, shlex.split(line)[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}"

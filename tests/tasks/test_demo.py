@@ -166,8 +166,12 @@ def test_misuse(tiny, arguments, said):
     assert list(tiny.iterdir()) == []
 
 
-def test_a_missing_parent_is_refused(tiny):
-    assert "does not exist" in dino("demo", "-o", "none/demo", code=1).stderr
+@pytest.mark.parametrize("arguments", [("-o", "none/demo"), ("--images", "none/drawn")])
+def test_a_missing_parent_is_refused(tiny, arguments):
+    assert (
+        "the folder 'none' does not exist; mkdir -p none" in dino("demo", *arguments, code=1).stderr
+    )
+    assert list(tiny.iterdir()) == []
 
 
 @pytest.mark.slow

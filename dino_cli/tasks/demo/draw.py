@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from dino_cli.data.drawings.images import CLASSES, draw
-from dino_cli.errors import TaskError, UsageError
+from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
-from dino_cli.store.writing.targets import already_exists
+from dino_cli.store.writing.targets import already_exists, cannot_write, check_folder
 
 __all__ = ["draw_folder"]
 
@@ -96,12 +96,11 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
     if folder.exists():
         raise already_exists([folder], "choose a new folder")
+    check_folder(folder)
     try:
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise TaskError(
-            f"cannot create {folder} ({error.strerror})", "choose a folder that can be written"
-        ) from None
+        raise cannot_write(folder, error) from None
     try:
         yield fresh
         fresh.chmod(0o755)
