@@ -167,7 +167,7 @@ CASES = [
     (["demo", "--images", "new", "--count", "0"], 2, ["0"]),
     (["demo", "--images", "new", "--count", "99999999999999999999"], 2, ["1000000"]),
     (["demo", "--images", "new", "--count", "4", "--size", "99999"], 2, ["99999", "4096"]),
-    (["demo", "--images", "no/such"], 1, ["no/such"]),
+    (["demo", "--images", "no/such"], 1, ["no"]),
     (["nonsense"], 2, ["nonsense"]),
     (["embed", "photos", "--nonsense"], 2, ["--nonsense"]),
 ]  # fmt: skip
