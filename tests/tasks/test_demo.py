@@ -21,7 +21,15 @@ from dino_cli.errors import Interrupted
 from dino_cli.store.runs.checkpoints import save_teacher
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.log import Log
-from dino_cli.tasks.demo.scores import MaskScore, best_box, chroma, classify, histograms, iou
+from dino_cli.tasks.demo.scores import (
+    MaskScore,
+    best_box,
+    chroma,
+    classify,
+    histograms,
+    iou,
+    on_object,
+)
 
 TINY = demo_task.DemoSizes(bank=24, queries=6, masks=4, gallery=2, drawn=32, steps=2)
 RECIPE = {
@@ -81,6 +89,11 @@ def test_the_demo_leaves_a_page_whose_numbers_are_the_results(tiny, weights):
     for score in (*masks["trained"].values(), *masks["untrained"].values(), *masks.values()):
         if isinstance(score, dict) and "iou" in score:
             assert {score["iou"], score["found"]} <= shown
+    at = {row.pop("share"): row for row in masks["trained"]["by_share"]}
+    assert {value for row in at.values() for value in row.values()} <= shown
+    assert at[0.6]["mean"] == masks["trained"]["mean"]["iou"]
+    assert at[0.6]["best_head"] == masks["trained"]["best_head"]["iou"]
+    assert at[0.6]["best_head"] <= at[0.6]["best_of_each"]
     assert {result["training"]["first"], result["training"]["last"]} <= shown
 
     assert result["page"] == "demo/index.html"
@@ -275,6 +288,17 @@ def test_overlap_is_counted_in_pixels():
     assert found[0].tolist() == pytest.approx([8 / 16, 8 / 32])
     score = MaskScore.of(found[0])
     assert (score.iou, score.found) == (pytest.approx(0.375), 50.0)
+
+
+def test_a_mask_grows_with_the_share_of_the_map_that_it_keeps():
+    maps = torch.tensor([[[[0.5, 0.3], [0.2, 0.0]]]])
+    truth = np.zeros((1, 8, 8), bool)
+    truth[0, :, :4] = True  # the left half: 70 % of the map
+    found = [iou(maps, truth, share).item() for share in (0.5, 0.6, 0.9)]
+    assert found == pytest.approx([16 / 32, 16 / 48, 32 / 48])
+    assert on_object(maps, truth).tolist() == [[pytest.approx(0.7)]]
+    truth[0, :, :2] = False  # half of the same patches
+    assert on_object(maps, truth).tolist() == [[pytest.approx(0.35)]]
 
 
 def test_chroma_finds_the_colourful_patch():

@@ -15,6 +15,7 @@ from dino_cli.data.drawings.sets import DrawingSet, Series, draw_sets
 from dino_cli.progress import Reporter
 from dino_cli.tasks.demo.scores import (
     SHARE,
+    SHARES,
     TEMPERATURE,
     K,
     MaskScore,
@@ -26,6 +27,7 @@ from dino_cli.tasks.demo.scores import (
     features_of,
     histograms,
     iou,
+    on_object,
 )
 from dino_cli.tasks.model import Model
 
@@ -145,13 +147,24 @@ def look_masks(
     for name, model in networks.items():
         maps = attention_of(model, drawings.images, batch=batch, advance=reporter.advance)
         patch_size = model.backbone.patch_size
-        overlaps = iou(_with_mean(maps), drawings.masks)
+        by_share = {s: iou(_with_mean(maps), drawings.masks, s) for s in SHARES}
+        overlaps = by_share[SHARE]
         heads = overlaps[:, :-1].mean(dim=0)
         best = int(heads.argmax())
         result[name] = {
             "mean": MaskScore.of(overlaps[:, -1]).json(),
             "best_head": {"head": best, **MaskScore.of(overlaps[:, best]).json()},
             "heads": [float(value) for value in heads],
+            "on_object": on_object(maps, drawings.masks).mean(dim=0).tolist(),
+            "by_share": [
+                {
+                    "share": share,
+                    "mean": float(found[:, -1].mean()),
+                    "best_head": float(found[:, :-1].mean(dim=0).max()),
+                    "best_of_each": float(found[:, :-1].amax(dim=1).mean()),
+                }
+                for share, found in by_share.items()
+            ],
         }
     reporter.finish()
     (height, width), boxed = best_box(drawings.masks)

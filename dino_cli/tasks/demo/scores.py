@@ -18,6 +18,7 @@ from dino_cli.tasks.model import Model
 
 __all__ = [
     "SHARE",
+    "SHARES",
     "TEMPERATURE",
     "K",
     "MaskScore",
@@ -30,10 +31,12 @@ __all__ = [
     "histograms",
     "input_sizes",
     "iou",
+    "on_object",
 ]
 
 K, TEMPERATURE = 20, 0.07
-SHARE = 0.6  # of the attention that a mask keeps
+SHARE = 0.6  # of the attention that a mask keeps, as in the paper
+SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)  # among which the demo shows what that choice does
 FOUND = 0.5  # the overlap from which an object counts as found
 BINS = 8  # of a colour histogram, per channel
 BOXES = 16  # heights, and widths, among which the best centred box is searched
@@ -148,15 +151,26 @@ class MaskScore:
         return {"iou": self.iou, "found": self.found}
 
 
-def iou(maps: Tensor, masks: NDArray[np.bool_]) -> Tensor:
-    """Overlap of the mask that keeps 60 % of each map (N, M, h, w) with the true (N, S, S): (N, M).
+def iou(maps: Tensor, masks: NDArray[np.bool_], share: float = SHARE) -> Tensor:
+    """Overlap of the mask that keeps a share of each map (N, M, h, w) with the true (N, S, S).
 
-    Compared pixel by pixel: S is a whole multiple of h and w.
+    Compared pixel by pixel: S is a whole multiple of h and w. Returns (N, M).
     """
     patch_size = masks.shape[-1] // maps.shape[-1]
-    kept = threshold_mass(maps, SHARE)
+    kept = threshold_mass(maps, share)
     kept = kept.repeat_interleave(patch_size, -2).repeat_interleave(patch_size, -1)
     return overlap(kept, torch.from_numpy(masks)[:, None])
+
+
+def on_object(maps: Tensor, masks: NDArray[np.bool_]) -> Tensor:
+    """The part of each map (N, M, h, w) that lies on the object of the true mask (N, S, S): (N, M).
+
+    A map that is even over the object and has this much on it can overlap with it by no more than
+    the share that a mask keeps, divided by it.
+    """
+    patch_size = masks.shape[-1] // maps.shape[-1]
+    covered = torch.nn.functional.avg_pool2d(torch.from_numpy(masks).float()[:, None], patch_size)
+    return (maps * covered).sum(dim=(-2, -1)) / maps.sum(dim=(-2, -1))
 
 
 def chroma(images: Images, patch_size: int) -> Tensor:
