@@ -139,6 +139,19 @@ def test_as_written_down(copydays: Path, tiny_weights: Path, tmp_path: Path) -> 
     assert [int(r["rank"]) - 1 for r in rows if r["block"] == "strong"] == ranks["strong"]
     assert Path(rows[6]["original"]).name == "201000.png"
 
+    # Six copies, evenly from the first found to the last, each with its original on the page.
+    shown = sorted(rank + 1 for block in blocks[1:] for rank in ranks[block])
+    last = len(shown) - 1
+    assert [one["rank"] for one in result["examples"]] == [
+        shown[round(i * last / 5)] for i in range(6)
+    ]
+    listed = {(r["block"], r["path"], r["original"], int(r["rank"])) for r in rows}
+    told = {
+        tuple(one[k] for k in ("block", "path", "original", "rank")) for one in result["examples"]
+    }
+    assert told < listed
+    assert (out / "index.html").read_text().count("<img") == 12
+
     only = measured(copydays, *model, "--distractors", others)
     assert only["map"] == pytest.approx(result["map_without_whitening"])
     assert "map_without_whitening" not in only

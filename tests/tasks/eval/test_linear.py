@@ -88,6 +88,15 @@ def test_the_full_protocol_learns_and_leaves_what_it_made(
         predictions = list(csv.DictReader(file))
     assert [Path(row["path"]).name for row in predictions] == [f"{i}.png" for i in range(4)]
     assert {row["predicted"] for row in predictions} == {"red"}
+    examples = result["examples"]
+    sure = [one["probability"] for one in examples]
+    assert sure == sorted(sure, reverse=True)
+    assert len({one["path"] for one in examples}) == 6
+    assert all(Path(one["path"]).parent == val / one["label"] for one in examples)
+    known = {row["path"]: float(row["probability"]) for row in predictions}
+    red = {one["path"]: one["probability"] for one in examples if one["label"] == "red"}
+    assert red == pytest.approx({path: known[path] for path in red}, rel=1e-5)
+    assert (out / "index.html").read_text().count("<img") == 6
 
     other = tmp_path / "named"
     given = ["--classifier", out / "classifier.safetensors", "--predict", val / "red"]

@@ -20,13 +20,14 @@ from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.writing.tables import csv_table
 from dino_cli.tasks.eval.copies.blocks import ORIGINAL, STRONG, CopyBlock, find_blocks
+from dino_cli.tasks.eval.copies.examples import choose_examples, examples
 from dino_cli.tasks.eval.copies.ranks import CopyRanks
 from dino_cli.tasks.eval.descriptors import DescriptorBatch, described, described_all
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.unreadable import cannot_read
 
-__all__ = ["copies", "figures", "tables"]
+__all__ = ["copies", "examples", "figures", "tables"]
 
 QUERIES = "queries.csv"
 LIMIT = 20  # originals further down count as not found, as in the original
@@ -37,7 +38,8 @@ def copies(config: EvalCopiesConfig, reporter: Reporter) -> dict[str, Any]:
     """Search the original of every copy among all originals and the distractors.
 
     Returns `{"map": {block: mean average precision}}` as fractions, with whitening if it was asked
-    for, and then the same without it as `map_without_whitening`.
+    for, and then the same without it as `map_without_whitening`; and `examples`: `{"path",
+    "block", "original", "rank"}`, ranks from 1.
     """
     _check(config)
     others = [folder for folder in (config.distractors, config.whitening) if folder is not None]
@@ -72,6 +74,7 @@ def copies(config: EvalCopiesConfig, reporter: Reporter) -> dict[str, Any]:
         "distractors": len(distractors) - skipped,
         "whitening": work.learned_on,
         "image_size": config.image_size,
+        "examples": choose_examples(blocks, pairs, ranks[""].ranks.tolist()),
         **model.identity,
     }
     if config.output is not None:
@@ -81,7 +84,8 @@ def copies(config: EvalCopiesConfig, reporter: Reporter) -> dict[str, Any]:
             with csv_table(stage / QUERIES, header) as write:
                 for row in _rows(blocks, pairs, ranks[""], precisions[""]):
                     write(row)
-            write_report(stage, "copies", result, figures(result), tables(result))
+            shown = examples(config, result, reporter)
+            write_report(stage, "copies", result, figures(result), tables(result), shown)
     return result
 
 

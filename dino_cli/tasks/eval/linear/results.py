@@ -1,6 +1,6 @@
 """What came of a linear classifier: accuracies, predictions, and the files of its report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,20 @@ from dino_cli.store.classifier import Classifier, write_classifier
 from dino_cli.store.writing.tables import csv_table
 from dino_cli.tasks.eval.linear.sets import FeatureSource, FrozenFeatures
 from dino_cli.tasks.eval.linear.training import TrainedClassifier
-from dino_cli.tasks.eval.report import Table, write_report
+from dino_cli.tasks.eval.report import Example, Table, write_report
 from dino_cli.tasks.provenance import model_facts
 
-__all__ = ["FILES", "PREDICTIONS", "agreement", "figures", "judge", "leave", "predict", "tables"]
+__all__ = [
+    "FILES",
+    "PREDICTIONS",
+    "agreement",
+    "figures",
+    "judge",
+    "leave",
+    "logits_of",
+    "predict",
+    "tables",
+]
 
 CLASSIFIER, PREDICTIONS, PER_CLASS = "classifier.safetensors", "predictions.csv", "per_class.csv"
 FILES = (CLASSIFIER, PREDICTIONS, PER_CLASS)
@@ -75,6 +85,7 @@ def leave(
     classes: list[str],
     config: EvalLinearConfig,
     seen: FeatureSource,
+    pictures: Sequence[Example],
 ) -> None:
     if config.classifier is None:
         facts = {
@@ -96,7 +107,7 @@ def leave(
             for name, row in result["per_class"].items():
                 write((name, row["images"], row["top1"]))
     shown = {key: value for key, value in result.items() if key != "predictions"}
-    write_report(stage, "linear", shown, figures(shown), tables(shown))
+    write_report(stage, "linear", shown, figures(shown), tables(shown), pictures)
 
 
 def figures(result: Mapping[str, Any]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from dino_cli.store.classifier import Classifier, read_classifier
 from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.embed.options import transform_of
 from dino_cli.tasks.eval.linear.check import check
+from dino_cli.tasks.eval.linear.examples import choose_examples, examples
 from dino_cli.tasks.eval.linear.results import (
     FILES,
     PREDICTIONS,
@@ -24,6 +25,7 @@ from dino_cli.tasks.eval.linear.results import (
     figures,
     judge,
     leave,
+    logits_of,
     predict,
     tables,
 )
@@ -45,8 +47,7 @@ from dino_cli.tasks.eval.report import report
 from dino_cli.tasks.model import open_model
 from dino_cli.tasks.provenance import recorded_preprocessing, with_recorded_network
 
-__all__ = ["figures", "linear", "tables"]
-
+__all__ = ["examples", "figures", "linear", "tables"]
 
 MUCH_BETTER = 0.02  # top-1 by which the fast protocol shows that the rate is too small
 
@@ -59,7 +60,8 @@ def linear(
 
     given: options that the person typed; a classifier's own network is used unless they name one.
     Returns {"top1", "top5" (from 5 classes on), "best_top1", "classes": names, "images",
-    "per_class": {name: {"images", "top1"}}, "protocol", …} in fractions.
+    "per_class": {name: {"images", "top1"}}, "examples": [{"path", "label", "predicted",
+    "probability" of the label}], "protocol", …} in fractions.
     """
     config = check(config, reporter)
     stored = read_classifier(config.classifier) if config.classifier else None
@@ -174,6 +176,8 @@ def _work(
     if judged is not None:
         result |= judge(trained, judged, classes)
         result["best_top1"] = max(trained.best, result["top1"])
+        logits = logits_of(trained, judged.features)
+        result["examples"] = choose_examples(judged.files, logits, classes)
     result |= {
         "n_last_blocks": seen.layer.blocks,
         "avgpool": seen.layer.avgpool,
@@ -184,7 +188,8 @@ def _work(
         result["predictions"] = predict(trained, named, classes)
     if config.output is not None:
         with report(config.output, FILES) as stage:
-            leave(stage, result, trained, classes, config, seen)
+            pictures = examples(config, result, reporter) if judged is not None else []
+            leave(stage, result, trained, classes, config, seen, pictures)
         result["output"] = str(config.output)
         if named is not None:
             result["predicted"] = str(config.output / PREDICTIONS)
