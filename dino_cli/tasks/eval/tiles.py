@@ -1,5 +1,6 @@
 """Photos as tiles of a page's examples."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dino_cli.data.decoding.thumbnails import small_picture
@@ -12,7 +13,7 @@ SIDE = 200  # pixels of a tile's longer side
 
 
 def photo_tiles(
-    photos: list[tuple[str, str]] | list[tuple[str, str, float]], *, exif: bool
+    photos: Sequence[tuple[str, str] | tuple[str, str, float]], *, exif: bool
 ) -> list[ExampleTile]:
     """A tile for each (path, caption) or (path, caption, value). What cannot be read any more is
     left out."""

@@ -1,5 +1,6 @@
 """`dino eval knn` through the command line: the same as `dino embed` and `dino knn`."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -55,6 +56,26 @@ def test_the_figures_of_dino_knn(
     assert "DINO ViT-S/16" in page
     assert "74.5" in page
     assert "http" not in page.replace("http-equiv", "")
+
+    # Three queries, so all are shown, in the order of their classes' votes at the first k: 2.
+    shares = [one["share"] for one in result["examples"]]
+    assert shares == sorted(shares, reverse=True)
+    assert {one["path"] for one in result["examples"]} == {str(p) for p in val.glob("*/*.png")}
+    near = ["knn", out / "val.npy", "--index", out / "train.npy", "-k", 2, "--temperature", 0.07]
+    run(*near, "--neighbors", 5, "-o", tmp_path / "near.csv", "-q")
+    with (tmp_path / "near.csv").open() as file:
+        predicted = {row["path"]: row for row in csv.DictReader(file)}
+    for one in result["examples"]:
+        row = predicted[one["path"]]
+        assert Path(one["path"]).parent.name == one["label"]
+        assert [n["path"] for n in one["nearest"]] == [row[f"neighbor{i}"] for i in range(1, 6)]
+        if row["predicted"] == one["label"]:
+            assert one["share"] == pytest.approx(float(row["probability"]), rel=1e-5)
+        else:
+            assert one["share"] <= 0.5
+        assert all(Path(n["path"]).parent.name == n["label"] for n in one["nearest"])
+    assert page.count("<img") == 3 * 6
+
     again = evaluate(tiny_weights, out / "train.npy", out / "val.npy", *asked)
     assert again["temperatures"] == result["temperatures"]
 

@@ -17,6 +17,7 @@ from dino_cli.runtime import choose_device
 from dino_cli.store.embeddings.reading import embeddings_paths, is_feature_file
 from dino_cli.store.writing.tables import skipped_path
 from dino_cli.tasks.embed.run import embed
+from dino_cli.tasks.eval.knn.examples import ExampleChooser, examples
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.knn.bank import open_bank
 from dino_cli.tasks.knn.check import check_votes
@@ -24,7 +25,7 @@ from dino_cli.tasks.knn.queries import open_queries
 from dino_cli.tasks.knn.score import AccuracyCounter
 from dino_cli.tasks.knn.search import clamp, search
 
-__all__ = ["figures", "knn", "tables"]
+__all__ = ["examples", "figures", "knn", "tables"]
 
 SETS = ("train", "val")
 CLASSES = "put the pictures of each class into a folder of its name"
@@ -36,7 +37,8 @@ def knn(config: EvalKnnConfig, reporter: Reporter) -> dict[str, Any]:
 
     Returns what `dino knn` does, for the first temperature: `{"k": {"20": {"top1": percent,
     "top5": percent}}, "queries": N, "index": M}`, with `temperature`, `temperatures`: {T: as "k"}
-    and `best`: {k, temperature, top1}.
+    `best`: {k, temperature, top1} and `examples`: {path, label, share of the votes for it, nearest:
+    [{path, label}]}.
     """
     checked = [KnnConfig(k=config.k, temperature=t) for t in config.temperature]
     for one in checked:
@@ -55,7 +57,8 @@ def knn(config: EvalKnnConfig, reporter: Reporter) -> dict[str, Any]:
             replace(checked[0], index=(index,), queries=(str(queries),)), config, reporter
         )
         if output is not None:
-            write_report(folder, "knn", result, figures(result), tables(result))
+            shown = examples(config, result, reporter)
+            write_report(folder, "knn", result, figures(result), tables(result), shown)
             result = {**result, "output": str(output)}
     return result
 
@@ -103,10 +106,12 @@ def _classify(options: KnnConfig, config: EvalKnnConfig, reporter: Reporter) -> 
     queries = open_queries(options, bank.index, reporter, frozenset())
     if not any(label in bank.numbers for label in queries.labels):
         raise _no_common(config)
+    chooser = ExampleChooser(bank, ks[0], config.temperature[0])
     scores = {t: AccuracyCounter(bank, ks, t) for t in dict.fromkeys(config.temperature)}
     for found in search(queries, bank, max(ks), choose_device(config.device), reporter):
         for score in scores.values():
             score.add(found)
+        chooser.add(found)
     first = scores[config.temperature[0]]
     if first.unknown:
         reporter.remark(
@@ -125,6 +130,7 @@ def _classify(options: KnnConfig, config: EvalKnnConfig, reporter: Reporter) -> 
         "temperature": config.temperature[0],
         "temperatures": by_temperature,
         "best": {"k": int(k), "temperature": float(t), "top1": top1},
+        "examples": chooser.chosen(),
     }
 
 
