@@ -193,16 +193,20 @@ class Terminal(Reporter):
     def _fields(self) -> dict[str, Any]:
         """How far, how fast, and how long still, by the speed since the stage began."""
         count = f"{self._done:,}" + (f"/{self._total:,}" if self._total else "")
+        return {"count": count, "rate": self._rate(), "left": self._left()}
+
+    def _left(self) -> str:
         seconds, done = time.monotonic() - self._started, self._done - self._before
-        left = ""
-        if self._total and done and seconds > 0.5:
-            left = f"{_clock(seconds / done * max(0, self._total - self._done))} left"
-        return {"count": count, "rate": self._rate(), "left": left}
+        if not self._total or not done or seconds <= 0.5:
+            return ""
+        return f"{_clock(seconds / done * max(0, self._total - self._done))} left"
 
     def _plain(self) -> None:
         self._said, self._told = time.monotonic(), self._done
         of = f"/{self._total}" if self._total else ""
-        parts = [f"{self._name} {self._done}{of} {self._unit}", self._rate(), _shown(self._metrics)]
+        left = self._left() if self._done != self._total else ""
+        done = f"{self._name} {self._done}{of} {self._unit}"
+        parts = [done, self._rate(), left, _shown(self._metrics)]
         sys.stderr.write("dino: " + ", ".join(part for part in parts if part) + "\n")
         sys.stderr.flush()
 

@@ -1,5 +1,6 @@
 """What people type and see: names, defaults, help, where output goes, how fast it answers."""
 
+import itertools
 import json
 import resource
 import subprocess
@@ -108,14 +109,17 @@ def test_quiet_and_json_print_no_more_than_asked(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_resumed_stage_reports_the_rate_of_now(capsys, monkeypatch):
+def test_a_resumed_stage_reports_the_rate_of_now_and_the_time_left(capsys, monkeypatch):
     terminal = Terminal()
-    clock = iter([0.0, *[20.0] * 9])
+    clock = itertools.chain([0.0], itertools.repeat(20.0))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with terminal:
         terminal.stage("training", 2000, done=1000)
         terminal.advance(100)
-    assert "training 1100/2000 images, 5 images/s" in capsys.readouterr().err
+        assert "training 1100/2000 images, 5 images/s, 3:00 left\n" in capsys.readouterr().err
+        terminal.advance(900)
+        terminal.finish()
+    assert "training 2000/2000 images, 50 images/s\n" in capsys.readouterr().err
 
 
 @pytest.mark.slow
