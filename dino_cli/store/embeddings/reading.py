@@ -8,7 +8,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,16 +90,29 @@ def embeddings_paths(output: Path) -> tuple[Path, Path, Path]:
 def read_embeddings(path: Path) -> Embeddings:
     """Open one vector for each picture, as `dino embed` wrote them in any format.
 
-    Raises `TaskError` when a part is missing or does not fit, and for patch grids.
+    Of several kinds the main one, or the first that is no grid; `feats.mean.npy` names one.
+    Raises `TaskError` when a part is missing or does not fit, and for patch grids alone.
     """
-    export = open_export(path)
-    features = export.features
-    if len(features.shape) != 2:
-        grid = " x ".join(map(str, features.shape[1:]))
-        raise TaskError(
-            f"{str(path)!r} holds a grid of {grid} for each picture", "embed with --features cls"
-        )
-    return export
+    main, kind = _main_file(path)
+    export = open_export(main)
+    if kind in export.arrays:
+        export = replace(_of_kind(export, kind), path=path, arrays={kind: export.arrays[kind]})
+    if len(export.features.shape) == 2:
+        return export
+    vectors = [name for name, array in export.arrays.items() if len(array.shape) == 2]
+    if vectors:
+        return _of_kind(export, vectors[0])
+    grid = " x ".join(map(str, export.features.shape[1:]))
+    raise TaskError(
+        f"{str(path)!r} holds a grid of {grid} for each picture", "embed with --features cls"
+    )
+
+
+def _of_kind(export: Embeddings, kind: str) -> Embeddings:
+    """The same with another kind of features as the main one."""
+    features = export.arrays[kind]
+    facts = {**export.metadata, "features": kind, "dim": features.shape[-1]}
+    return replace(export, features=features, metadata=facts)
 
 
 def open_export(path: Path) -> Embeddings:
@@ -140,6 +153,16 @@ def _read_npy(path: Path) -> Embeddings:
             raise TaskError(f"{str(file)!r} holds {whole.dtype} {whole.shape}", AGAIN)
         arrays[kind] = FeatureRows(file, whole)
     return Embeddings(path, arrays[kinds[0]], paths, labels, metadata, arrays)
+
+
+def _main_file(path: Path) -> tuple[Path, str]:
+    """feats.mean.npy holds the kind "mean" of feats.npy, unless it has a table of its own."""
+    without = path.with_suffix("")
+    main, kind = without.with_suffix(path.suffix), without.suffix[1:]
+    own = path.suffix != ".npy" or path.with_suffix(".csv").exists()
+    if own or not kind or not main.with_suffix(".json").is_file():
+        return path, ""
+    return main, kind
 
 
 def _are_vectors(whole: NDArray[Any]) -> bool:

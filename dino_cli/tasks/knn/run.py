@@ -1,7 +1,6 @@
 """Classify by weighted nearest neighbours over exported features (paper, appendix F.1)."""
 
-import os
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from typing import Any
 
 from dino_cli.config.knn import KnnConfig
@@ -13,12 +12,11 @@ from dino_cli.tasks.knn.answers import answers
 from dino_cli.tasks.knn.bank import bank_of, open_index, unlabelled
 from dino_cli.tasks.knn.check import check
 from dino_cli.tasks.knn.duplicates import find_duplicates
+from dino_cli.tasks.knn.known import tell_of_known
 from dino_cli.tasks.knn.queries import open_queries
 from dino_cli.tasks.knn.search import approximate_index, count_neighbors, search
 
 __all__ = ["knn"]
-
-MOST_COMPARED = 1_000_000  # paths of the index that queries are looked for among
 
 
 @within_pixel_limit
@@ -40,8 +38,7 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
     bank = unlabelled(index) if searched else bank_of(index, reporter)
     counts = count_neighbors(config, bank, reporter, given)
     queries = open_queries(config, bank.index, reporter, given)
-    if queries.pictures:
-        _tell_of_known(queries.paths, bank.index.paths, reporter)
+    tell_of_known(queries, bank, reporter)
     device = choose_device(config.device)
     approximate: ApproximateIndex | None = None
     facts: dict[str, Any] = {}
@@ -52,15 +49,3 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
             answered.add(found)
         answered.write()
     return {**answered.result(reporter), **facts}
-
-
-def _tell_of_known(queries: Sequence[str], indexed: Sequence[str], reporter: Reporter) -> None:
-    """Queries that the index holds find themselves first, which flatters every figure."""
-    asked = {os.path.abspath(path) for path in queries}
-    known = sum(os.path.abspath(path) in asked for path in indexed[:MOST_COMPARED])
-    if known:
-        are = "query is" if len(queries) == 1 else "queries are"
-        reporter.remark(
-            f"{known} of {len(queries)} {are} in the index and will find themselves; without"
-            " queries every image of the index is classified by the others"
-        )

@@ -21,6 +21,7 @@ from dino_cli.tasks.eval.knn.examples import ExampleChooser, examples
 from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.knn.bank import open_bank
 from dino_cli.tasks.knn.check import check_votes
+from dino_cli.tasks.knn.known import tell_of_known
 from dino_cli.tasks.knn.queries import open_queries
 from dino_cli.tasks.knn.score import AccuracyCounter
 from dino_cli.tasks.knn.search import clamp, search
@@ -107,6 +108,7 @@ def _classify(options: KnnConfig, config: EvalKnnConfig, reporter: Reporter) -> 
     if not any(label in bank.numbers for label in queries.labels):
         raise _no_common(config)
     chooser = ExampleChooser(bank, ks[0], config.temperature[0])
+    tell_of_known(queries, bank, reporter)
     scores = {t: AccuracyCounter(bank, ks, t) for t in dict.fromkeys(config.temperature)}
     for found in search(queries, bank, max(ks), choose_device(config.device), reporter):
         for score in scores.values():

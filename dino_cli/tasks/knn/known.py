@@ -1,0 +1,31 @@
+"""Images that would find themselves: queries that the index holds, and what it holds twice."""
+
+import os
+
+from dino_cli.progress import Reporter
+from dino_cli.tasks.knn.bank import Bank
+from dino_cli.tasks.knn.queries import Queries
+
+__all__ = ["tell_of_known"]
+
+MOST_COMPARED = 1_000_000  # paths of the index that are looked at
+
+
+def tell_of_known(queries: Queries, bank: Bank, reporter: Reporter) -> None:
+    """Say how many queries find themselves first, which flatters every figure."""
+    indexed = [os.path.abspath(path) for path in bank.index.paths[:MOST_COMPARED]]
+    if queries.own:
+        if twice := len(indexed) - len(set(indexed)):
+            reporter.remark(
+                f"{twice} of {len(indexed)} images are in the index once more and will find"
+                " themselves"
+            )
+        return
+    asked = {os.path.abspath(path) for path in queries.paths}
+    if known := len(asked.intersection(indexed)):
+        one = len(queries.paths) == 1
+        reporter.remark(
+            f"{known} of {len(queries.paths)} {'query is' if one else 'queries are'} in the index"
+            f" and will find {'itself' if one else 'themselves'}; without queries `dino knn`"
+            " classifies every image of the index by the others"
+        )
