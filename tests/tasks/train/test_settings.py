@@ -69,6 +69,23 @@ def test_no_number_of_a_run_may_be_negative():
     assert len(refused) > 30
 
 
+def test_one_prototype_is_refused():
+    """Its entropy is a share of ln 1."""
+    with pytest.raises(UsageError, match=re.escape("--out-dim 1 must be at least 2")):
+        check(TrainConfig(out_dim=1))
+
+
+def test_the_size_of_local_views_that_are_not_made_is_not_checked():
+    words = ["train", "photos", "--patch-size", "14", "--final-size", "238", "100", "--dry-run"]
+    refused = dino(*words, code=2)
+    assert "--final-size 100 is not a whole number of 14-pixel patches" in refused.stderr
+    dino(*words, "--local-crops-number", "0")
+    words = ["train", "photos", "--arch", "vit_base_patch14_dinov2", "--global-size", "28"]
+    words += ["--final-size", "28", "10", "--dry-run"]
+    assert "cannot take views of 10 px" in dino(*words, code=2).stderr
+    dino(*words, "--local-crops-number", "0")
+
+
 def test_a_dry_run_prints_the_warmup_that_will_be():
     for flags, epochs in {(): 10, ("--epochs", "5"): 0.5, ("--warmup-epochs", "3"): 3}.items():
         shown = json.loads(dino("train", "photos", "--dry-run", *flags).stdout)
@@ -122,3 +139,11 @@ def test_the_cost_of_a_run(images, small):
     )["cost"]
     assert elsewhere["hours"] is None
     assert elsewhere["images_per_second"] > 0
+
+
+def test_hours_are_those_of_the_steps_that_will_be_taken(images, small):
+    words = ["train", images, "--config", small, "--epochs", "1000000", "--max-steps", "1000000"]
+    cost = json.loads(dino(*words, "--dry-run", "--json").stdout)["cost"]
+    assert cost["steps"] == 1_000_000  # of four million
+    hours = 1_000_000 * 8 / cost["images_per_second"] / 3600
+    assert cost["hours"] == pytest.approx(hours, rel=0.05)
