@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture
 from dino_cli.core.training.cuda_graph import GraphedPasses
-from dino_cli.core.training.step import Networks, StepResult, Views, run_pass, train_step
+from dino_cli.core.training.step import (
+    Networks,
+    StepResult,
+    Views,
+    run_pass,
+    start_centre,
+    train_step,
+)
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import Interrupted, TaskError
@@ -115,7 +122,9 @@ class Run:
                     self._stop(step, together=False)
                 views = feed.views(micro_batches, step)
                 if step == 0 and config.center_init == "batch":
-                    self._start_centre(views[0])
+                    start_centre(
+                        self.networks, views, autocast=self.autocast, average=self.ranks.average
+                    )
 
                 # The paper's algorithm, once.
                 result = self._step(views, step, measure=logged)
@@ -180,13 +189,6 @@ class Run:
                 f"{self.device}",
                 "halve --batch-size and double --accumulate, or use --checkpoint-activations",
             ) from None
-
-    @torch.no_grad()
-    def _start_centre(self, views: Views) -> None:
-        with self.autocast():
-            logits = self.networks.teacher(views.groups[:1])
-        mean = self.ranks.average(logits.float().mean(dim=0, keepdim=True))
-        self.networks.centre.copy_(mean)
 
     def _has_to_stop(self, asked: bool, step: int) -> bool:
         """Whether any rank was asked to; ranks ask each other only now and then."""

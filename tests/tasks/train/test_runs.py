@@ -57,13 +57,13 @@ def test_same_seed_same_losses_and_other_seed_others(images, small, tmp_path):
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
-@pytest.mark.parametrize("drop_path", ["0", "0.3"])
-def test_accumulation_equals_the_large_batch(images, small, tmp_path, drop_path):
+@pytest.mark.parametrize(("drop_path", "centre"), [("0", "zero"), ("0.3", "zero"), ("0", "batch")])
+def test_accumulation_equals_the_large_batch(images, small, tmp_path, drop_path, centre):
     """Same images per step in the same order, so the losses agree to rounding."""
     for name, flags in {"one": ["8", "1"], "two": ["4", "2"]}.items():
         dino(
             "train", images, "--config", small, "-o", tmp_path / name, "--drop-path", drop_path,
-            "--batch-size", flags[0], "--accumulate", flags[1],
+            "--batch-size", flags[0], "--accumulate", flags[1], "--center-init", centre,
         )  # fmt: skip
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-4)
