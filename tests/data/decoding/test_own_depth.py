@@ -220,7 +220,7 @@ def test_views_are_pillows_in_mode_f():
     np.testing.assert_array_equal(flipped, view[:, ::-1])
 
 
-@pytest.mark.parametrize("channels", [1, 3, 7])
+@pytest.mark.parametrize("channels", [1, 3, 7, 129])
 def test_brightness_contrast_and_blur_and_no_colours(channels):
     values = noise((40, 30, channels))
     view = render_samples(values, PLAIN)
@@ -237,6 +237,8 @@ def test_brightness_contrast_and_blur_and_no_colours(channels):
     np.testing.assert_allclose(flat, view.mean() + 0.5 * (view - view.mean()), rtol=1e-3, atol=1e-3)
     blurred = render_samples(values, replace(PLAIN, sigma=1.5))
     assert blurred.shape == (12, 8, channels)
+    alone = render_samples(values[..., -1:], replace(PLAIN, sigma=1.5))
+    np.testing.assert_allclose(blurred[..., -1:], alone, rtol=1e-5, atol=1e-3)
     bytes_ = np.rint(np.interp(view[..., 0], (-150, 150), (0, 255))).astype(np.uint8)
     pil = np.asarray(Image.fromarray(bytes_).filter(ImageFilter.GaussianBlur(1.5)))
     ours = np.interp(blurred[..., 0], (-150, 150), (0, 255))
