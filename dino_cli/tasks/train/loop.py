@@ -38,7 +38,7 @@ from dino_cli.store.runs.events import Events
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.train.diagnosis import Diagnosis
-from dino_cli.tasks.train.entry import log_entry
+from dino_cli.tasks.train.entry import finite, log_entry
 from dino_cli.tasks.train.feed import Feed
 from dino_cli.tasks.train.folder import about, save_run
 from dino_cli.tasks.train.knn import teacher_knn
@@ -133,7 +133,7 @@ class Run:
 
                 # Reading a figure waits for the device, so this is done now and then.
                 if logged:
-                    last = result.loss.item()
+                    last = finite(result.loss)
                     stretch = pace.lap(done)
                     with pace.aside(result.loss):
                         self._tell(step, result, stretch, log)

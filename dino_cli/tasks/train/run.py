@@ -63,8 +63,8 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
 
     In this process, and those that torchrun started beside it. Returns {"run", "steps", "of",
     "epochs", "images", "unreadable", "loss", "seconds", "images_per_second"}; `of`: how many steps
-    there are without `max_steps`. Raises `Interrupted` after Ctrl-C or SIGTERM, once a checkpoint
-    is written.
+    there are without `max_steps`; `loss`: of the last step, None where it was not finite or there
+    was none. Raises `Interrupted` after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     check(config)
     architecture = architecture_of(config)
