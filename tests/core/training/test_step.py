@@ -197,6 +197,8 @@ def test_drop_path_scales_samples_of_the_residual_branches():
     layer = DropPath(0.5)
     layer.use(torch.tensor([0.0, 2.0]))
     assert layer(torch.ones(2, 3)).tolist() == [[0] * 3, [2] * 3]
+    layer.use(torch.tensor([0.0, 2.0]))  # two windows of each sample
+    assert layer(torch.ones(4, 3)).tolist() == [[0] * 3, [0] * 3, [2] * 3, [2] * 3]
     assert layer.eval()(torch.ones(2, 3)).tolist() == [[1] * 3, [1] * 3]
 
 
