@@ -100,6 +100,26 @@ def test_the_job_script_as_json():
     assert "--json" not in plain
 
 
+def test_the_job_script_is_of_a_run_that_can_be():
+    words = ["train", "photos", "-o", "run", "--print-sbatch"]
+    for flags, said in {
+        ("--gpus", "four"): "--gpus 'four' is neither all nor a number",
+        ("--gpus", "0"): "--gpus '0' is neither all nor a number",
+        ("--batch-size", "0"): "--batch-size 0 must be at least 1",
+    }.items():
+        assert said in dino(*words, *flags, code=2).stderr
+
+
+def test_a_job_that_goes_on_with_a_run_keeps_the_flags(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
+    words = ["train", "--resume", run, "--lr", "0.001", "--max-steps", "2"]
+    script = dino(*words, "--print-sbatch").stdout
+    kept = [line for line in script.splitlines() if "command=(" in line]
+    assert len(kept) == 2
+    assert all("--lr 0.001" in line and "--max-steps 2" in line for line in kept)
+
+
 def test_configuration_files_are_checked(tmp_path):
     file = tmp_path / "mine.toml"
     for text, expected in {
