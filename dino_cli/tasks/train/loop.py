@@ -266,16 +266,15 @@ class Run:
         entry = {"epoch": epoch, "epoch_loss": total / count if count else None}
         due = (epoch + 1) % self.config.eval_every == 0 or done == self.plan.steps
         if self.labelled and due:
-            top1 = None
             with suppress(StopOverdue):  # pictures that do not come; the loop stops after this
                 top1 = teacher_knn(
                     self.config, self.networks, self.labelled, self.device, self.precision
                 )
-            entry["knn_top1"] = top1
-            best = top1 is not None and top1 > self.best
-            self.best = max(self.best, top1 or self.best)
-            shown = "no two readable images" if top1 is None else f"{top1:.1f} %"
-            self.reporter.remark(f"epoch {epoch + 1}: k-NN {shown}")
+                entry["knn_top1"] = top1
+                best = top1 is not None and top1 > self.best
+                self.best = max(self.best, top1 or self.best)
+                shown = "no two readable images" if top1 is None else f"{top1:.1f} %"
+                self.reporter.remark(f"epoch {epoch + 1}: k-NN {shown}")
         if self.watch:
             self.watch.look(
                 self.networks.teacher.backbone, self.device, self.autocast, epoch=epoch + 1

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from small_run import losses
 
 from dino_cli.data.views.batches import crop_batches
+from dino_cli.runtime import StopOverdue
 from dino_cli.store.runs.log import Log
 
 
@@ -158,6 +159,17 @@ def test_knn_during_training_is_in_the_log(images, small, tmp_path):
     epochs = [e for e in Log.read(run / "log.jsonl") if "epoch_loss" in e]
     assert ["knn_top1" in e for e in epochs] == [False, True, True]
     assert all(0 <= e["knn_top1"] <= 100 for e in epochs[1:])
+
+
+def test_knn_that_a_stop_cut_short_says_nothing_of_the_images(images, small, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise StopOverdue
+
+    monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", stopped)
+    run = tmp_path / "run"
+    words = ["--config", small, "-o", run, "--eval-data", images, "--epochs", "1"]
+    assert "k-NN" not in dino("train", images, *words).stderr
+    assert "knn_top1" not in Log.read(run / "log.jsonl")[-1]
 
 
 @pytest.mark.slow
