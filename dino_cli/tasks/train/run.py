@@ -26,7 +26,7 @@ from dino_cli.runtime import (
     rank_device,
     ranks_from_environment,
 )
-from dino_cli.store.runs.checkpoints import CheckpointWriter
+from dino_cli.store.runs.checkpoints import CheckpointWriter, stand_in
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.tasks.train.check import check, check_views
@@ -123,6 +123,8 @@ def _train_on(
 
     def prepare() -> None:
         labelled.extend(labelled_images(config))
+        if checkpoint is not None:
+            stand_in(folder, checkpoint)
         described = about(config, architecture)
         (update_run if config.resume else create_run)(folder, config, described, plan, listed)
         for leftover in folder.path.glob(".*.part"):  # of a process killed while writing

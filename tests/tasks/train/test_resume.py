@@ -14,6 +14,7 @@ from small_run import losses
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
+from dino_cli.store.runs.checkpoints import load_checkpoint
 from dino_cli.store.runs.log import Log
 from dino_cli.store.runs.watched import read_attention, read_photos
 
@@ -92,6 +93,16 @@ def test_batch_norm_that_sees_other_batches_is_told(images, small, tmp_path, fla
     told = "batch norm takes 4 images at a time from here on, not 8"
     assert (told in said) == bool(flags)
     assert "batch norm" not in dino("train", "--resume", run, "--max-steps", "3").stderr
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_the_one_before(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--save-every", "1", "--max-steps", "2")
+    (run / "checkpoint.pt").unlink()
+    (run / "checkpoint.pt").write_bytes(b"damaged")
+    said = dino("train", "--resume", run).stderr
+    assert "checkpoint.pt is damaged; trying the one before it" in " ".join(said.split())
+    assert [load_checkpoint(run / f"checkpoint{i}.pt")["step"] for i in ("", ".1")] == [2, 1]
 
 
 def test_koleo_that_compares_other_images_is_told(images, small, tmp_path):
