@@ -10,7 +10,7 @@ from dino_cli.runtime.devices import (
     one_thread,
     usable_threads,
 )
-from dino_cli.runtime.launch import launch, processes_wanted
+from dino_cli.runtime.launch import gpus_asked, launch, processes_wanted
 from dino_cli.runtime.ranks import Ranks, distribute, rank_device, ranks_from_environment
 from dino_cli.runtime.signals import (
     StopOverdue,
@@ -33,6 +33,7 @@ __all__ = [
     "cores_per_process",
     "distribute",
     "forking",
+    "gpus_asked",
     "ignore_signals",
     "launch",
     "one_thread",

@@ -13,7 +13,7 @@ import torch
 from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.runtime.devices import available_cores
 
-__all__ = ["launch", "processes_wanted"]
+__all__ = ["gpus_asked", "launch", "processes_wanted"]
 
 SECONDS_TO_SAVE = 120  # what the processes get to write a checkpoint before they are killed
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -24,14 +24,12 @@ def processes_wanted(gpus: str, device: str) -> int:
 
     gpus: "all" or a number. On a CPU a number starts so many processes there. Raises `UsageError`.
     """
-    if gpus != "all" and not (gpus.isascii() and gpus.isdigit() and int(gpus) > 0):
-        raise UsageError(f"--gpus {gpus!r} is neither all nor a number", "write --gpus all or 4")
+    count = 0 if gpus == "all" else gpus_asked(gpus)
     if "RANK" in os.environ:
         return 1
     here = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    if gpus == "all":
+    if count == 0:
         return max(1, here)
-    count = int(gpus)
     if count > 1 and device not in ("cpu", "auto", "cuda"):
         raise UsageError(f"--gpus {count} does not go with --device {device}", "leave one out")
     if device in ("auto", "cuda") and count > max(1, here):
@@ -40,6 +38,13 @@ def processes_wanted(gpus: str, device: str) -> int:
             "use --gpus all, or --device cpu for processes on the CPU",
         )
     return count
+
+
+def gpus_asked(gpus: str) -> int:
+    """The number in `--gpus`, where it is not "all". Raises `UsageError`."""
+    if not (gpus.isascii() and gpus.isdigit() and int(gpus) > 0):
+        raise UsageError(f"--gpus {gpus!r} is neither all nor a number", "write --gpus all or 4")
+    return int(gpus)
 
 
 def launch(count: int, arguments: Sequence[str], *, go_on: str) -> None:

@@ -39,6 +39,8 @@ class DropPath(nn.Module):
         mask = self._masks.get(x.shape[1:])
         if mask is None or not self.training:
             return x
+        if len(mask) != len(x):  # windows of a sample one after the other (SAM, MobileViT)
+            mask = mask.repeat_interleave(len(x) // len(mask))
         return x * mask.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 

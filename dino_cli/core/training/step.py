@@ -15,7 +15,16 @@ from dino_cli.core.training.loss import centre_update, dino_loss, teacher_target
 from dino_cli.core.training.multicrop import MultiCrop
 from dino_cli.core.training.optim import clip_per_tensor
 
-__all__ = ["Networks", "Pass", "StepResult", "StepValues", "Views", "run_pass", "train_step"]
+__all__ = [
+    "Networks",
+    "Pass",
+    "StepResult",
+    "StepValues",
+    "Views",
+    "run_pass",
+    "start_centre",
+    "train_step",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +241,32 @@ def train_step(
         else None,
         update_ratio=update_ratio(before, [p.detach() for p in trained]) if measure else None,
     )
+
+
+@torch.no_grad()
+def start_centre(
+    networks: Networks,
+    micro_batches: Sequence[Views],
+    *,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    average: Callable[[Tensor], Tensor] = _same,
+) -> None:
+    """Let the centre begin at the mean of the teacher's logits over the first batch.
+
+    Arguments as of `train_step`, whose forward passes then move batch norm's running statistics;
+    here they stay. So does the centre where that mean is not finite.
+    """
+    statistics = _batch_norm_statistics(networks.teacher)
+    kept = [_joined(tensors) for tensors in statistics]
+    mean = torch.zeros_like(networks.centre)
+    for views in micro_batches:
+        with autocast():
+            logits = networks.teacher(views.groups[:1])
+        mean += logits.mean(dim=0, keepdim=True, dtype=torch.float32) / len(micro_batches)
+    for tensors, old in zip(statistics, kept, strict=True):
+        _put_back(tensors, old)
+    mean = average(mean)
+    networks.centre.copy_(torch.where(mean.isfinite().all(), mean, networks.centre))
 
 
 def _batch_norm_statistics(*networks: nn.Module) -> list[list[Tensor]]:

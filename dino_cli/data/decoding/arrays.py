@@ -15,6 +15,7 @@ from dino_cli.data.decoding.pixel_limit import most_pixels, too_large
 __all__ = ["ARRAY_SUFFIX", "read_npy", "read_png", "read_tiff", "upright"]
 
 ARRAY_SUFFIX = ".npy"
+ALPHA = ((1,), (2,))  # extra samples of a TIFF: one, premultiplied or not
 NO_TIFFFILE = (
     "TIFFs of several bands, or of more than 8 bits in colour, need the package tifffile "
     "(pip install 'dino-cli[tiff]')"
@@ -36,11 +37,12 @@ def read_npy(source: Path | BytesIO) -> NDArray[Any]:
     return np.array(_picture(mapped))
 
 
-def read_tiff(source: Path | BytesIO) -> NDArray[Any]:
+def read_tiff(source: Path | BytesIO, channels: int | None) -> NDArray[Any]:
     """A TIFF of any sample type: (H, W) or (H, W, C), upright.
 
-    Bands may lie side by side, in planes or in pages of one shape. Raises `ValueError` for what is
-    no such picture, and without tifffile.
+    Bands may lie side by side, in planes or in pages of one shape. What the file calls alpha is
+    dropped unless there are as many as `channels` with it. Raises `ValueError` for what is no such
+    picture, and without tifffile.
     """
     if not find_spec("tifffile"):
         raise ValueError(NO_TIFFFILE)
@@ -56,11 +58,14 @@ def read_tiff(source: Path | BytesIO) -> NDArray[Any]:
         values = np.asarray(series.asarray()).reshape([series.shape[i] for i in kept])
         tag = file.pages.first.tags.get("Orientation")
         orientation = int(tag.value) if tag is not None else 1
+        alpha = file.pages.first.extrasamples in ALPHA
     if axes.count("Y") != 1 or axes.count("X") != 1 or len(axes) > 3:
         raise ValueError(f"axes {axes!r} are no rows, columns and channels")
     if len(axes) == 3:
         channel = next(i for i, axis in enumerate(axes) if axis not in "YX")
         values = np.moveaxis(values, channel, -1)
+        if alpha and channels != values.shape[2]:
+            values = values[..., :-1]
     return upright(_picture(values), orientation)
 
 

@@ -110,12 +110,23 @@ def _read(path: Path, channels: int | None, exif: bool) -> tuple[NDArray[Any], i
                 image.load()
                 return _values(turned(image) if exif else image, channels), grey_bits(image)
             if image.format == "PNG":
+                kinds = str(image.tile[0][3]).split(";")[
+                    0
+                ]  # asking for EXIF decodes, and clears it
                 orientation = image.getexif().get(Base.Orientation, 1) if exif else 1
-                return read_png(content or path.read_bytes(), orientation), 0
+                values = read_png(content or path.read_bytes(), orientation)
+                return values[..., _bands_of_png(kinds, channels)], 0
     except UnidentifiedImageError:
         if path.suffix.lower() not in TIFF_SUFFIXES:
             raise
-    return read_tiff(BytesIO(content) if content else path), 0
+    return read_tiff(BytesIO(content) if content else path, channels), 0
+
+
+def _bands_of_png(kinds: str, channels: int | None) -> list[int]:
+    """Which of OpenCV's are LA, RGBA or RGB: it gives grey with alpha as four, and alpha to a file
+    whose colours have a transparent one."""
+    bands = {"LA": [0, 3], "RGBA": [0, 1, 2, 3]}.get(kinds, [0, 1, 2])
+    return bands[:-1] if kinds in WITH_ALPHA and channels != len(bands) else bands
 
 
 def _is_whole(image: Image.Image, channels: int | None) -> bool:

@@ -132,7 +132,7 @@ def _crop(
             return int(u[TOP] * (height - h + 1)), int(u[LEFT] * (width - w + 1)), h, w
     w, h = width, height
     if width / height < RATIO[0] * aspect:
-        h = round(width / (RATIO[0] * aspect))
+        h = max(1, round(width / (RATIO[0] * aspect)))
     elif width / height > RATIO[1] * aspect:
-        w = round(height * (RATIO[1] * aspect))
+        w = max(1, round(height * (RATIO[1] * aspect)))
     return (height - h) // 2, (width - w) // 2, h, w

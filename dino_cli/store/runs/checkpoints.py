@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,9 +17,10 @@ from torch import Tensor
 from dino_cli.errors import TaskError
 from dino_cli.store.runs.folder import RunFolder, when_full
 from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.targets import explain_errors
 from dino_cli.store.writing.tensor_files import save_state, save_tensors
 
-__all__ = ["CheckpointWriter", "find_checkpoint", "load_checkpoint", "save_teacher"]
+__all__ = ["CheckpointWriter", "find_checkpoint", "load_checkpoint", "save_teacher", "stand_in"]
 
 FORMAT = 1
 
@@ -105,19 +107,10 @@ class CheckpointWriter:
             with atomic_write(self.folder.checkpoint) as temporary:
                 save_state(temporary, state)
                 if keep_as:
-                    self._keep(temporary, state, keep_as)
+                    _link(self.folder.path / keep_as, temporary)
                 self._rotate()
         except Exception as error:  # told by the thread that trains
             self._error = error
-
-    def _keep(self, written: Path, state: Mapping[str, Any], name: str) -> None:
-        """Another name for the same file; where there are no links, another file."""
-        with atomic_write(self.folder.path / name) as temporary:
-            temporary.unlink()
-            try:
-                temporary.hardlink_to(written)
-            except OSError:
-                save_state(temporary, state)
 
     def _rotate(self) -> None:
         """checkpoint.pt also becomes checkpoint.1.pt, that .2.pt, …; `keep` of them stay."""
@@ -136,6 +129,27 @@ class CheckpointWriter:
         for path in self.folder.path.glob("checkpoint.*.pt"):
             if _turn(path) >= self.keep:
                 path.unlink(missing_ok=True)
+
+
+def stand_in(folder: RunFolder, checkpoint: Path) -> None:
+    """Put a whole checkpoint in the place of a damaged checkpoint.pt.
+
+    The next save would else put the damaged one in the place of the one before it, which is the
+    last that is whole. Raises `TaskError` where that cannot be written.
+    """
+    if checkpoint != folder.checkpoint:
+        with explain_errors(folder.path, "make it writable"):
+            _link(folder.checkpoint, checkpoint)
+
+
+def _link(path: Path, existing: Path) -> None:
+    """Another name for the same file; where there are no links, another file."""
+    with atomic_write(path) as temporary:
+        temporary.unlink()
+        try:
+            temporary.hardlink_to(existing)
+        except OSError:
+            shutil.copyfile(existing, temporary)
 
 
 def save_teacher(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

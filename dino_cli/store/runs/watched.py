@@ -15,9 +15,10 @@ __all__ = ["read_attention", "read_photos", "write_attention", "write_photos"]
 
 
 def write_photos(folder: Path, photos: Sequence[NDArray[np.uint8]]) -> None:
-    """Each (S, S, 3) uint8. Raises `TaskError` when the disk is full."""
+    """Each (S, S, 3) uint8, in place of what is there. Raises `TaskError` when the disk is full."""
     with explain_errors(folder, when_full(folder.parent)):
         folder.mkdir(exist_ok=True)
+        (folder / f"photo-{len(photos)}.png").unlink(missing_ok=True)  # which ends the list
         for i, photo in enumerate(photos):
             with atomic_write(folder / f"photo-{i}.png") as temporary:
                 Image.fromarray(photo).save(temporary, format="png")

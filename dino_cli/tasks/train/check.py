@@ -21,7 +21,7 @@ YEAR = 365 * 24 * 60  # minutes
 
 
 AT_LEAST_1 = (
-    "batch_size", "accumulate", "epochs", "out_dim", "eval_every", "keep", "patch_size",
+    "batch_size", "accumulate", "epochs", "eval_every", "keep", "patch_size",
     "head_hidden", "head_bottleneck", "log_every", "in_chans", "max_steps", "save_every",
     "width", "depth", "heads", "global_size", "local_size",
 )  # fmt: skip
@@ -43,6 +43,7 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (SHARES, lambda x: 0 <= x <= 1, "must be between 0 and 1"),
     (("blur_prob",), lambda x: 0 <= x <= 1, "are probabilities"),
     (("drop_path",), lambda x: 0 <= x < 1, "must be in [0, 1)"),
+    (("out_dim",), lambda x: x >= 2, "must be at least 2"),
     (("seed",), lambda x: 0 <= x < 2**63, "must not be negative, nor above 2^63 - 1"),
     (("timeout",), lambda x: 0 < x <= YEAR, "must be positive, at most a year"),
 )
@@ -110,13 +111,22 @@ def _check_warmups(config: TrainConfig) -> None:
 def _check_patches(config: TrainConfig) -> None:
     """Views of whole patches, which our own networks do not trim."""
     patch_size = config.patch_size
-    for name in ("global_size", "local_size", "final_size"):
-        for side in _numbers(config, name):
+    sizes = {"global_size": _numbers(config, "global_size"), "final_size": _final_sizes(config)}
+    if config.local_crops_number:
+        sizes["local_size"] = _numbers(config, "local_size")
+    for name, sides in sizes.items():
+        for side in sides:
             if side % patch_size:
                 raise UsageError(
                     f"{flag_of(name)} {side} is not a whole number of {patch_size}-pixel patches",
                     f"use {max(1, int(side) // patch_size) * patch_size}",
                 )
+
+
+def _final_sizes(config: TrainConfig) -> tuple[int, ...]:
+    """The sides of --final-size that views will have: there may be no local ones."""
+    sides = config.final_size or ()
+    return sides if config.local_crops_number else sides[:1]
 
 
 def _numbers(config: TrainConfig, name: str) -> tuple[float, ...]:
@@ -169,7 +179,7 @@ def _last_shape(
 
 
 def _check_timm(architecture: Architecture, config: TrainConfig) -> None:
-    sizes = {config.global_size, *(config.final_size or ())}
+    sizes: set[Size] = {config.global_size, *_final_sizes(config)}
     if config.local_crops_number:
         sizes.add(config.local_size)
     size: Size = config.global_size

@@ -66,12 +66,13 @@ def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     head = sum(p.numel() for p in networks.student.head.parameters())
     trained = sum(p.numel() for p in networks.student.parameters() if p.requires_grad)
     rate = trial / seconds
+    steps = min(plan.steps, config.max_steps or plan.steps)
     # Student, gradient and two moments of AdamW (one of SGD and LARS), and the teacher.
     copies = 5 if config.optimizer == "adamw" else 4
     memory = 4 * copies * (backbone + head) + saved * config.batch_size / trial
     return {
         "images": images or None,
-        "steps": min(plan.steps, config.max_steps or plan.steps) if images else None,
+        "steps": steps if images else None,
         "total_batch": plan.total_batch,
         "parameters": {"backbone": backbone, "head": head},
         "gflop_per_image": round(gflop_per_image(config, architecture), 1),
@@ -79,9 +80,7 @@ def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
         "processes": count,
         "trial_batch": trial,
         "images_per_second": round(rate * count, 2),
-        "hours": round(plan.steps * plan.total_batch / (rate * count) / 3600, 2)
-        if images
-        else None,
+        "hours": round(steps * plan.total_batch / (rate * count) / 3600, 2) if images else None,
         "memory_gib": round(memory / 2**30, 2),
         "communication": _communication(config, trained, config.batch_size / rate),
     }

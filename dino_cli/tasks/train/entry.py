@@ -11,7 +11,7 @@ from torch import Tensor
 from dino_cli.core.training.health import Health
 from dino_cli.core.training.step import StepResult, StepValues
 
-__all__ = ["log_entry"]
+__all__ = ["finite", "log_entry"]
 
 
 def log_entry(
@@ -32,26 +32,26 @@ def log_entry(
     """
     health = result.health
     assert isinstance(health, Health)
-    entropy = _finite(health.entropy)
+    entropy = finite(health.entropy)
     return {
         "step": step,
         "epoch": epoch,
-        "loss": _finite(result.loss),
-        **({} if result.koleo is None else {"koleo": _finite(result.koleo)}),
+        "loss": finite(result.loss),
+        **({} if result.koleo is None else {"koleo": finite(result.koleo)}),
         "lr": at.lr,
         "weight_decay": at.weight_decay,
         "momentum": at.momentum,
         "teacher_temperature": at.teacher_temperature,
         "teacher_entropy": entropy,
         "entropy_share": None if entropy is None else entropy / math.log(out_dim),
-        "target_spread": _finite(health.spread),
-        "target_kl": _finite(health.target_kl),
-        "prototypes": _finite(health.prototypes),
-        "centre_norm": _finite(health.centre_norm),
-        "feature_std": _finite(health.feature_std),
-        "feature_rank": _finite(health.feature_rank),
-        "gradient_norm": _finite(result.gradient_norm),
-        "update_ratio": _finite(result.update_ratio),
+        "target_spread": finite(health.spread),
+        "target_kl": finite(health.target_kl),
+        "prototypes": finite(health.prototypes),
+        "centre_norm": finite(health.centre_norm),
+        "feature_std": finite(health.feature_std),
+        "feature_rank": finite(health.feature_rank),
+        "gradient_norm": finite(result.gradient_norm),
+        "update_ratio": finite(result.update_ratio),
         "images_per_second": round(rate, 2),
         "data_wait": round(wait, 4),
         "memory_gib": round(memory_gib(device), 3),
@@ -66,7 +66,7 @@ def memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _finite(value: Tensor | None) -> float | None:
+def finite(value: Tensor | None) -> float | None:
     """For JSON, which knows no NaN."""
     number = math.nan if value is None else float(value.item())
     return number if math.isfinite(number) else None

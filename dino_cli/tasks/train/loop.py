@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture
 from dino_cli.core.training.cuda_graph import GraphedPasses
-from dino_cli.core.training.step import Networks, StepResult, Views, run_pass, train_step
+from dino_cli.core.training.step import (
+    Networks,
+    StepResult,
+    Views,
+    run_pass,
+    start_centre,
+    train_step,
+)
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import Interrupted, TaskError
@@ -31,7 +38,7 @@ from dino_cli.store.runs.events import Events
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.train.diagnosis import Diagnosis
-from dino_cli.tasks.train.entry import log_entry
+from dino_cli.tasks.train.entry import finite, log_entry
 from dino_cli.tasks.train.feed import Feed
 from dino_cli.tasks.train.folder import about, save_run
 from dino_cli.tasks.train.knn import teacher_knn
@@ -115,7 +122,9 @@ class Run:
                     self._stop(step, together=False)
                 views = feed.views(micro_batches, step)
                 if step == 0 and config.center_init == "batch":
-                    self._start_centre(views[0])
+                    start_centre(
+                        self.networks, views, autocast=self.autocast, average=self.ranks.average
+                    )
 
                 # The paper's algorithm, once.
                 result = self._step(views, step, measure=logged)
@@ -124,7 +133,7 @@ class Run:
 
                 # Reading a figure waits for the device, so this is done now and then.
                 if logged:
-                    last = result.loss.item()
+                    last = finite(result.loss)
                     stretch = pace.lap(done)
                     with pace.aside(result.loss):
                         self._tell(step, result, stretch, log)
@@ -180,13 +189,6 @@ class Run:
                 f"{self.device}",
                 "halve --batch-size and double --accumulate, or use --checkpoint-activations",
             ) from None
-
-    @torch.no_grad()
-    def _start_centre(self, views: Views) -> None:
-        with self.autocast():
-            logits = self.networks.teacher(views.groups[:1])
-        mean = self.ranks.average(logits.float().mean(dim=0, keepdim=True))
-        self.networks.centre.copy_(mean)
 
     def _has_to_stop(self, asked: bool, step: int) -> bool:
         """Whether any rank was asked to; ranks ask each other only now and then."""
@@ -264,16 +266,15 @@ class Run:
         entry = {"epoch": epoch, "epoch_loss": total / count if count else None}
         due = (epoch + 1) % self.config.eval_every == 0 or done == self.plan.steps
         if self.labelled and due:
-            top1 = None
             with suppress(StopOverdue):  # pictures that do not come; the loop stops after this
                 top1 = teacher_knn(
                     self.config, self.networks, self.labelled, self.device, self.precision
                 )
-            entry["knn_top1"] = top1
-            best = top1 is not None and top1 > self.best
-            self.best = max(self.best, top1 or self.best)
-            shown = "no two readable images" if top1 is None else f"{top1:.1f} %"
-            self.reporter.remark(f"epoch {epoch + 1}: k-NN {shown}")
+                entry["knn_top1"] = top1
+                best = top1 is not None and top1 > self.best
+                self.best = max(self.best, top1 or self.best)
+                shown = "no two readable images" if top1 is None else f"{top1:.1f} %"
+                self.reporter.remark(f"epoch {epoch + 1}: k-NN {shown}")
         if self.watch:
             self.watch.look(
                 self.networks.teacher.backbone, self.device, self.autocast, epoch=epoch + 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dino_cli.config.train import TrainConfig
 from dino_cli.errors import UsageError
-from dino_cli.runtime import launch, processes_wanted
+from dino_cli.runtime import gpus_asked, launch, processes_wanted
 from dino_cli.tasks.train.check import check, check_views
 from dino_cli.tasks.train.setup import architecture_of
 
@@ -53,7 +53,7 @@ JOB = """\
 
 run={run}
 if [ -f "$run/config.json" ]; then
-  command=(train --resume "$run")
+  command=({resumed})
 else
   command=({command})
 fi
@@ -77,20 +77,24 @@ exit "$status"
 def job_script(config: TrainConfig, command: Sequence[str]) -> str:
     """A text for `sbatch`: runs `dino COMMAND` on all GPUs of a node, goes on after a stop.
 
-    Raises `UsageError` for data that a job cannot have.
+    Raises `UsageError` for data that a job cannot have, and for what no run could have.
     """
     if "-" in config.data:
         raise UsageError("a job has no list on stdin", "name a .txt list instead of -")
-    gpus = 8 if config.gpus == "all" else int(config.gpus)
+    check(config)
+    gpus = 8 if config.gpus == "all" else gpus_asked(config.gpus)
     run = config.resume or config.output
     # --json is about how the script is printed here.
     arguments = [word for word in command if word not in ("--print-sbatch", "--json")]
     if run is None:
         run = Path("runs/dino")
         arguments = [arguments[0], "-o", str(run), *arguments[1:]]
+    # A run that began as this job knows its options; one to go on with gets those of this time.
+    resumed = shlex.join(arguments) if config.resume else 'train --resume "$run"'
     return JOB.format(
         gpus=gpus,
         cores=gpus * (config.workers + 1),
         run=shlex.quote(str(run)),
         command=shlex.join(arguments),
+        resumed=resumed,
     )

@@ -16,7 +16,7 @@ from dino_cli.runtime import Ranks
 from dino_cli.store.runs.checkpoints import find_checkpoint, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
 
-__all__ = ["resume_point", "tell_batch_norm"]
+__all__ = ["resume_point", "tell_batches"]
 
 
 def resume_point(
@@ -44,11 +44,19 @@ def _tell_changes(config: TrainConfig, folder: RunFolder, reporter: Reporter) ->
             reporter.remark(f"from here on with {flag_of(name)} {now[name]}, not {before[name]}")
 
 
-def tell_batch_norm(
+def tell_batches(
     config: TrainConfig, folder: RunFolder, plan: BatchPlan, networks: Networks, reporter: Reporter
 ) -> None:
-    """Say that batch norm, which sees a micro-batch of all processes, now sees other ones."""
-    before = folder.read_config()["train"].get("accumulate", config.accumulate)
+    """Say that batch norm, which sees a micro-batch of all processes, now sees other ones, and the
+    same of KoLeo, which sees that of one process."""
+    options = folder.read_config()["train"]
+    batch = options.get("batch_size", config.batch_size)
+    if config.koleo_weight and batch != config.batch_size:
+        reporter.remark(
+            f"--koleo-weight compares {config.batch_size} images with each other from here on, not "
+            f"{batch} (--batch-size), so the run is not quite what it would have been"
+        )
+    before = options.get("accumulate", config.accumulate)
     norms = any(isinstance(layer, _BatchNorm) for layer in networks.student.modules())
     if norms and before != config.accumulate:
         reporter.remark(

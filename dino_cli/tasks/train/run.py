@@ -26,7 +26,7 @@ from dino_cli.runtime import (
     rank_device,
     ranks_from_environment,
 )
-from dino_cli.store.runs.checkpoints import CheckpointWriter
+from dino_cli.store.runs.checkpoints import CheckpointWriter, stand_in
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.tasks.train.check import check, check_views
@@ -42,7 +42,7 @@ from dino_cli.tasks.train.folder import (
 from dino_cli.tasks.train.knn import labelled_images
 from dino_cli.tasks.train.loop import Run
 from dino_cli.tasks.train.processes import default_run
-from dino_cli.tasks.train.resume import resume_point, tell_batch_norm
+from dino_cli.tasks.train.resume import resume_point, tell_batches
 from dino_cli.tasks.train.setup import (
     architecture_of,
     build_networks,
@@ -63,8 +63,8 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
 
     In this process, and those that torchrun started beside it. Returns {"run", "steps", "of",
     "epochs", "images", "unreadable", "loss", "seconds", "images_per_second"}; `of`: how many steps
-    there are without `max_steps`. Raises `Interrupted` after Ctrl-C or SIGTERM, once a checkpoint
-    is written.
+    there are without `max_steps`; `loss`: of the last step, None where it was not finite or there
+    was none. Raises `Interrupted` after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     check(config)
     architecture = architecture_of(config)
@@ -103,6 +103,7 @@ def _train_on(
     checkpoint: Path | None = None
     if config.resume:
         config, checkpoint = resume_point(config, folder, ranks, reporter)
+        check(config)  # a batch that more processes share is smaller
     plan = plan_of(config, len(files), rank=ranks.rank, ranks=ranks.count)
     _check_enough(plan)
     check_readable(files, config)
@@ -110,7 +111,7 @@ def _train_on(
     resumed = checkpoint is not None
     networks = build_networks(config, architecture, device, reporter, resumed=resumed)
     if checkpoint is not None:
-        tell_batch_norm(config, folder, plan, networks, reporter)
+        tell_batches(config, folder, plan, networks, reporter)
     precision = choose_precision(config.precision, device)
     scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
     exact = torch.float32 if device.type == "mps" else torch.float64
@@ -122,6 +123,8 @@ def _train_on(
 
     def prepare() -> None:
         labelled.extend(labelled_images(config))
+        if checkpoint is not None:
+            stand_in(folder, checkpoint)
         described = about(config, architecture)
         (update_run if config.resume else create_run)(folder, config, described, plan, listed)
         for leftover in folder.path.glob(".*.part"):  # of a process killed while writing
@@ -130,7 +133,8 @@ def _train_on(
     ranks.first(prepare)
     end = min(plan.steps, config.max_steps or plan.steps)
     if start >= end:
-        reporter.remark(f"the run is at step {start} of {end} already; --max-steps may raise that")
+        more = "--max-steps may raise that" if end < plan.steps else "it is complete"
+        reporter.remark(f"the run is at step {start} of {end} already; {more}")
     batches = _batches(config, files, plan, start, end, device)
     rates = [layer.rate for layer in networks.student.drop_paths]
     feed = Feed(config, plan, batches, rates, device, folder.path, reporter, ranks)

@@ -30,13 +30,11 @@ def start_from(
     given = _weights(config.init_from, reporter)
     tensors = dict(given.tensors)
     wanted = backbone.state_dict()
-    grid = tensors.get("pos_embed")
     if (
-        grid is not None
-        and grid.shape != wanted["pos_embed"].shape
-        and isinstance(given.architecture, VitArchitecture)
+        isinstance(given.architecture, VitArchitecture)
         and isinstance(architecture, VitArchitecture)
-        and grid.shape[-1] == wanted["pos_embed"].shape[-1]
+        and tensors["pos_embed"].shape != wanted["pos_embed"].shape
+        and tensors["pos_embed"].shape[-1] == wanted["pos_embed"].shape[-1]
     ):
         source = build(given.architecture)
         source.load_state_dict(tensors)

@@ -40,6 +40,7 @@ class Watch:
         )
         transform = build_transform(self.preprocessing)
         self.photos = []
+        self._kept = False
         for i in np.linspace(0, len(files) - 1, min(config.watch, len(files))).astype(int):
             try:
                 self.photos.append(transform(read_input(files[i].path, own)))
@@ -58,7 +59,8 @@ class Watch:
         """Keep every head's attention as it is after `epoch` epochs; one photo at a time."""
         if not self.photos:
             return
-        if epoch == 0:
+        if not self._kept:  # when a run goes on too: --watch may have changed
+            self._kept = True
             pictures = [p if p.dtype == np.uint8 else as_picture(p) for p in self.photos]
             write_photos(self.folder.watch, pictures)
         rows = []

@@ -11,7 +11,7 @@ from dino_cli.core.training.droppath import DropPath, draw_masks
 from dino_cli.core.training.loss import dino_loss, teacher_targets
 from dino_cli.core.training.optim import clip_per_tensor, parameter_groups
 from dino_cli.core.training.schedule import cosine_schedule, teacher_temperatures
-from dino_cli.core.training.step import StepValues, Views, train_step
+from dino_cli.core.training.step import StepValues, Views, start_centre, train_step
 
 AT = StepValues(
     lr=0.1, weight_decay=0.1, momentum=0.9, teacher_temperature=0.05, freeze_last_layer=False
@@ -48,6 +48,20 @@ def test_accumulated_micro_batches_equal_the_whole_batch():
     assert one.loss.item() == pytest.approx(two.loss.item(), rel=1e-5)
     for name, tensor in state(whole).items():
         torch.testing.assert_close(state(split)[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_centre_begins_at_the_mean_of_the_first_batch_and_moves_nothing_else():
+    n, m = networks(batch_norm=True), networks(batch_norm=True)
+    before, first, second = state(n), views(), views(seed=2)
+    start_centre(n, [first, second])
+    means = [m.teacher(batch.groups[:1]).mean(dim=0, keepdim=True) for batch in (first, second)]
+    torch.testing.assert_close(n.centre, (means[0] + means[1]) / 2)
+    begun = n.centre.clone()
+    second.groups[0][0, 0, 0, 0] = float("nan")
+    start_centre(n, [first, second])
+    assert torch.equal(n.centre, begun)
+    for name, tensor in state(n).items():
+        assert name == "centre" or torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
@@ -183,6 +197,8 @@ def test_drop_path_scales_samples_of_the_residual_branches():
     layer = DropPath(0.5)
     layer.use(torch.tensor([0.0, 2.0]))
     assert layer(torch.ones(2, 3)).tolist() == [[0] * 3, [2] * 3]
+    layer.use(torch.tensor([0.0, 2.0]))  # two windows of each sample
+    assert layer(torch.ones(4, 3)).tolist() == [[0] * 3, [0] * 3, [2] * 3, [2] * 3]
     assert layer.eval()(torch.ones(2, 3)).tolist() == [[1] * 3, [1] * 3]
 
 

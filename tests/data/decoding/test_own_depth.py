@@ -1,7 +1,9 @@
 """Pictures in their own depth: which number a file's number becomes, and how views change it."""
 
 import io
+import struct
 import tarfile
+import zlib
 from dataclasses import replace
 
 import cv2
@@ -89,6 +91,36 @@ def test_grey_of_a_photo_is_its_luminance_and_alpha_is_dropped(tmp_path):
     expected = (rgba[..., :3] / 255) @ [0.299, 0.587, 0.114]
     np.testing.assert_allclose(grey, expected, atol=1e-6)
     np.testing.assert_allclose(read_samples(tmp_path / "x.png", 4), rgba / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_alpha_of_16_bits_is_dropped_too(tmp_path, suffix):
+    rgba, path = noise((14, 9, 4), np.uint16), tmp_path / f"x.{suffix}"
+    if suffix == "png":
+        assert cv2.imwrite(str(path), rgba[..., [2, 1, 0, 3]])
+    else:
+        tifffile.imwrite(path, rgba, photometric="rgb")
+    expected = (rgba[..., :3] / 65535) @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(read_samples(path, 1)[..., 0], expected, atol=1e-6)
+    for channels, wanted in {3: rgba[..., :3], None: rgba[..., :3], 4: rgba}.items():
+        np.testing.assert_allclose(read_samples(path, channels), wanted / 65535, atol=1e-6)
+
+
+def test_alpha_beside_grey_of_16_bits(tmp_path):
+    """Pillow and OpenCV write no such PNG."""
+    values = noise((14, 9, 2), np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", 9, 14, 16, 4, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(name + data))
+        content += struct.pack(">I", len(data)) + name + data + check
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    np.testing.assert_allclose(read_samples(path, 1), values[..., :1] / 65535, atol=1e-6)
+    np.testing.assert_allclose(read_samples(path, 2), values / 65535, atol=1e-6)
+    with pytest.raises(UnreadableImage, match="has 1 channels, and the model takes 4"):
+        read_samples(path, 4)
 
 
 def test_exif_turns_them(tmp_path):
@@ -220,7 +252,7 @@ def test_views_are_pillows_in_mode_f():
     np.testing.assert_array_equal(flipped, view[:, ::-1])
 
 
-@pytest.mark.parametrize("channels", [1, 3, 7])
+@pytest.mark.parametrize("channels", [1, 3, 7, 129])
 def test_brightness_contrast_and_blur_and_no_colours(channels):
     values = noise((40, 30, channels))
     view = render_samples(values, PLAIN)
@@ -237,6 +269,8 @@ def test_brightness_contrast_and_blur_and_no_colours(channels):
     np.testing.assert_allclose(flat, view.mean() + 0.5 * (view - view.mean()), rtol=1e-3, atol=1e-3)
     blurred = render_samples(values, replace(PLAIN, sigma=1.5))
     assert blurred.shape == (12, 8, channels)
+    alone = render_samples(values[..., -1:], replace(PLAIN, sigma=1.5))
+    np.testing.assert_allclose(blurred[..., -1:], alone, rtol=1e-5, atol=1e-3)
     bytes_ = np.rint(np.interp(view[..., 0], (-150, 150), (0, 255))).astype(np.uint8)
     pil = np.asarray(Image.fromarray(bytes_).filter(ImageFilter.GaussianBlur(1.5)))
     ours = np.interp(blurred[..., 0], (-150, 150), (0, 255))

@@ -1,7 +1,7 @@
 """Draws and views against torchvision and PIL, stage by stage and as a distribution."""
 
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -190,9 +190,10 @@ def test_crops_are_distributed_as_torchvisions():
     assert (ours[:, 1] + ours[:, 3]).max() <= 140
 
 
-@pytest.mark.parametrize(("height", "width"), [(5, 400), (400, 5), (1, 1)])
-def test_extreme_shapes_fall_back_to_a_central_crop(height, width):
-    wide = ViewSpec(**{**{f: getattr(SPEC, f) for f in SPEC.__dataclass_fields__}, "scale": (1, 1)})
+@pytest.mark.parametrize("size", [32, (8, 64), (64, 8)])
+@pytest.mark.parametrize(("height", "width"), [(5, 400), (400, 5), (1, 1), (2, 2)])
+def test_extreme_shapes_fall_back_to_a_central_crop(height, width, size):
+    wide = replace(SPEC, size=size, scale=(1, 1))
     draw = draw_view(wide, uniforms(0, 0, 0, 1)[0], height, width)
     assert draw.top == (height - draw.height) // 2
     assert draw.left == (width - draw.width) // 2

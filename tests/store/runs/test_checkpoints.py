@@ -8,7 +8,12 @@ import torch
 
 from dino_cli.errors import TaskError
 from dino_cli.store.runs import checkpoints
-from dino_cli.store.runs.checkpoints import CheckpointWriter, find_checkpoint, load_checkpoint
+from dino_cli.store.runs.checkpoints import (
+    CheckpointWriter,
+    find_checkpoint,
+    load_checkpoint,
+    stand_in,
+)
 from dino_cli.store.runs.folder import RunFolder
 
 
@@ -90,6 +95,27 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage):
     assert found.name == "checkpoint.1.pt"
     assert load_checkpoint(found)["step"] == 1
     assert said == ([] if damage == "gone" else [f"{path} is damaged; trying the one before it"])
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_damaged_checkpoint_does_not_push_out_the_one_before(folder, monkeypatch, linked):
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with CheckpointWriter(folder, keep=2) as writer:
+        save(writer, 1)
+        save(writer, 2)
+    folder.checkpoint.unlink()
+    folder.checkpoint.write_bytes(b"damaged")
+    found, _ = find(folder)
+    if not linked:
+        monkeypatch.setattr(checkpoints.Path, "hardlink_to", refuse)
+    stand_in(folder, found)
+    monkeypatch.undo()
+    assert steps(folder) == {"checkpoint.pt": 1, "checkpoint.1.pt": 1}
+    with CheckpointWriter(folder, keep=2) as writer:
+        save(writer, 3)
+    assert steps(folder) == {"checkpoint.pt": 3, "checkpoint.1.pt": 1}
 
 
 def test_nothing_and_nothing_whole(folder):

@@ -271,3 +271,13 @@ def test_arrays_in_a_shard_are_those_of_the_folder(data, run, tmp_path):
     assert np.array_equal(a, b)
     told = dino("embed", shard, "--model", "dino_demo", "-o", tmp_path / "no.npy", code=1)
     assert "an array, which models of other --in-chans than 3 read" in told.stderr
+
+
+def test_a_last_step_that_is_not_finite_leaves_json_that_others_read(data, tmp_path):
+    for i in range(8):
+        np.save(tmp_path / f"{i}.npy", np.full((40, 40), 1.5e38, np.float32))
+    words = ["train", tmp_path, "--config", data / "small.toml", "--in-chans", "1", "--watch", "0"]
+    words += ["--max-steps", "1"]
+    told = dino(*words, "-o", tmp_path / "run", "--json").stdout
+    assert json.loads(told, parse_constant=pytest.fail)["loss"] is None
+    assert "nan" not in dino(*words, "-o", tmp_path / "again").stdout

@@ -113,3 +113,6 @@ def test_starting_from_a_model_by_name(images, small, tmp_path):
         result = dino(*words, given, "-o", tmp_path / "other", code=1)
         assert said in result.stderr
         assert "--weights" not in result.stderr
+    convnet = ["--arch", "resnet18", "-o", tmp_path / "other"]
+    result = dino(*words, "dino_demo", *convnet, code=1)
+    assert "--init-from dino_demo does not fit resnet18" in result.stderr

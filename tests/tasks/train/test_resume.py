@@ -14,7 +14,9 @@ from small_run import losses
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
+from dino_cli.store.runs.checkpoints import load_checkpoint
 from dino_cli.store.runs.log import Log
+from dino_cli.store.runs.watched import read_attention, read_photos
 
 
 def run_process(*arguments, **options):
@@ -91,6 +93,47 @@ def test_batch_norm_that_sees_other_batches_is_told(images, small, tmp_path, fla
     told = "batch norm takes 4 images at a time from here on, not 8"
     assert (told in said) == bool(flags)
     assert "batch norm" not in dino("train", "--resume", run, "--max-steps", "3").stderr
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_the_one_before(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--save-every", "1", "--max-steps", "2")
+    (run / "checkpoint.pt").unlink()
+    (run / "checkpoint.pt").write_bytes(b"damaged")
+    said = dino("train", "--resume", run).stderr
+    assert "checkpoint.pt is damaged; trying the one before it" in " ".join(said.split())
+    assert [load_checkpoint(run / f"checkpoint{i}.pt")["step"] for i in ("", ".1")] == [2, 1]
+
+
+def test_koleo_that_compares_other_images_is_told(images, small, tmp_path):
+    run = tmp_path / "run"
+    words = ["--config", small, "-o", run, "--max-steps", "1", "--koleo-weight", "0.1"]
+    dino("train", images, *words)
+    words = ["--batch-size", "4", "--accumulate", "2", "--max-steps", "2"]
+    said = " ".join(dino("train", "--resume", run, *words).stderr.split())
+    assert "--koleo-weight compares 4 images with each other from here on, not 8" in said
+    assert "koleo" not in dino("train", "--resume", run, "--max-steps", "3").stderr
+
+
+def test_a_run_that_is_at_its_end_says_whether_there_is_more(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--epochs", "1", "--max-steps", "1")
+    told = "the run is at step 1 of 1 already; --max-steps may raise that"
+    assert told in dino("train", "--resume", run).stderr
+    dino("train", "--resume", run, "--max-steps", "4")
+    told = "the run is at step 4 of 4 already; it is complete"
+    assert told in dino("train", "--resume", run).stderr
+
+
+def test_photos_to_watch_may_change_when_a_run_goes_on(images, small, tmp_path):
+    run = tmp_path / "run"
+    words = ["--config", small, "-o", run, "--watch", "0", "--max-steps", "4"]
+    dino("train", images, *words)
+    for watched, steps in ((3, "8"), (2, "12")):
+        dino("train", "--resume", run, "--watch", watched, "--max-steps", steps)
+        assert len(read_photos(run / "watch")) == watched
+        *_, last = read_attention(run / "watch").values()
+        assert len(last) == watched
 
 
 def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):

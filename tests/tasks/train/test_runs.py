@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from small_run import losses
 
 from dino_cli.data.views.batches import crop_batches
+from dino_cli.runtime import StopOverdue
 from dino_cli.store.runs.log import Log
 
 
@@ -57,13 +58,13 @@ def test_same_seed_same_losses_and_other_seed_others(images, small, tmp_path):
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
-@pytest.mark.parametrize("drop_path", ["0", "0.3"])
-def test_accumulation_equals_the_large_batch(images, small, tmp_path, drop_path):
+@pytest.mark.parametrize(("drop_path", "centre"), [("0", "zero"), ("0.3", "zero"), ("0", "batch")])
+def test_accumulation_equals_the_large_batch(images, small, tmp_path, drop_path, centre):
     """Same images per step in the same order, so the losses agree to rounding."""
     for name, flags in {"one": ["8", "1"], "two": ["4", "2"]}.items():
         dino(
             "train", images, "--config", small, "-o", tmp_path / name, "--drop-path", drop_path,
-            "--batch-size", flags[0], "--accumulate", flags[1],
+            "--batch-size", flags[0], "--accumulate", flags[1], "--center-init", centre,
         )  # fmt: skip
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-4)
@@ -158,6 +159,17 @@ def test_knn_during_training_is_in_the_log(images, small, tmp_path):
     epochs = [e for e in Log.read(run / "log.jsonl") if "epoch_loss" in e]
     assert ["knn_top1" in e for e in epochs] == [False, True, True]
     assert all(0 <= e["knn_top1"] <= 100 for e in epochs[1:])
+
+
+def test_knn_that_a_stop_cut_short_says_nothing_of_the_images(images, small, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise StopOverdue
+
+    monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", stopped)
+    run = tmp_path / "run"
+    words = ["--config", small, "-o", run, "--eval-data", images, "--epochs", "1"]
+    assert "k-NN" not in dino("train", images, *words).stderr
+    assert "knn_top1" not in Log.read(run / "log.jsonl")[-1]
 
 
 @pytest.mark.slow

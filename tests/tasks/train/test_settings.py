@@ -69,6 +69,23 @@ def test_no_number_of_a_run_may_be_negative():
     assert len(refused) > 30
 
 
+def test_one_prototype_is_refused():
+    """Its entropy is a share of ln 1."""
+    with pytest.raises(UsageError, match=re.escape("--out-dim 1 must be at least 2")):
+        check(TrainConfig(out_dim=1))
+
+
+def test_the_size_of_local_views_that_are_not_made_is_not_checked():
+    words = ["train", "photos", "--patch-size", "14", "--final-size", "238", "100", "--dry-run"]
+    refused = dino(*words, code=2)
+    assert "--final-size 100 is not a whole number of 14-pixel patches" in refused.stderr
+    dino(*words, "--local-crops-number", "0")
+    words = ["train", "photos", "--arch", "vit_base_patch14_dinov2", "--global-size", "28"]
+    words += ["--final-size", "28", "10", "--dry-run"]
+    assert "cannot take views of 10 px" in dino(*words, code=2).stderr
+    dino(*words, "--local-crops-number", "0")
+
+
 def test_a_dry_run_prints_the_warmup_that_will_be():
     for flags, epochs in {(): 10, ("--epochs", "5"): 0.5, ("--warmup-epochs", "3"): 3}.items():
         shown = json.loads(dino("train", "photos", "--dry-run", *flags).stdout)
@@ -81,6 +98,26 @@ def test_the_job_script_as_json():
     assert json.loads(dino(*words, "--json").stdout) == {"sbatch": plain}
     assert "--epochs 7" in plain
     assert "--json" not in plain
+
+
+def test_the_job_script_is_of_a_run_that_can_be():
+    words = ["train", "photos", "-o", "run", "--print-sbatch"]
+    for flags, said in {
+        ("--gpus", "four"): "--gpus 'four' is neither all nor a number",
+        ("--gpus", "0"): "--gpus '0' is neither all nor a number",
+        ("--batch-size", "0"): "--batch-size 0 must be at least 1",
+    }.items():
+        assert said in dino(*words, *flags, code=2).stderr
+
+
+def test_a_job_that_goes_on_with_a_run_keeps_the_flags(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
+    words = ["train", "--resume", run, "--lr", "0.001", "--max-steps", "2"]
+    script = dino(*words, "--print-sbatch").stdout
+    kept = [line for line in script.splitlines() if "command=(" in line]
+    assert len(kept) == 2
+    assert all("--lr 0.001" in line and "--max-steps 2" in line for line in kept)
 
 
 def test_configuration_files_are_checked(tmp_path):
@@ -122,3 +159,11 @@ def test_the_cost_of_a_run(images, small):
     )["cost"]
     assert elsewhere["hours"] is None
     assert elsewhere["images_per_second"] > 0
+
+
+def test_hours_are_those_of_the_steps_that_will_be_taken(images, small):
+    words = ["train", images, "--config", small, "--epochs", "1000000", "--max-steps", "1000000"]
+    cost = json.loads(dino(*words, "--dry-run", "--json").stdout)["cost"]
+    assert cost["steps"] == 1_000_000  # of four million
+    hours = 1_000_000 * 8 / cost["images_per_second"] / 3600
+    assert cost["hours"] == pytest.approx(hours, rel=0.05)
