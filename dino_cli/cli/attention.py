@@ -29,7 +29,7 @@ def attention(config: AttentionConfig, terminal: Terminal) -> dict[str, Any] | N
     scored = config.masks != "attention"
     terminal.table(
         "",
-        ["image", "folder", "patches", "best head", *(["score"] if scored else [])],
+        ["image", "folder", "patches, h x w", "best head", *(["score"] if scored else [])],
         [
             [
                 row["input"],

@@ -33,8 +33,8 @@ def embed(config: EmbedConfig, terminal: Terminal) -> dict[str, Any] | None:
     if result["skipped"]:
         skipped = f", {result['skipped']} skipped (see {result['skipped_list']})"
     new = f" ({result['embedded']} new)" if "embedded" in result else ""
-    terminal.line(
-        f"{result['output']}: {result['count']} x {result['dim']}{new}{skipped},"
-        f" {result['seconds']:.1f} s, {result['images_per_second']:.3g} images/s"
-    )
+    speed = f", {result['seconds']:.1f} s"
+    if result.get("embedded", 1):
+        speed += f", {result['images_per_second']:.3g} images/s"
+    terminal.line(f"{result['output']}: {result['count']} x {result['dim']}{new}{skipped}{speed}")
     return result

@@ -27,7 +27,7 @@ def pca(config: PcaConfig, terminal: Terminal) -> dict[str, Any] | None:
     result = task(config, terminal)
     terminal.table(
         "",
-        ["image", "folder", "patches", "foreground"],
+        ["image", "folder", "patches, h x w", "foreground"],
         [
             [
                 row["input"],

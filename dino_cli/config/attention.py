@@ -42,7 +42,9 @@ class AttentionConfig(NetworkOptions, ImageOptions, ListOptions):
         metavar="SIZE",
     )
     threshold: float = setting(
-        0.6, "Masks keep the fewest patches that hold this share of the attention."
+        0.6,
+        "Masks of heads keep the fewest patches that hold this share of the attention; those of"
+        " --masks seeded, tokens and cut have no threshold.",
     )
     masks: Literal["attention", "seeded", "tokens", "cut"] = setting(
         "attention",

@@ -28,8 +28,8 @@ class EmbedConfig(NetworkOptions, ImageOptions, TransformOptions, ListOptions):
     )
     output: Path = setting(
         Path("feats.npy"),
-        "Where the features go, as .npy (with .csv and .json beside it), .npz, .safetensors,"
-        " .parquet or .csv.",
+        "Where the features go: .npy or .safetensors (with .csv and .json beside it), .csv (with"
+        " .json), .npz or .parquet.",
         flag="--output,-o",
     )
     features: str = setting(

@@ -41,7 +41,7 @@ class KnnConfig(NetworkOptions, ImageOptions, ListOptions):
     output: Path | None = setting(
         None,
         "Predictions as .csv: path, predicted, probability, label, neighbours; or .html: pictures"
-        " of the queries and their neighbours.",
+        " of the queries and their neighbours. They are by the first -k, 20 without one.",
         flag="--output,-o",
     )
     neighbors: int = setting(5, "How many nearest neighbours the output names.")

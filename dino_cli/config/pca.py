@@ -48,7 +48,10 @@ class PcaConfig(NetworkOptions, ImageOptions, ListOptions):
     )
     overwrite: bool = setting(False, "Replace existing results.", panel=OUTPUT_PANEL)
     fps: float | None = setting(
-        None, "Frames of a second that are looked at (default: all).", panel=VIDEO_PANEL
+        None,
+        "Frames of a second that are looked at (default: all); pictures in a folder become the"
+        " frames of one video.",
+        panel=VIDEO_PANEL,
     )
     batch_size: int = setting(
         8, "Images of one size in one forward pass.", panel=COMPUTE_PANEL

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from small_vit import disc, invoke, no_class_token, photo, video
 
 from dino_cli.data.decoding.video import open_video
-from dino_cli.tasks.pca import drawing as task
+from dino_cli.tasks.photos import frames
 
 
 @pytest.fixture
@@ -92,6 +92,17 @@ def test_video(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_pictures_in_a_folder_are_frames_where_a_rate_is_given(run, tmp_path):
+    for i in range(5):
+        photo(tmp_path / "in" / "walk" / f"{i}.png", seed=i)
+    result = json.loads(run("in", "--fps", 5, "--fit", 3, "--json").stdout)
+    (row,) = result["images"]
+    assert (row["input"], row["frames"], row["fps"]) == ("in/walk", 5, 5.0)
+    assert {p.name for p in (tmp_path / "pca/walk").iterdir()} == {"pca.mp4", "beside.mp4"}
+    assert len(list(open_video(tmp_path / "pca/walk/pca.mp4"))) == 5
+    assert result["fitted_on"] == 3
+
+
 def test_a_network_without_class_token(run, tmp_path):
     photo(tmp_path / "cat.png")
     options = ["cat.png", *no_class_token(tmp_path), "--image-size", 96]
@@ -129,7 +140,7 @@ def test_a_video_that_does_not_fit_is_skipped(run, tmp_path):
 def test_page_shows_frames_evenly(run, tmp_path, monkeypatch):
     """Also of a video that does not say how long it is."""
     video(tmp_path / "clip.mp4", frames=9)
-    monkeypatch.setattr(task, "open_video", lambda *given: replace(open_video(*given), count=0))
+    monkeypatch.setattr(frames, "open_video", lambda *given: replace(open_video(*given), count=0))
     run("clip.mp4", "--html")
     page = (tmp_path / "pca/index.html").read_text()
     assert re.findall(r"<figcaption>(\S+) s</figcaption>", page) == ["0.0", "0.4", "0.8"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from in_process import dino
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
@@ -305,10 +306,15 @@ def test_inspect_tells_what_it_looks_like(
     assert (like in told["looks_like"]) if like else told["looks_like"] is None
 
 
-def test_inspect_refuses_what_is_no_weights(tmp_path: Path) -> None:
+def test_inspect_refuses_what_is_no_weights(
+    tmp_path: Path, photos: Path, tiny_weights: Path
+) -> None:
     (tmp_path / "w.pth").write_bytes(b"hello")
     assert "is a text file" in sentence(run("inspect", tmp_path / "w.pth"))
     assert "no weights at" in sentence(run("inspect", tmp_path / "gone.pth"))
+    features = tmp_path / "f.safetensors"
+    dino("embed", photos, "-o", features, "--weights", tiny_weights, "--device", "cpu")
+    assert "holds features of `dino embed`, not weights" in sentence(run("inspect", features))
 
 
 @pytest.mark.slow

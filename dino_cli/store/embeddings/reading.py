@@ -97,6 +97,8 @@ def read_embeddings(path: Path) -> Embeddings:
     export = open_export(main)
     if kind in export.arrays:
         export = replace(_of_kind(export, kind), path=path, arrays={kind: export.arrays[kind]})
+    elif kind:
+        export = open_export(path)
     if len(export.features.shape) == 2:
         return export
     vectors = [name for name, array in export.arrays.items() if len(array.shape) == 2]

@@ -64,7 +64,7 @@ def huggingface_family(architecture: Architecture, tensors: Mapping[str, Tensor]
     a = architecture
     if isinstance(a, VitArchitecture):
         if a.conv_stem:
-            raise _no_place("Hugging Face's ViTs", "a convolutional stem")
+            raise _no_place("Hugging Face's ViT", "a convolutional stem")
         if a.registers:
             return "dinov2_with_registers"
         return "dinov2" if a.layer_scale or a.swiglu else "vit"

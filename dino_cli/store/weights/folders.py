@@ -167,6 +167,11 @@ def _own_of_header(file: TensorFile) -> OwnRun | None:
         values = json.loads(text)
     except (ValueError, RecursionError):
         values = {}
+    if isinstance(values, dict) and "features" in values:
+        raise TaskError(
+            f"{str(file.path)!r} holds features of `dino embed`, not weights",
+            "name a file of weights",
+        )
     return _own(values, file.path)
 
 

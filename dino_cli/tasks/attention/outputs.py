@@ -75,7 +75,8 @@ class Outputs(Results):
             for kind, file in self.coco.items()
         }
         if self.cards:
-            told[str(self.root / PAGE)] = f"{len(self.cards)} inputs to look at"
+            inputs = "1 input" if len(self.cards) == 1 else f"{len(self.cards)} inputs"
+            told[str(self.root / PAGE)] = f"{inputs} to look at"
         return told
 
 

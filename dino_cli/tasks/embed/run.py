@@ -168,8 +168,23 @@ def _check_outputs(config: EmbedConfig, kinds: Sequence[str], blocks: Blocks) ->
                 "go on with --resume, or start again with --overwrite",
             )
     present = config.output.exists() and (config.resume or config.append)
+    _check_table(config.output)
     check_files(targets, overwrite=config.overwrite or present)
     blocks.check_free()
+
+
+def _check_table(output: Path) -> None:
+    """Raises `TaskError` where the .csv beside would be that of an export in another format."""
+    formats = (".npy", ".safetensors")
+    if output.suffix not in (*formats, ".csv"):
+        return
+    for suffix in formats:
+        other = output.with_suffix(suffix)
+        if suffix != output.suffix and other.exists():
+            raise TaskError(
+                f"{str(output.with_suffix('.csv'))!r} belongs to {str(other)!r}, which needs it",
+                "choose another name",
+            )
 
 
 def _facts(

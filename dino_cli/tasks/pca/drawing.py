@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.video import open_video
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import Picture, picture
@@ -102,7 +101,7 @@ class Drawings:
         """`pca.mp4` and `beside.mp4`, whole or not at all; three batches of frames in memory."""
         joint = self.joint
         colours = joint.colours if joint else fit_video(self.plan, pool, file, self.reporter)
-        frames = open_video(file.path, self.plan.config.fps)
+        frames = self.plan.clips.open(file)
         self.reporter.stage(f"colours, {file.path.name}", frames.count or None, "frames")
         most = MOST_STILLS if self.results.wants_card(number) else 0
         stills: EvenFrames[tuple[Picture, Picture]] = EvenFrames(most, frames.fps)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.video import open_video
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.tasks.pca.features import FittedColours, PatchFeatures, extract_patches, fit
@@ -82,7 +81,7 @@ def _see_frames(
 ) -> list[PatchFeatures]:
     seen: list[PatchFeatures] = []
     try:
-        with closing(open_video(file.path, plan.config.fps)) as frames:
+        with closing(plan.clips.open(file)) as frames:
             some = islice(frames, 0, None, apart)
             with read_batches(plan.reader, some, pool) as batches:
                 for batch in batches:
@@ -95,7 +94,7 @@ def _see_frames(
 
 def _frame_count(plan: PcaPlan, file: ImageFile) -> int:
     try:
-        with closing(open_video(file.path, plan.config.fps)) as frames:
+        with closing(plan.clips.open(file)) as frames:
             return frames.count or plan.config.fit
     except UnreadableImage:
         return 0

@@ -8,6 +8,7 @@ from dino_cli.config.setting import parse_size
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import Model, open_model
+from dino_cli.tasks.photos.frames import Videos
 from dino_cli.tasks.photos.reading import PhotoReader, photo_reader
 
 __all__ = ["PcaPlan", "check_options", "plan"]
@@ -18,6 +19,7 @@ class PcaPlan:
     """Everything that does not change from picture to picture."""
 
     config: PcaConfig
+    clips: Videos
     model: Model
     reader: PhotoReader
 
@@ -33,7 +35,7 @@ def check_options(config: PcaConfig) -> None:
         parse_size(config.image_size)
 
 
-def plan(config: PcaConfig, reporter: Reporter) -> PcaPlan:
+def plan(config: PcaConfig, clips: Videos, reporter: Reporter) -> PcaPlan:
     """Open the network, and check what was asked against it. Raises `UsageError`, `TaskError`."""
     model = open_model(config, reporter)
     name, backbone = model.weights.name, model.backbone
@@ -48,4 +50,4 @@ def plan(config: PcaConfig, reporter: Reporter) -> PcaPlan:
         )
     if config.compile:
         backbone.compile_blocks()
-    return PcaPlan(config=config, model=model, reader=photo_reader(model, config))
+    return PcaPlan(config=config, clips=clips, model=model, reader=photo_reader(model, config))

@@ -15,6 +15,7 @@ from dino_cli.store.writing.locks import lock_output
 from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.pca.drawing import Drawings
 from dino_cli.tasks.pca.plan import check_options, plan
+from dino_cli.tasks.photos.frames import find_videos
 from dino_cli.tasks.photos.results import PAGE, Results
 
 __all__ = ["pca"]
@@ -33,17 +34,18 @@ def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
     """
     check_options(config)
     pictures, videos = find_media(config.images, reporter, null=config.null, offline=config.offline)
-    inputs = [*pictures, *videos]
+    photos, clips = find_videos(pictures, videos, config.fps, exif=config.exif)
+    inputs = [*photos, *clips.files]
     shared = [] if config.each else [BASIS]
-    shared += [SHEET] if len(pictures) > 1 else []
+    shared += [SHEET] if len(photos) > 1 else []
     shared += [PAGE] if config.html else []
     with lock_output(config.output):
         results = Results(config, inputs, PCA_NAMES, shared)
         results.check()
-        planned = plan(config, reporter)
-        if videos and h264_program() is None:
+        planned = plan(config, clips, reporter)
+        if clips.files and h264_program() is None:
             reporter.remark(NO_H264)
-        drawings = Drawings(planned, results, len(pictures), reporter)
+        drawings = Drawings(planned, results, len(photos), reporter)
         try:
             with explain_errors(config.output):
                 drawings.run()

@@ -1,21 +1,61 @@
 """The frames of a video: read one batch ahead, and a few of them kept for a page."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any, Generic, TypeVar
 
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.decoding.video import PictureFrames, VideoFrames
+from dino_cli.data.decoding.video import PictureFrames, VideoFrames, open_pictures, open_video
+from dino_cli.data.listing.images import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.tasks.photos.reading import LoadedPhoto, PhotoReader
 
-__all__ = ["EvenFrames", "Frames", "check_frames", "read_batches"]
+__all__ = ["EvenFrames", "Frames", "Videos", "check_frames", "find_videos", "read_batches"]
 
 Frames = VideoFrames | PictureFrames
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Videos:
+    """files: the videos. folders: of those that are folders of pictures, the pictures."""
+
+    files: Sequence[ImageFile]
+    folders: Mapping[Path, Sequence[ImageFile]]
+    fps: float | None
+    exif: bool
+
+    def open(self, file: ImageFile) -> Frames:
+        """The frames of one of `files`. Raises `UnreadableImage`, `ValueError`."""
+        if file.path in self.folders:
+            assert self.fps is not None
+            return open_pictures(file.path, self.folders[file.path], self.fps, exif=self.exif)
+        return open_video(file.path, self.fps)
+
+
+def find_videos(
+    pictures: Sequence[ImageFile], videos: Sequence[ImageFile], fps: float | None, *, exif: bool
+) -> tuple[Sequence[ImageFile], Videos]:
+    """The pictures that are looked at one by one, and the videos.
+
+    With `fps` the pictures that lie in one folder are the frames of one video.
+    """
+    if fps is None:
+        return pictures, Videos(files=videos, folders={}, fps=None, exif=exif)
+    folders: dict[Path, list[ImageFile]] = {}
+    for file in pictures:
+        folders.setdefault(file.path.parent, []).append(file)
+    files = list(videos)
+    for folder, inside in folders.items():
+        below = inside[0].relative.parent
+        name = below if below.parts else PurePath(folder.resolve().name or "frames")
+        files.append(ImageFile(folder, "", name))
+    return [], Videos(files=files, folders=folders, fps=fps, exif=exif)
 
 
 @contextmanager

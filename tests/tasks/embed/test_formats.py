@@ -99,11 +99,53 @@ def test_grids_of_patches(photos: Path, tmp_path: Path, fixed: list[object]) -> 
         grid.astype(np.float32).mean(axis=(1, 2)), found.arrays["mean"][0:12], atol=2e-2
     )
     assert found.metadata["grid"] == [3, 3]
-    result = CliRunner().invoke(app, ["knn", "--index", str(tmp_path / "g.npz")])
+    # Of several kinds `dino knn` takes the first that is no grid.
+    by_mean = tmp_path / "m.npy"
+    run(photos, "-o", by_mean, "--features", "mean", *fixed)
+    assert _neighbors(tmp_path / "g.npz") == _neighbors(by_mean)
+    run(photos, "-o", tmp_path / "h.npz", "--features", "patch", *fixed)
+    result = CliRunner().invoke(app, ["knn", "--index", str(tmp_path / "h.npz")])
     assert result.exit_code == 1
     assert "holds a grid of 3 x 3 x 64 for each picture" in result.stderr
     text = run(photos, "-o", tmp_path / "g.csv", "--features", "keys", *fixed, code=2).stderr
     assert "'keys' are grids, which .csv does not hold; use .npy" in text
+
+
+def _neighbors(index: Path) -> str:
+    """What `dino knn` finds in it, with similarities."""
+    table = index.with_name("found.csv")
+    line = ["knn", "--index", str(index), "-k", "3", "-o", str(table), "--overwrite", "-q"]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 0, result.output
+    return table.read_text()
+
+
+def test_a_kind_in_a_file_of_its_own_is_read_by_its_name(
+    photos: Path, tmp_path: Path, fixed: list[object]
+) -> None:
+    run(photos, "-o", tmp_path / "f.npy", "--features", "cls,mean,patch", *fixed)
+    run(photos, "-o", tmp_path / "m.npy", "--features", "mean", *fixed)
+    assert _neighbors(tmp_path / "f.mean.npy") == _neighbors(tmp_path / "m.npy")
+    assert _neighbors(tmp_path / "f.mean.npy") != _neighbors(tmp_path / "f.npy")
+    pictures = ["knn", photos / "red", "--index", tmp_path / "f.mean.npy", "--device", "cpu"]
+    result = CliRunner().invoke(app, [*map(str, pictures), "-k", "1", "--json", "-q"])
+    assert json.loads(result.stdout)["k"]["1"]["top1"] == 100  # each finds itself
+    result = CliRunner().invoke(app, ["knn", "--index", str(tmp_path / "f.patch.npy")])
+    assert "'f.patch.npy' holds a grid of 3 x 3 x 64" in result.stderr.replace(f"{tmp_path}/", "")
+    result = CliRunner().invoke(app, ["knn", "--index", str(tmp_path / "f.keys.npy")])
+    assert "'f.keys.npy' does not exist" in result.stderr.replace(f"{tmp_path}/", "")
+
+
+def test_the_table_of_another_format_is_not_replaced(
+    photos: Path, tmp_path: Path, fixed: list[object]
+) -> None:
+    run(photos, "-o", tmp_path / "f.npy", *fixed)
+    before = {p.name: p.read_bytes() for p in tmp_path.glob("f.*")}
+    for name in ("f.safetensors", "f.csv"):
+        text = run(photos, "-o", tmp_path / name, "--overwrite", *fixed, code=1).stderr
+        assert f"'{tmp_path}/f.csv' belongs to '{tmp_path}/f.npy'" in text
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("f.*")} == before
+    run(photos, "-o", tmp_path / "f.npz", *fixed)
 
 
 def test_image_size_keeps_the_aspect(photos: Path, tmp_path: Path, tiny_weights: Path) -> None:

@@ -57,16 +57,25 @@ def test_a_single_picture(photos: Path, index: Path) -> None:
     assert result["k"] == {"3": {"top1": 100.0, "top5": 100.0}}  # the folder names the class
 
 
-def test_queries_that_the_index_holds_are_told(photos: Path, index: Path, tmp_path: Path) -> None:
+def test_queries_that_the_index_holds_are_told(
+    photos: Path, index: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
     def told(picture: Path) -> str:
         line = ["knn", str(picture), "--index", str(index), "-k", "3", *map(str, CPU)]
         return CliRunner().invoke(app, line).stderr
 
     (tmp_path / "copy.png").write_bytes((photos / "green/2.png").read_bytes())
-    assert "1 of 1 query is in the index and will find" in told(photos / "green/2.png")
+    assert "1 of 1 query is in the index and will find itself" in told(photos / "green/2.png")
     count = len(list(photos.rglob("*.png")))
     assert f"{count} of {count} queries are in the index" in told(photos)
     assert "in the index and" not in told(tmp_path / "copy.png")
+    assert f"{count} of {count} queries are in the index" in told(index)  # by their paths
+    again = tmp_path / "again.npz"
+    sizes = ["--resize", 64, "--crop", 64]
+    dino("embed", photos, "-o", again, "--weights", tiny_weights, *sizes, *CPU)
+    twice = ["knn", "--index", str(index), "--index", str(again), "-k", "3"]
+    told_twice = CliRunner().invoke(app, twice).stderr
+    assert f"{count} of {2 * count} images are in the index once more and will find" in told_twice
 
 
 @pytest.mark.parametrize("how", ["folder", "here", "file", "list", "tar"])
