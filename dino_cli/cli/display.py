@@ -178,6 +178,15 @@ class Terminal(Reporter):
         if not self.json:
             sys.stdout.write(text + "\n")
 
+    def note(self, text: str) -> None:
+        """Sentences about a table on stdout, which a terminal shows wrapped at words."""
+        if self.json or not sys.stdout.isatty():
+            self.line(text)
+            return
+        from rich.console import Console
+
+        Console().print(printable(text), markup=False, emoji=False, highlight=False)
+
     # Private
 
     def _console(self) -> "Console":

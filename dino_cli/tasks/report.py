@@ -80,7 +80,7 @@ def report(config: ReportConfig, reporter: Reporter) -> dict[str, Any]:
     result = {
         "page": str(page),
         "run": str(config.run),
-        "steps": lines[-1]["step"] + 1,
+        "steps": _reached(entries, counts),
         "of": of,
         "loss": lines[-1]["loss"],
         "knn_top1": knn[max(knn)] if knn else None,
@@ -129,6 +129,15 @@ def _counts(values: Any) -> dict[str, int]:
     """What config.json says of the run's length, as far as these are counts."""
     values = values if isinstance(values, dict) else {}
     return {key: n for key, n in values.items() if type(n) is int and 0 < n < 2**53}
+
+
+def _reached(entries: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> int:
+    """Steps that the log knows of: an epoch may have ended after the last logged one."""
+    per_epoch = counts.get("images", 0) // counts.get("total_batch", 1)
+    return max(
+        int(entry["step"] + 1 if "step" in entry else (entry["epoch"] + 1) * per_epoch)
+        for entry in entries
+    )
 
 
 def _diagnose(

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.cli.help import TOPICS, plain_lines
+from dino_cli.core.masks.objects import GUESS_BELOW
 
 NAMES = sorted(path.stem for path in TOPICS.glob("*.md"))
 
@@ -87,6 +88,13 @@ def test_every_option_that_a_topic_names_exists(name):
     known |= torchrun | {"--max-restarts", "-print0", "-newer", "-m", "-c"}
     named = set(re.findall(r"(?<![\w-])--?[a-z0][a-z0-9-]*", text_of(name)))
     assert named <= known | {"-"}
+
+
+def test_the_scores_of_guesses_are_those_of_the_code():
+    shown = re.sub(r"\s+", " ", CliRunner().invoke(app, ["help", "masks"]).stdout)
+    assert "compares within one `--masks` only" in shown
+    told = re.findall(r"([0-9.]+) for `(\w+)`", shown)
+    assert {name: float(score) for score, name in told} == GUESS_BELOW
 
 
 def test_a_commands_name_shows_its_help():

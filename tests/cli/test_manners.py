@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
+from dino_cli.cli.eval.tables import show
 from dino_cli.errors import Interrupted, TaskError, UsageError
+from dino_cli.tasks.eval.report import Table
 
 
 def every_command() -> dict[str, Any]:
@@ -234,6 +236,25 @@ def test_a_terminal_shows_the_first_rows_and_says_where_the_others_are(
         Terminal().table("", columns, few, rest=said)
         shown = capsys.readouterr().out
         assert (shown.count(".jpg"), "more" in shown) == (len(few), False)
+
+
+def test_notes_of_tables_wrap_at_words_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = "Mean over images [percent]. " + "To edges: the mask fitted by the guided filter. " * 4
+    tables = [Table(title=f"A title. {note}", columns=["mask"], rows=[["mean"]], note=note)] * 2
+    show(Terminal(), tables, None)
+    assert capsys.readouterr().out == f"mask\nmean\n{note}\n\nmask\nmean\n{note}\n"
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show(Terminal(), tables, None)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(map(len, shown.splitlines())) <= 80
+    words = [word for word in shown.split() if word[0].isalpha() or word[0] == "["]
+    one = [*note.split(), "mask", "mean", *note.split()]
+    assert words == ["A", "title.", *one] * 2
+    show(Terminal(json=True), tables, None)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, title_of
 from small_vit import invoke, photo, write_small_vit
 
 SCRIPT = "<script>document.title='ran'</script>"
@@ -158,29 +159,6 @@ def test_things_that_are_no_files(strange, tmp_path):
         result = invoke("embed", place / name, *words, "-o", tmp_path / "g.npy", code=1)
         assert result.stderr.count("dino: error: ") == 1
     assert not (tmp_path / "g.npy").exists()
-
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-
-
-def title_of(page: Path, profile: Path) -> str:
-    """What the page is called after a browser has shown it."""
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={profile}",
-    ]
-    done = subprocess.run(
-        [*command, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, errors="replace", timeout=120,
-    )  # fmt: skip
-    found = re.search(r"<title>(.*?)</title>", done.stdout, re.S)
-    assert found, done.stderr[-500:]
-    return found[1]
 
 
 @pytest.mark.slow

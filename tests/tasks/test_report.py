@@ -72,6 +72,14 @@ def test_the_page_shows_curves_attention_and_the_command(run):
     assert page.tags.count("img") == 2 + 2 * 4 + 2 + 2 * 2
 
 
+def test_a_run_that_stopped_between_logged_steps_is_told_by_its_epochs(run):
+    kept = [e for e in Log.read(run / "log.jsonl") if e["epoch"] < 2 and e.get("step", 0) < 1]
+    (run / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    assert dino("report", run).stdout.endswith("report.html: 4 of 6 steps\n")
+    assert json.loads(dino("report", run, "--json", "--overwrite").stdout)["steps"] == 4
+    assert "Step 4 of 6; the run is not finished" in (run / "report.html").read_text()
+
+
 def test_the_command_on_the_page_makes_the_same_run(run, tmp_path):
     dino("report", run, "-o", tmp_path / "page.html")
     words = Page((tmp_path / "page.html").read_text()).words

@@ -13,8 +13,8 @@ from dino_cli.config.eval_segmentation import EvalSegmentationConfig
 def segmentation(config: EvalSegmentationConfig, terminal: Terminal) -> dict[str, Any]:
     """Overlap of masks from attention with the objects of label maps.
 
-    Judges the best head for each object, as the paper, and what needs no truth: the chosen head,
-    the mean of the heads, the masks from the keys, each also fitted to the photo's edges. Beside
+    Judges the best head for each object, as the paper, and what dino attention makes without truth:
+    --head best and mean, --masks seeded, tokens and cut, each also with --refine guided. Beside
     them a centred box, the whole image and the same network untrained.
 
     Example: dino eval segmentation voc/JPEGImages voc/SegmentationObject --names voc/val.txt

@@ -31,4 +31,4 @@ def show(terminal: Terminal, tables: Sequence["Table"], page: str | None) -> Non
             rest=f"all are in {page}" if page else "-o FOLDER keeps all",
         )
         if table.note:
-            terminal.line(table.note)
+            terminal.note(table.note)

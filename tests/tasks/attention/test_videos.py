@@ -1,10 +1,12 @@
 """`dino attention` on videos and on pictures that stand for frames, through the command line."""
 
 import json
+import re
 
 import cv2
 import numpy as np
 import pytest
+from browser import CHROMIUM, title_of
 from PIL import Image
 from small_vit import disc, photo, video
 
@@ -107,6 +109,22 @@ def test_page_shows_some_frames(attention, tmp_path):
     page = (tmp_path / "attention/index.html").read_text()
     assert "40 frames" in page
     assert 4 <= page.count('alt="the photo"') <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_frames_on_the_page_keep_apart(attention, tmp_path):
+    video(tmp_path / "clip.mp4", frames=40)
+    attention("clip.mp4", "--html", "--head", "mean")
+    page = tmp_path / "attention/index.html"
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", page.read_text())
+    gaps = """<script>document.title = [...document.querySelectorAll(".pair ~ .pair")].map(
+        one => one.getBoundingClientRect().top
+            - one.previousElementSibling.getBoundingClientRect().bottom)</script></body>"""
+    page.write_text(text.replace("</body>", gaps))
+    found = [float(gap) for gap in title_of(page, tmp_path / "profile").split(",")]
+    assert len(found) >= 3
+    assert min(found) >= 10  # pixels
 
 
 @pytest.mark.parametrize("good", [True, False])

@@ -84,7 +84,7 @@ def test_figures_are_those_of_counted_pixels(data: Path, tiny_weights: Path) -> 
     assert result["jaccard"]["best"] == pytest.approx(expected[:, :-1].max(1).mean(), abs=1e-9)
     assert result["jaccard"]["mean"] == pytest.approx(expected[:, -1].mean(), abs=1e-9)
     np.testing.assert_allclose(result["heads"], expected[:, :-1].mean(0))
-    kinds = {"best", "mean", "chosen", "seeded", "cut", "centre_box", "everything"}
+    kinds = {"best", "mean", "chosen", "seeded", "tokens", "cut", "centre_box", "everything"}
     assert set(result["jaccard"]) == kinds
     assert set(result["guided"]) == kinds - {"centre_box", "everything"}
     assert set(result["corloc"]) == kinds - {"best"}
@@ -104,6 +104,33 @@ def test_figures_are_those_of_counted_pixels(data: Path, tiny_weights: Path) -> 
     assert "45.9" in page
 
 
+def test_rows_are_of_the_masks_that_dino_attention_makes(data: Path, tiny_weights: Path) -> None:
+    """The option in a row's name makes masks of the row's overlap, in photos of the asked size."""
+    for folder, how in (("photos", Image.Resampling.BILINEAR), ("masks", Image.Resampling.NEAREST)):
+        for path in sorted((data / folder).iterdir()):
+            image = Image.open(path).resize((SIDE, SIDE), how)
+            path.unlink()
+            image.save(path.with_suffix(".png"))
+    folders, model = (data / "photos", data / "masks"), ["--weights", tiny_weights]
+    result = evaluate(*folders, *model, "--no-random")
+    shown = run(*folders, *model, "--no-random").stdout
+    named = re.findall(r"^.* \((--\w+) (\w+)\)\t", shown, re.MULTILINE)
+    assert [name for _, name in named] == ["best", "mean", "seeded", "tokens", "cut"]
+    for flag, name in named:
+        for refine, key in (("none", "jaccard"), ("guided", "guided")):
+            out = data / f"{name}-{refine}"
+            words = ["attention", folders[0], flag, name, "--refine", refine, "-o", out, *model]
+            words += [*COMMON[:6], "-q"]
+            assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
+            overlaps = []
+            for i in range(5):
+                mask = np.asarray(Image.open(out / f"{i}/mask_{name}.png")) > 0
+                truth = np.asarray(Image.open(data / f"masks/{i}.png")) > 0
+                overlaps.append((mask & truth).sum() / (mask | truth).sum())
+            kind = "chosen" if name == "best" else name
+            assert result[key][kind] == pytest.approx(np.mean(overlaps), abs=1e-9)
+
+
 def test_the_page_shows_photos_from_the_best_to_the_worst(data: Path, tiny_weights: Path) -> None:
     out = data / "report"
     result = evaluate(data / "photos", data / "masks", "--weights", tiny_weights, "-o", out)
@@ -119,7 +146,7 @@ def test_the_page_shows_photos_from_the_best_to_the_worst(data: Path, tiny_weigh
     assert [name for name, _ in rows] == [Path(path).name for path in order]
     for path, (_, row) in zip(order, rows, strict=True):
         pictures = [_pixels(uri) for uri in re.findall(r'src="(data:[^"]*)"', row)]
-        assert len(pictures) == 6
+        assert len(pictures) == 7
         photo, truth = pictures[:2]
         mask = np.asarray(Image.open(data / "masks" / f"{Path(path).stem}.png"))
         there = np.asarray(Image.fromarray(mask).resize(photo.shape[1::-1])) > 127

@@ -25,7 +25,12 @@ from dino_cli.tasks.photos.reading import LoadedPhoto, UnreadPhoto, photo_reader
 __all__ = ["choose_examples", "examples"]
 
 SIDE = 240  # pixels of a tile's longer side
-MASKS = {"mean": "mean of the heads", "seeded": "patches like those", "cut": "TokenCut"}
+MASKS = {
+    "mean": "mean of the heads",
+    "seeded": "patches like those",
+    "tokens": "the same of the output",
+    "cut": "TokenCut",
+}
 
 
 def choose_examples(

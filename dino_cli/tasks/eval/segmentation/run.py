@@ -24,12 +24,13 @@ from dino_cli.tasks.photos.reading import LoadedPhoto, UnreadPhoto, photo_reader
 __all__ = ["examples", "figures", "segmentation", "tables"]
 
 PER_IMAGE = "per_image.csv"
-KINDS = {
+KINDS = {  # with the option of `dino attention` that makes them
     "best": "best head for each object, by the truth",
-    "chosen": "one head per image, chosen without truth",
-    "mean": "mean of the heads",
-    "seeded": "patches like the attended ones",
-    "cut": "TokenCut",
+    "chosen": "head chosen without truth (--head best)",
+    "mean": "mean of the heads (--head mean)",
+    "seeded": "patches like the attended ones (--masks seeded)",
+    "tokens": "the same of the output (--masks tokens)",
+    "cut": "TokenCut (--masks cut)",
     "centre_box": "a centred box of 60 % × 60 %",
     "everything": "the whole image",
 }
@@ -225,8 +226,9 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             title=f"{counted(result['objects'], 'object')} in {counted(result['images'], 'image')}",
             columns=columns,
             rows=rows,
-            note="Mean over the objects of an image, then over images. To edges: the mask fitted"
-            " by the guided filter. CorLoc: images where the mask's box fits an object's by half.",
+            note="Mean over the objects of an image, then over images. In brackets: the option of"
+            " dino attention. To edges: the mask fitted by the guided filter (--refine guided)."
+            " CorLoc: images where the mask's box fits an object's by half.",
         ),
         Table(
             title="By head",

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.evaluation.jaccard import Objects, bounding_box, box_overlap, centre_box
-from dino_cli.core.masks.objects import best_heads, components, cut_masks, seeded_masks
+from dino_cli.core.masks.objects import (
+    best_heads,
+    components,
+    cut_masks,
+    seeded_masks,
+    token_masks,
+)
 from dino_cli.core.masks.refine import cut, guided_mask
 from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.data.preprocess import normalize
@@ -27,8 +33,8 @@ Masks = NDArray[np.bool_]
 class MaskSet:
     """Masks of patches from one forward pass: of each head (H, h, w), and single ones (h, w).
 
-    singles: `mean`, and where everything was asked for `seeded` and `cut`. chosen: the head that
-    was chosen without truth, or None.
+    singles: `mean`, and where everything was asked for `seeded`, `tokens` and `cut`. chosen: the
+    head that was chosen without truth, or None.
     """
 
     heads: Masks
@@ -56,15 +62,24 @@ def find_masks(
 ) -> list[MaskSet]:
     """One forward pass over uint8 pixels (B, 3, H, W).
 
-    everything: also the masks from the keys. Raises `TaskError` for what the device cannot do.
+    everything: also the masks from keys and tokens. Raises `TaskError` for what the device cannot
+    do.
     """
     with model.forward(pixels):
-        heads, keys = model.backbone.cls_attention_and_keys(normalize(pixels, p, model.device))
+        x = normalize(pixels, p, model.device)
+        if everything:
+            heads, keys, tokens = model.backbone.attention_keys_and_tokens(x)
+        else:  # spares the rest of the last block
+            heads = model.backbone.cls_attention(x)
     model.check_finite(heads, "attention")
     whole: dict[str, Tensor] = {}
     chosen: Sequence[int | None] = [None] * len(pixels)
     if everything:
-        whole = {"seeded": seeded_masks(heads, keys), "cut": cut_masks(heads, keys)}
+        whole = {
+            "seeded": seeded_masks(heads, keys),
+            "tokens": token_masks(heads, tokens),
+            "cut": cut_masks(heads, keys),
+        }
         chosen = best_heads(heads, whole["seeded"], threshold)
     heads = heads.cpu()
     masks = threshold_mass(torch.cat([heads, heads.mean(dim=1, keepdim=True)], 1), threshold)
