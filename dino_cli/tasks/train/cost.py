@@ -1,6 +1,7 @@
 """What a run will cost: parameters, arithmetic, memory, time, communication."""
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,8 +38,8 @@ def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     Returns "images", "steps" (None for data that is not here), "parameters" (backbone, head),
     "gflop_per_image" (all views, student and teacher, forward and backward; a multiply-add is two),
     "images_per_second" (of the step alone, on "device" with "trial_batch" images), "hours" (at that
-    rate), "memory_gib" (of weights, gradients, optimizer and activations at the full batch) and
-    "communication".
+    rate, larger views at the end by their arithmetic), "memory_gib" (of weights, gradients,
+    optimizer and activations at the full batch) and "communication".
     """
     check(config)
     architecture = architecture_of(config)
@@ -66,24 +67,38 @@ def cost_of(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     head = sum(p.numel() for p in networks.student.head.parameters())
     trained = sum(p.numel() for p in networks.student.parameters() if p.requires_grad)
     rate = trial / seconds
+    grown = _growth(config, architecture)
     steps = min(plan.steps, config.max_steps or plan.steps)
+    at_the_end = max(0.0, steps - (1 - config.final_share) * plan.steps) / max(1, steps)
+    slower = 1 + at_the_end * (grown - 1)
     # Student, gradient and two moments of AdamW (one of SGD and LARS), and the teacher.
     copies = 5 if config.optimizer == "adamw" else 4
-    memory = 4 * copies * (backbone + head) + saved * config.batch_size / trial
+    memory = 4 * copies * (backbone + head) + saved * config.batch_size / trial * max(1.0, grown)
     return {
         "images": images or None,
         "steps": steps if images else None,
         "total_batch": plan.total_batch,
         "parameters": {"backbone": backbone, "head": head},
-        "gflop_per_image": round(gflop_per_image(config, architecture), 1),
+        "gflop_per_image": float(f"{gflop_per_image(config, architecture):.4g}"),
         "device": str(device),
         "processes": count,
         "trial_batch": trial,
         "images_per_second": round(rate * count, 2),
-        "hours": round(steps * plan.total_batch / (rate * count) / 3600, 2) if images else None,
+        "hours": round(steps * plan.total_batch / (rate * count) / 3600 * slower, 2)
+        if images
+        else None,
         "memory_gib": round(memory / 2**30, 2),
         "communication": _communication(config, trained, config.batch_size / rate),
     }
+
+
+def _growth(config: TrainConfig, architecture: Architecture) -> float:
+    """How many times the arithmetic of a step the views of `final_size` take; 1 without them."""
+    if not config.final_size or not config.final_share:
+        return 1.0
+    large, small = config.final_size
+    later = replace(config, global_size=large, local_size=small)
+    return gflop_per_image(later, architecture) / gflop_per_image(config, architecture)
 
 
 def gflop_per_image(config: TrainConfig, architecture: Architecture) -> float:

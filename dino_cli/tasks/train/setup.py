@@ -127,7 +127,8 @@ def drop_path_of(architecture: Architecture, config: TrainConfig) -> float:
 
 def preprocessing_of(config: TrainConfig) -> Preprocessing:
     """How the trained model wants its images: 256 and 224 px, scaled to the global views."""
-    size = config.final_size[0] if config.final_size else config.global_size
+    grown = config.final_size if config.final_share else None
+    size = grown[0] if grown else config.global_size
     return Preprocessing(
         resize=round(min(height_and_width(size)) * 256 / 224),
         crop=size,

@@ -167,3 +167,19 @@ def test_hours_are_those_of_the_steps_that_will_be_taken(images, small):
     assert cost["steps"] == 1_000_000  # of four million
     hours = 1_000_000 * 8 / cost["images_per_second"] / 3600
     assert cost["hours"] == pytest.approx(hours, rel=0.05)
+
+    # Views that are twice as wide for all of it cost as if they were that large from the start.
+    words = ["train", images, "--config", small, "--epochs", "1000000"]
+    large = ["--global-size", "32", "--local-size", "16"]
+    then = [*large, "--final-size", "64", "32", "--final-share"]
+
+    def told(*sizes):
+        return json.loads(dino(*words, *sizes, "--dry-run", "--json").stdout)["cost"]
+
+    whole, none = told(*then, "1"), told(*then, "0")
+    at_once = told("--global-size", "64", "--local-size", "32")
+    times = at_once["gflop_per_image"] / whole["gflop_per_image"]
+    for cost, slower in ((whole, times), (none, 1), (told(*then, "0.25"), 0.75 + times / 4)):
+        hours = cost["steps"] * 8 / cost["images_per_second"] / 3600
+        assert cost["hours"] == pytest.approx(hours * slower, rel=0.05)
+    assert whole["memory_gib"] >= none["memory_gib"]
