@@ -38,7 +38,7 @@ def knn(config: KnnConfig, reporter: Reporter, *, given: Set[str] = frozenset())
     bank = unlabelled(index) if searched else bank_of(index, reporter)
     counts = count_neighbors(config, bank, reporter, given)
     queries = open_queries(config, bank.index, reporter, given)
-    tell_of_known(queries, bank, reporter)
+    tell_of_known(queries, bank, reporter, files=len(config.index))
     device = choose_device(config.device)
     approximate: ApproximateIndex | None = None
     facts: dict[str, Any] = {}
