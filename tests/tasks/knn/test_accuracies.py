@@ -191,6 +191,12 @@ def test_misuse_is_a_sentence(tmp_path: Path) -> None:
     assert "already exists" in fails(1, *index, "-o", tmp_path / "bare.csv")
     own = [*index, "-o", tmp_path / "train.csv", "--overwrite"]
     assert "belongs to the index" in fails(2, *own)
+    own = [tmp_path / "bare.npy", *index, "-o", tmp_path / "bare.csv", "--overwrite"]
+    assert "belongs to the queries" in fails(2, *own)
+    np.save(tmp_path / "train.mean.npy", bank)
+    own = ["--index", tmp_path / "train.mean.npy", "-o", tmp_path / "train.csv", "--overwrite"]
+    assert "belongs to the index" in fails(2, *own)
+    (tmp_path / "train.mean.npy").unlink()
     two = [tmp_path / "train.npy", tmp_path / "bare.npy"]
     assert "a feature file beside other queries" in fails(2, *two, *index)
     assert sorted(os.listdir(tmp_path)) == before
