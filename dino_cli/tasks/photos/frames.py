@@ -15,6 +15,7 @@ from dino_cli.data.decoding.video import PictureFrames, VideoFrames, open_pictur
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.tasks.photos.reading import LoadedPhoto, PhotoReader
+from dino_cli.tasks.unreadable import cannot_read
 
 __all__ = ["EvenFrames", "Frames", "Videos", "check_frames", "find_videos", "read_batches"]
 
@@ -93,14 +94,18 @@ def _ahead(lane: ThreadPoolExecutor, read: Any) -> Iterator[list[LoadedPhoto]]:
         yield batch
 
 
-def check_frames(frames: Frames, count: int, reporter: Reporter, *, whole: bool = True) -> None:
+def check_frames(
+    frames: Frames, count: int, reporter: Reporter, *, strict: bool, whole: bool = True
+) -> None:
     """Tell of frames that could not be read. count: that were; whole: none was left for later.
 
-    Raises `UnreadableImage` when there was none.
+    Raises `UnreadableImage` when there was none, `TaskError` for the first unread one if `strict`.
     """
     if not count:
         raise UnreadableImage("no frame in it could be read")
     for path, reason in getattr(frames, "unread", []):
+        if strict:
+            raise cannot_read(str(path), reason)
         reporter.remark(f"{str(path)!r} gave no frame: {reason}")
     if whole and count < 0.95 * frames.count:
         reporter.remark(

@@ -7,6 +7,7 @@ import pytest
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.video import PictureFrames
 from dino_cli.data.listing.images import ImageFile
+from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.photos.frames import EvenFrames, check_frames, find_videos
 
@@ -39,17 +40,19 @@ def test_no_frame_is_wanted_without_a_page():
 def test_frames_that_could_not_be_read_are_told():
     frames = PictureFrames(Path("in"), [None] * 9, 10.0, True, (50, 70), [])
     reporter = Told()
-    check_frames(frames, 9, reporter)
-    check_frames(frames, 6, reporter, whole=False)  # interrupted
+    check_frames(frames, 9, reporter, strict=True)
+    check_frames(frames, 6, reporter, strict=False, whole=False)  # interrupted
     assert not reporter.remarks
     frames.unread.append((Path("in/b.png"), "empty file"))
-    check_frames(frames, 6, reporter)
+    check_frames(frames, 6, reporter, strict=False)
     assert reporter.remarks == [
         "'in/b.png' gave no frame: empty file",
         "'in' says it has 9 frames, but only 6 could be read",
     ]
     with pytest.raises(UnreadableImage, match="no frame in it"):
-        check_frames(frames, 0, reporter)
+        check_frames(frames, 0, reporter, strict=False)
+    with pytest.raises(TaskError, match=r"cannot read 'in/b\.png'"):
+        check_frames(frames, 6, reporter, strict=True)
 
 
 @pytest.mark.parametrize(
