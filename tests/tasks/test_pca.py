@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_vit import disc, invoke, no_class_token, photo, video
+from small_vit import disc, invoke, no_class_token, photo, small_vit, video
 
 from dino_cli.data.decoding.video import open_video
 from dino_cli.tasks.photos import frames
@@ -47,6 +48,21 @@ def test_files_of_a_photo(run, tmp_path):
     assert coloured == pytest.approx(row["foreground"], abs=0.15)
     run("cat.png", "--no-foreground", "-o", "all")
     assert (_picture("all/cat/pca.png") == (18, 18, 20)).all(-1).mean() < 0.1
+
+
+def test_features_beyond_half_precision(run, tmp_path, small_vit_weights):
+    """The same colours, whatever the scale of the features."""
+    photo(tmp_path / "cat.png")
+    tensors = small_vit().state_dict()
+    for name in ("norm.weight", "norm.bias"):
+        tensors[name] = tensors[name] * 2**20
+    with safe_open(small_vit_weights, "np") as file:
+        save_file(tensors, "large.safetensors", metadata=file.metadata())
+    run("cat.png", "--precision", "fp32", "--no-foreground")
+    run("cat.png", "--weights", "large.safetensors", "--precision", "fp32", "--no-foreground",
+        "-o", "large")  # fmt: skip
+    one, other = (_picture(f"{folder}/cat/pca.png").astype(int) for folder in ("pca", "large"))
+    assert np.abs(one - other).max() <= 2
 
 
 def test_colours_are_joint_and_follow_from_the_stored_components(run, tmp_path):

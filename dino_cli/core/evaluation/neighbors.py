@@ -14,6 +14,7 @@ from torch import Tensor
 
 __all__ = [
     "INDEX_BLOCK",
+    "PAIR_BLOCK",
     "QUERY_BLOCK",
     "Rows",
     "nearest",
@@ -24,6 +25,8 @@ __all__ = [
 
 QUERY_BLOCK = 4096
 INDEX_BLOCK = 2048  # with QUERY_BLOCK: similarities of 32 MB, keys of 64 MB
+PAIR_BLOCK = 8192  # rows that are compared with each other: similarities of 256 MB
+ROUNDING = 1e-6  # of a cosine in float32, which of equal rows is often a little less than 1
 GROUP = 32  # columns that are looked at together
 ROW_BITS = 32
 ROW_MASK = 2**ROW_BITS - 1
@@ -87,25 +90,30 @@ def similar_pairs(
     features: Rows,
     threshold: float,
     *,
+    most: int,
     device: torch.device | str = "cpu",
-    block: int = QUERY_BLOCK * 2,
+    block: int = PAIR_BLOCK,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """All pairs of rows whose cosine similarity is at least the threshold.
+    """All pairs of rows whose cosine similarity is at least the threshold, but for rounding.
 
     Yields, for one block of rows after another, the pairs' first rows and second rows, int64 (P,)
     each, first < second, and their similarities, float32 (P,), in the order of the rows. Two blocks
-    are in memory at a time.
+    are in memory at a time. Raises `OverflowError` for more than `most` pairs, before these fill
+    the memory.
     """
-    rows = features.shape[0]
+    rows, count = features.shape[0], 0
     for first in range(0, rows, block):
         ours = normalized_block(features, first, block, device)
         found = []
         for second in range(first, rows, block):
             theirs = ours if second == first else normalized_block(features, second, block, device)
             similarities = ours @ theirs.T
-            near = similarities >= threshold
+            near = similarities >= threshold - ROUNDING
             if second == first:
                 near = near.triu(diagonal=1)
+            count += int(near.sum())
+            if count > most:
+                raise OverflowError(f"more than {most} pairs")
             a, b = near.nonzero(as_tuple=True)
             found.append((a + first, b + second, similarities[a, b]))
         a, b, values = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))

@@ -28,6 +28,7 @@ __all__ = [
     "is_feature_file",
     "open_export",
     "read_embeddings",
+    "table_beside",
 ]
 
 AGAIN = "make it with `dino embed`"
@@ -85,6 +86,11 @@ def is_feature_file(name: str) -> bool:
 def embeddings_paths(output: Path) -> tuple[Path, Path, Path]:
     """The three files of an export as .npy: vectors, table and facts."""
     return output, output.with_suffix(".csv"), output.with_suffix(".json")
+
+
+def table_beside(path: Path) -> Path:
+    """feats.csv of feats.npy, and of feats.mean.npy where that is a part of it."""
+    return _main_file(path)[0].with_suffix(".csv")
 
 
 def read_embeddings(path: Path) -> Embeddings:

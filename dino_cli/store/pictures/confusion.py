@@ -1,5 +1,6 @@
 """The confusion matrix as a picture."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,10 +52,12 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], classes: Sequence[str]
                 axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
     bar.set_label("share of the true class", fontsize=9)
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks, drawn as boxes
         figure.savefig(temporary, format="png")
 
 
 def _short(name: str) -> str:
-    # matplotlib reads dollars as mathematics
-    return (name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$")
+    # A byte that is no UTF-8 cannot be drawn, and matplotlib reads dollars as mathematics.
+    plain = " ".join(name.encode("utf-8", "replace").decode().split())
+    return (plain if len(plain) <= 24 else plain[:23] + "…").replace("$", r"\$")

@@ -136,7 +136,8 @@ def spread_values(values: NDArray[np.float32]) -> NDArray[np.float64]:
     count = len(values)
     order = np.argsort(values, kind="stable")
     gaps = np.diff(values[order].astype(np.float64))
-    stripe = max(STRIPE, 4 / count)
+    # Of few different values each gap is a large share: narrowed for that they would all vanish.
+    stripe = max(STRIPE, 4 / (np.count_nonzero(gaps) + 1))
     while gaps.any() and gaps.max() > 1.01 * (widest := stripe * float(gaps.sum())):
         gaps = np.minimum(gaps, widest)  # which makes the whole shorter
     many = math.ceil(MASS * count) - 1

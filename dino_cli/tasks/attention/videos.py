@@ -57,7 +57,8 @@ def run_video(
         interrupted = work.run(reporter)
         if interrupted and not work.count:
             raise KeyboardInterrupt
-        check_frames(frames, work.count, reporter, whole=not interrupted)
+        strict = plan.config.strict and not interrupted
+        check_frames(frames, work.count, reporter, strict=strict, whole=not interrupted)
     facts = {**work.summary(), "frames": work.count, "fps": round(frames.fps, 4)}
     outputs.done(number, facts, video["name"], stills.views())
     reporter.finish()

@@ -42,12 +42,14 @@ def open_bank(path: Path | Sequence[Path], reporter: Reporter) -> Bank:
 def open_index(path: Path | Sequence[Path]) -> Embeddings:
     """One file of features, or several that the same model made, one after the other.
 
-    Rows that are not finite raise `TaskError` when they are read.
+    Raises `TaskError` when they hold no row; rows that are not finite raise it when they are read.
     """
     paths = [path] if isinstance(path, Path) else list(dict.fromkeys(path))
     parts = [_finite(read_embeddings(one)) for one in paths]
     for part in parts[1:]:
         compare(parts[0], part.metadata, repr(str(part.path)))
+    if not any(part.paths for part in parts):
+        raise TaskError(f"{str(paths[0])!r} holds no pictures", "embed some first")
     if len(parts) == 1:
         return parts[0]
     return replace(

@@ -1,9 +1,11 @@
 """What `dino knn` was asked for, checked before any file is read."""
 
 import math
+from pathlib import Path
 
 from dino_cli.config.knn import KnnConfig
 from dino_cli.errors import UsageError
+from dino_cli.store.embeddings.reading import is_feature_file, table_beside
 from dino_cli.store.writing.tables import skipped_path
 from dino_cli.store.writing.targets import check_files
 
@@ -61,6 +63,8 @@ def _check_output(config: KnnConfig) -> None:
             "use --output duplicates.csv",
         )
     check_files([output, skipped_path(output)], overwrite=config.overwrite)
-    for index in config.index:
-        if output.resolve() in (index.with_suffix(".csv").resolve(), index.resolve()):
-            raise UsageError(f"{str(output)!r} belongs to the index", "name another file")
+    queries = [Path(name) for name in config.queries if is_feature_file(name)]
+    for path in (*config.index, *queries):
+        if output.resolve() in (table_beside(path).resolve(), path.resolve()):
+            whose = "queries" if path in queries else "index"
+            raise UsageError(f"{str(output)!r} belongs to the {whose}", "name another file")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.config.knn import KnnConfig
-from dino_cli.core.evaluation.neighbors import similar_pairs
+from dino_cli.core.evaluation.neighbors import PAIR_BLOCK, similar_pairs
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device
@@ -43,23 +43,25 @@ def find_duplicates(config: KnnConfig, reporter: Reporter) -> dict[str, Any]:
     total = len(index.paths)
     reporter.stage("comparing", total)
     firsts, seconds, values = [], [], []
-    count = 0
     on = "cpu" if device.type == "mps" else device
-    for first, second, similarity in similar_pairs(index.features, threshold, device=on):
-        count += len(first)
-        if count > MOST_PAIRS:
-            raise TaskError(
-                f"more than {MOST_PAIRS:,} pairs are as similar as {threshold:g}",
-                "use a higher --duplicates",
-            )
-        firsts.append(first.numpy())
-        seconds.append(second.numpy())
-        values.append(similarity.numpy())
-        reporter.advance(min(2048, total - (len(firsts) - 1) * 2048))
+    blocks = similar_pairs(index.features, threshold, most=MOST_PAIRS, device=on)
+    try:
+        for start, (first, second, similarity) in zip(
+            range(0, total, PAIR_BLOCK), blocks, strict=True
+        ):
+            firsts.append(first.numpy())
+            seconds.append(second.numpy())
+            values.append(similarity.numpy())
+            reporter.advance(min(PAIR_BLOCK, total - start))
+    except OverflowError:
+        raise TaskError(
+            f"more than {MOST_PAIRS:,} pairs are as similar as {threshold:g}",
+            "use a higher --duplicates",
+        ) from None
     reporter.finish()
     a, b = np.concatenate(firsts), np.concatenate(seconds)
     similarities = np.concatenate(values)
-    groups = _groups(total, a, b)
+    count, groups = len(a), _groups(total, a, b)
 
     def rows() -> Iterator[tuple[int, str, str, float]]:
         for one, other, value in zip(a.tolist(), b.tolist(), similarities.tolist(), strict=True):

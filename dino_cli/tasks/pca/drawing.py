@@ -119,7 +119,7 @@ class Drawings:
                         stills.add(len(shares), _shown(_small(photo, drawn), "frame"))
                     shares.append(drawn.facts["foreground"])
                 self.reporter.advance(len(batch))
-            check_frames(frames, len(shares), self.reporter)
+            check_frames(frames, len(shares), self.reporter, strict=self.plan.config.strict)
         facts = {
             **drawn.facts,
             "foreground": round(sum(shares) / len(shares), 4),

@@ -22,8 +22,9 @@ __all__ = ["FittedColours", "PatchFeatures", "extract_patches", "fit"]
 
 @dataclass(frozen=True)
 class PatchFeatures:
-    """Of one photo, on the CPU: features (N, D) float16; grid (h, w); inside: bool (N,), what the
-    class token says is foreground, or None when there is none to ask."""
+    """Of one photo, on the CPU: features (N, D) float16, or float32 where that overflows; grid
+    (h, w); inside: bool (N,), what the class token says is foreground, or None when there is none
+    to ask."""
 
     features: Tensor
     grid: tuple[int, int]
@@ -60,9 +61,11 @@ def extract_patches(plan: PcaPlan, photos: Sequence[LoadedPhoto]) -> list[PatchF
         else:
             features = model.backbone.patch_tokens(x)
     model.check_finite(features)
-    half = features.cpu().half()
+    whole = features.float().cpu()
+    half = whole.half()
+    kept = half if half.isfinite().all() else whole
     return [
-        PatchFeatures(half[i], photos[i].layout.grid, inside[i] if inside is not None else None)
+        PatchFeatures(kept[i], photos[i].layout.grid, inside[i] if inside is not None else None)
         for i in range(len(photos))
     ]
 

@@ -1,5 +1,6 @@
 """The frames of a video: read one batch ahead, and a few of them kept for a page."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dino_cli.data.decoding.video import PictureFrames, VideoFrames, open_pictur
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.tasks.photos.reading import LoadedPhoto, PhotoReader
+from dino_cli.tasks.unreadable import cannot_read
 
 __all__ = ["EvenFrames", "Frames", "Videos", "check_frames", "find_videos", "read_batches"]
 
@@ -43,7 +45,8 @@ def find_videos(
 ) -> tuple[Sequence[ImageFile], Videos]:
     """The pictures that are looked at one by one, and the videos.
 
-    With `fps` the pictures that lie in one folder are the frames of one video.
+    With `fps` the pictures that lie in one folder are the frames of one video: in the order of
+    their numbers where they come sorted by name, else as they were listed.
     """
     if fps is None:
         return pictures, Videos(files=videos, folders={}, fps=None, exif=exif)
@@ -55,7 +58,15 @@ def find_videos(
         below = inside[0].relative.parent
         name = below if below.parts else PurePath(folder.resolve().name or "frames")
         files.append(ImageFile(folder, "", name))
+        if inside == sorted(inside, key=lambda file: file.path.name):
+            inside.sort(key=_by_number)
     return [], Videos(files=files, folders=folders, fps=fps, exif=exif)
+
+
+def _by_number(file: ImageFile) -> list[tuple[str, int]]:
+    """f2.png before f10.png, as `ffmpeg` counts the frames that it writes."""
+    parts = re.split("([0-9]+)", file.path.name)
+    return list(zip(parts[::2], [*map(int, parts[1::2]), 0], strict=True))
 
 
 @contextmanager
@@ -83,14 +94,18 @@ def _ahead(lane: ThreadPoolExecutor, read: Any) -> Iterator[list[LoadedPhoto]]:
         yield batch
 
 
-def check_frames(frames: Frames, count: int, reporter: Reporter, *, whole: bool = True) -> None:
+def check_frames(
+    frames: Frames, count: int, reporter: Reporter, *, strict: bool, whole: bool = True
+) -> None:
     """Tell of frames that could not be read. count: that were; whole: none was left for later.
 
-    Raises `UnreadableImage` when there was none.
+    Raises `UnreadableImage` when there was none, `TaskError` for the first unread one if `strict`.
     """
     if not count:
         raise UnreadableImage("no frame in it could be read")
     for path, reason in getattr(frames, "unread", []):
+        if strict:
+            raise cannot_read(str(path), reason)
         reporter.remark(f"{str(path)!r} gave no frame: {reason}")
     if whole and count < 0.95 * frames.count:
         reporter.remark(

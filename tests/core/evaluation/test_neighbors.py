@@ -123,10 +123,25 @@ def test_similar_pairs_equal_the_oracle(block: int) -> None:
         if unit[i] @ unit[j] >= 0.6
     ]
     assert 10 < len(expected) < 150
-    blocks = list(similar_pairs(noise(23, 3), 0.6, block=block))
+    blocks = list(similar_pairs(noise(23, 3), 0.6, most=150, block=block))
     first, second, values = (torch.cat(parts).tolist() for parts in zip(*blocks, strict=True))
     assert list(zip(first, second, strict=True)) == [(i, j) for i, j, _ in expected]
     np.testing.assert_allclose(values, [value for *_, value in expected], atol=1e-6)
+
+
+def test_equal_rows_are_pairs_at_one() -> None:
+    rows = noise(100, 384)
+    pairs = list(similar_pairs(np.concatenate([rows, rows]), 1.0, most=100))
+    assert sum(len(first) for first, *_ in pairs) == 100
+
+
+def test_too_many_similar_pairs_are_not_collected() -> None:
+    rows = np.ones((40, 3), np.float32)  # 780 pairs
+    pairs = similar_pairs(rows, 0.9, most=780, block=8)
+    assert sum(len(first) for first, *_ in pairs) == 780
+    # The first block of rows has 8 · 40 - 36 pairs: none of it is handed on.
+    with pytest.raises(OverflowError):
+        next(similar_pairs(rows, 0.9, most=283, block=8))
 
 
 def test_votes_by_hand() -> None:

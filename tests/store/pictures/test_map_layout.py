@@ -19,6 +19,14 @@ def gaps(middles: NDArray[np.float64]) -> NDArray[np.float64]:
     return far
 
 
+@pytest.mark.parametrize("values", [[0, 1], [0, 1, 9], [0, 1, 2, 3, 4, 5, 6, 7, 8, 50]])
+def test_few_different_places_stay_apart(values: list[float]) -> None:
+    spread = spread_values(np.repeat(values, 20).astype(np.float32))
+    left = np.unique(spread)
+    assert len(left) == len(values)
+    assert np.diff(left).min() > 0.01 * np.ptp(spread) > 1e-3
+
+
 def test_far_points_leave_no_map_empty() -> None:
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.uniform(0, 1, 950), rng.uniform(40, 41, 49), [900]])

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from feature_files import write_index
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
@@ -78,6 +80,14 @@ def test_the_figures_of_dino_knn(
 
     again = evaluate(tiny_weights, out / "train.npy", out / "val.npy", *asked)
     assert again["temperatures"] == result["temperatures"]
+
+
+def test_of_equals_the_best_is_what_was_asked_for_first(tmp_path: Path) -> None:
+    train = write_index(tmp_path / "train.npy", np.eye(4)[[0, 1] * 6], ["a", "b"] * 6)
+    val = write_index(tmp_path / "val.npy", np.eye(4)[[0, 1]], ["a", "b"])
+    asked = ["-k", 12, "-k", 2, "--temperature", 0.07, "--temperature", 0.2]
+    result = json.loads(run("eval", "knn", train, val, *asked, "--json").stdout)
+    assert result["best"] == {"k": 12, "temperature": 0.07, "top1": 100.0}
 
 
 def test_without_output_nothing_is_written(

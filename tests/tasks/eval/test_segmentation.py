@@ -215,6 +215,18 @@ def test_several_objects_void_and_names(data: Path, tiny_weights: Path) -> None:
     assert (told["images"], told["objects"]) == (2, 4)
 
 
+def test_listed_names_may_hold_dots_and_spaces(data: Path, tiny_weights: Path) -> None:
+    for old, new in (("0", "a.v1"), ("1", "b c")):
+        (data / f"photos/{old}.jpg").rename(data / f"photos/{new}.jpg")
+        (data / f"masks/{old}.png").rename(data / f"masks/{new}.png")
+    (data / "val.txt").write_text("a.v1\nb c\n2.jpg 1\n")
+    told = evaluate(
+        data / "photos", data / "masks", "--weights", tiny_weights, "--names", data / "val.txt",
+        "--no-random",
+    )  # fmt: skip
+    assert told["images"] == 3
+
+
 def test_what_cannot_be_used_is_skipped_and_told(data: Path, tiny_weights: Path) -> None:
     (data / "photos/0.jpg").write_bytes(b"")
     (data / "masks/1.png").write_bytes(b"no picture")

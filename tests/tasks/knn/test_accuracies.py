@@ -178,7 +178,10 @@ def test_misuse_is_a_sentence(tmp_path: Path) -> None:
     write_index(tmp_path / "train.npy", bank, labels)
     write_index(tmp_path / "bare.npy", bank, [""] * 30)
     write_index(tmp_path / "single.npy", bank[:1], labels[:1])
+    write_index(tmp_path / "empty.npy", bank[:0], [])
     before = sorted(os.listdir(tmp_path))
+    assert "empty.npy' holds no pictures" in fails(1, tmp_path / "empty.npy", *index)
+    assert "holds no pictures" in fails(1, "--index", tmp_path / "empty.npy", "--duplicates", 0.9)
     assert "none.npy' does not exist" in fails(1, "--index", tmp_path / "none.npy")
     assert "has no labels; embed a folder" in fails(1, "--index", tmp_path / "bare.npy")
     assert "a single image with a label" in fails(1, "--index", tmp_path / "single.npy")
@@ -191,6 +194,12 @@ def test_misuse_is_a_sentence(tmp_path: Path) -> None:
     assert "already exists" in fails(1, *index, "-o", tmp_path / "bare.csv")
     own = [*index, "-o", tmp_path / "train.csv", "--overwrite"]
     assert "belongs to the index" in fails(2, *own)
+    own = [tmp_path / "bare.npy", *index, "-o", tmp_path / "bare.csv", "--overwrite"]
+    assert "belongs to the queries" in fails(2, *own)
+    np.save(tmp_path / "train.mean.npy", bank)
+    own = ["--index", tmp_path / "train.mean.npy", "-o", tmp_path / "train.csv", "--overwrite"]
+    assert "belongs to the index" in fails(2, *own)
+    (tmp_path / "train.mean.npy").unlink()
     two = [tmp_path / "train.npy", tmp_path / "bare.npy"]
     assert "a feature file beside other queries" in fails(2, *two, *index)
     assert sorted(os.listdir(tmp_path)) == before

@@ -96,6 +96,22 @@ def test_duplicates_equal_the_oracle(tmp_path: Path) -> None:
     assert (none["pairs"], none["groups"], none["duplicates"], none["found"]) == (0, 0, 0, [])
 
 
+def test_progress_of_duplicates_counts_the_images(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(9000, 32))
+    index = write_index(tmp_path / "i.npy", vectors, [""] * 9000)
+    told = dino("knn", "--index", index, "--duplicates", 0.99).stderr
+    assert "comparing 9000/9000" in told
+
+
+def test_classes_of_any_name_are_drawn(tmp_path: Path) -> None:
+    labels = ["cl\udce9ss", "a\nb", "$x^{", "\u732b"] * 2
+    index = write_index(tmp_path / "i.npy", np.eye(4)[[0, 1, 2, 3] * 2], labels)
+    told = dino("knn", "--index", index, "--confusion", tmp_path / "c.png").stderr
+    assert "Warning" not in told
+    with Image.open(tmp_path / "c.png") as picture:
+        assert min(picture.size) > 300
+
+
 def test_several_indexes_are_one(tmp_path: Path) -> None:
     bank, labels = clusters(60, 1)
     whole = write_index(tmp_path / "w.npy", bank, labels)

@@ -1,13 +1,15 @@
 """Frames that are kept for a page, and what is told of those that could not be read."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.video import PictureFrames
+from dino_cli.data.listing.images import ImageFile
+from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.tasks.photos.frames import EvenFrames, check_frames
+from dino_cli.tasks.photos.frames import EvenFrames, check_frames, find_videos
 
 
 class Told(Reporter):
@@ -38,14 +40,33 @@ def test_no_frame_is_wanted_without_a_page():
 def test_frames_that_could_not_be_read_are_told():
     frames = PictureFrames(Path("in"), [None] * 9, 10.0, True, (50, 70), [])
     reporter = Told()
-    check_frames(frames, 9, reporter)
-    check_frames(frames, 6, reporter, whole=False)  # interrupted
+    check_frames(frames, 9, reporter, strict=True)
+    check_frames(frames, 6, reporter, strict=False, whole=False)  # interrupted
     assert not reporter.remarks
     frames.unread.append((Path("in/b.png"), "empty file"))
-    check_frames(frames, 6, reporter)
+    check_frames(frames, 6, reporter, strict=False)
     assert reporter.remarks == [
         "'in/b.png' gave no frame: empty file",
         "'in' says it has 9 frames, but only 6 could be read",
     ]
     with pytest.raises(UnreadableImage, match="no frame in it"):
-        check_frames(frames, 0, reporter)
+        check_frames(frames, 0, reporter, strict=False)
+    with pytest.raises(TaskError, match=r"cannot read 'in/b\.png'"):
+        check_frames(frames, 6, reporter, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("listed", "order"),
+    [
+        ("f0 f1 f10 f11 f2", "f0 f1 f2 f10 f11"),  # as a folder is sorted
+        ("f0001 f0002 f0010", "f0001 f0002 f0010"),
+        ("1b2 1b10 2a3", "1b2 1b10 2a3"),  # as a person listed them
+        ("f3 f2 f10", "f3 f2 f10"),
+        ("10 9x a1 a1b", "9x 10 a1 a1b"),
+    ],
+)
+def test_frames_come_in_the_order_of_their_numbers(listed, order):
+    files = [ImageFile(Path(f"in/{n}.png"), "", PurePath(f"{n}.png")) for n in listed.split()]
+    photos, videos = find_videos(files, [], 5.0, exif=True)
+    assert not photos
+    assert [file.path.stem for file in videos.folders[Path("in")]] == order.split()

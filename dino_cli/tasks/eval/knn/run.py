@@ -122,7 +122,8 @@ def _classify(options: KnnConfig, config: EvalKnnConfig, reporter: Reporter) -> 
         )
     by_temperature = {f"{t:g}": score.percent() for t, score in scores.items()}
     top1, k, t = max(
-        (at["top1"], k, t) for t, row in by_temperature.items() for k, at in row.items()
+        ((at["top1"], k, t) for t, row in by_temperature.items() for k, at in row.items()),
+        key=lambda one: one[0],  # of equals the one that was asked for first
     )
     return {
         "k": first.percent(),

@@ -1,5 +1,6 @@
 """Photos and their label maps (VOC's `SegmentationObject`, or black and white masks)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -34,8 +35,8 @@ def find_pairs(config: EvalSegmentationConfig, reporter: Reporter) -> list[Label
         wanted = _names(config.names)
         images = [image for image in images if image.relative.stem in wanted]
     by_place = {_place(one.relative): one.path for one in maps}
-    stems = [one.relative.stem for one in maps]
-    by_stem = {one.relative.stem: one.path for one in maps if stems.count(one.relative.stem) == 1}
+    stems = Counter(one.relative.stem for one in maps)
+    by_stem = {one.relative.stem: one.path for one in maps if stems[one.relative.stem] == 1}
     pairs = []
     for image in images:
         found = by_place.get(_place(image.relative)) or by_stem.get(image.relative.stem)
@@ -60,11 +61,13 @@ def _place(path: PurePath) -> PurePath:
 
 
 def _names(path: Path) -> set[str]:
+    """Names as they stand in the lines and without a suffix: a dot or a space may be of a name."""
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     except OSError as error:
         raise TaskError(f"cannot read {str(path)!r}: {error.strerror}", "check the path") from None
-    return {Path(line.split()[0]).stem for line in lines if line.strip()}
+    said = {text for line in lines if line.strip() for text in (line.strip(), line.split()[0])}
+    return said | {Path(text).stem for text in said}
 
 
 def objects_in(path: Path, photo: LoadedPhoto) -> Objects | str:
