@@ -28,6 +28,14 @@ def refusal(code: int, *words: object) -> str:
     return result.stderr.splitlines()[-1]
 
 
+def sentence(result: Result, code: int = 1) -> str:
+    """The one line that a result which ended with `code` has on stderr; nothing is on stdout."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
 def knn(*words: object) -> dict[str, Any]:
     """What `dino knn … --json` prints."""
     return answer("knn", *words)  # type: ignore[no-any-return]

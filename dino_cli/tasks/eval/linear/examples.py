@@ -15,23 +15,21 @@ __all__ = ["choose_examples", "examples"]
 
 
 def choose_examples(
-    files: Sequence[ImageFile], logits: Tensor, classes: Sequence[str]
+    files: Sequence[ImageFile], logits: Tensor, labels: Tensor, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Six images, evenly spread over the order by the probability of their class.
 
-    logits: (N, classes) of the N files, whose labels are classes.
+    logits: (N, classes) of the N files; labels: int64 (N,).
     """
-    numbers = {name: i for i, name in enumerate(classes)}
-    shares = logits.softmax(dim=1).cpu()
-    own = [float(row[numbers[file.label]]) for file, row in zip(files, shares, strict=True)]
-    named = shares.argmax(dim=1).tolist()
-    order = sorted(range(len(files)), key=lambda i: -own[i])
+    own = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0].cpu()
+    named = logits.argmax(dim=1).tolist()
+    order = own.argsort(descending=True, stable=True).tolist()
     return [
         {
             "path": files[i].path.as_posix(),
             "label": files[i].label,
             "predicted": classes[named[i]],
-            "probability": own[i],
+            "probability": float(own[i]),
         }
         for i in (order[place] for place in spread(len(order)))
     ]

@@ -39,9 +39,9 @@ def logits_of(trained: TrainedClassifier, features: Tensor) -> Tensor:
     return layer.logits(features)[0]
 
 
-def judge(trained: TrainedClassifier, judged: FrozenFeatures, classes: list[str]) -> dict[str, Any]:
-    labels = judged.labels(classes)
-    hits = top_hits(logits_of(trained, judged.features), labels)
+def judge(logits: Tensor, labels: Tensor, classes: list[str]) -> dict[str, Any]:
+    """logits: (N, classes); labels: int64 (N,)."""
+    hits = top_hits(logits, labels)
     counts = torch.bincount(labels, minlength=len(classes))
     right = torch.bincount(labels[hits.top1], minlength=len(classes))
     result: dict[str, Any] = {"top1": float(hits.top1.double().mean())}

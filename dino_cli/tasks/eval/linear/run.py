@@ -174,10 +174,10 @@ def _work(
         assert judged is not None
         trained = _train(config, train, judged, classes, seen, result, reporter)
     if judged is not None:
-        result |= judge(trained, judged, classes)
+        logits, labels = logits_of(trained, judged.features), judged.labels(classes)
+        result |= judge(logits, labels, classes)
         result["best_top1"] = max(trained.best, result["top1"])
-        logits = logits_of(trained, judged.features)
-        result["examples"] = choose_examples(judged.files, logits, classes)
+        result["examples"] = choose_examples(judged.files, logits, labels, classes)
     result |= {
         "n_last_blocks": seen.layer.blocks,
         "avgpool": seen.layer.avgpool,
@@ -226,8 +226,9 @@ def _train(
     if config.compare:
         cached = extract_features(train, seen, config, reporter, "training images")
         fast = train_fast(cached, classes, config, reporter)
+        scores = judge(logits_of(fast, judged.features), judged.labels(classes), classes)
         result["fast"] = {
-            **{key: v for key, v in judge(fast, judged, classes).items() if key != "per_class"},
+            **{key: value for key, value in scores.items() if key != "per_class"},
             "lr": fast.lr,
             "sweep": fast.sweep,
             "agreement": agreement(trained, fast, judged),
