@@ -110,9 +110,8 @@ def _read(path: Path, channels: int | None, exif: bool) -> tuple[NDArray[Any], i
                 image.load()
                 return _values(turned(image) if exif else image, channels), grey_bits(image)
             if image.format == "PNG":
-                kinds = str(image.tile[0][3]).split(";")[
-                    0
-                ]  # asking for EXIF decodes, and clears it
+                # Before EXIF is asked for, which decodes and clears it.
+                kinds = str(image.tile[0][3]).split(";")[0]
                 orientation = image.getexif().get(Base.Orientation, 1) if exif else 1
                 values = read_png(content or path.read_bytes(), orientation)
                 return values[..., _bands_of_png(kinds, channels)], 0

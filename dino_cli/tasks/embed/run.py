@@ -176,13 +176,14 @@ def _check_outputs(config: EmbedConfig, kinds: Sequence[str], blocks: Blocks) ->
 def _check_table(output: Path) -> None:
     """Raises `TaskError` where the .csv beside would be that of an export in another format."""
     formats = (".npy", ".safetensors")
-    if output.suffix not in (*formats, ".csv"):
+    table = output.with_suffix(".csv")
+    if output.suffix not in (*formats, ".csv") or not table.exists():
         return
     for suffix in formats:
         other = output.with_suffix(suffix)
         if suffix != output.suffix and other.exists():
             raise TaskError(
-                f"{str(output.with_suffix('.csv'))!r} belongs to {str(other)!r}, which needs it",
+                f"{str(table)!r} belongs to {str(other)!r}, which needs it",
                 "choose another name",
             )
 

@@ -146,6 +146,8 @@ def test_the_table_of_another_format_is_not_replaced(
         assert f"'{tmp_path}/f.csv' belongs to '{tmp_path}/f.npy'" in text
     assert {p.name: p.read_bytes() for p in tmp_path.glob("f.*")} == before
     run(photos, "-o", tmp_path / "f.npz", *fixed)
+    (tmp_path / "w.safetensors").write_bytes(b"weights, which have no table")
+    run(photos, "-o", tmp_path / "w.csv", *fixed)
 
 
 def test_image_size_keeps_the_aspect(photos: Path, tmp_path: Path, tiny_weights: Path) -> None:
