@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dino_cli.progress import Reporter
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, Task, TaskID
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress, TaskID
 
 __all__ = ["Terminal", "printable"]
 
@@ -82,27 +82,29 @@ class Terminal(Reporter):
         self._metrics = {}
         if not self.live:
             return
-        from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
         from rich.table import Column
         from rich.text import Text
 
-        class Metrics(ProgressColumn):
-            """What gives way where the terminal is narrow."""
+        class Bar(Progress):
+            """With the figures on a row of their own, so that a narrow terminal cuts none."""
 
-            def render(self, task: "Task") -> Text:
-                return Text(task.fields["metrics"], no_wrap=True, overflow="ellipsis")
+            def get_renderables(self) -> Iterable["RenderableType"]:
+                yield from super().get_renderables()
+                for task in self.tasks:
+                    if task.fields["metrics"]:
+                        yield Text("  " + task.fields["metrics"], no_wrap=True, overflow="ellipsis")
 
         def fixed(text: str, **style: str) -> TextColumn:
             return TextColumn(text, table_column=Column(no_wrap=True), **style)  # type: ignore[arg-type]
 
-        self._progress = Progress(
+        self._progress = Bar(
             SpinnerColumn(),
             fixed("[bold]{task.description}"),
             BarColumn(bar_width=None, table_column=Column(min_width=6, ratio=1)),
             fixed("{task.fields[count]}"),
             fixed("{task.fields[rate]}", style="cyan"),
             fixed("{task.fields[left]}"),
-            Metrics(table_column=Column(no_wrap=False)),
             console=self._console(),
             transient=True,
         )
