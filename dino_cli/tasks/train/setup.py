@@ -26,7 +26,7 @@ from dino_cli.data.views.batches import BatchPlan, ViewSchedule
 from dino_cli.data.views.draws import ViewSpec
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
-from dino_cli.tasks.train.start import start_from
+from dino_cli.tasks.train.start import head_from, start_from
 
 __all__ = [
     "Schedules",
@@ -257,12 +257,15 @@ def build_networks(
     *,
     resumed: bool = False,
 ) -> Networks:
-    """Student and teacher with equal weights, the optimizer, and a centre of zeros."""
+    """Student and teacher with equal weights, the optimizer, and the centre: zeros, but for a head
+    that goes on."""
     torch.manual_seed(config.seed)
     student = _multi_crop(config, architecture, drop_path=drop_path_of(architecture, config))
+    centre = None
     # A checkpoint holds everything: the file that the run began with may be gone by then.
     if config.init_from is not None and not resumed:
         start_from(config, student.backbone, architecture, reporter)
+        centre = head_from(config, student.head, reporter)
     teacher = _multi_crop(config, architecture, drop_path=0.0)
     teacher.load_state_dict(student.state_dict())
     teacher.requires_grad_(False)
@@ -284,7 +287,7 @@ def build_networks(
         student=student,
         teacher=teacher,
         optimizer=make_optimizer(config.optimizer, student),
-        centre=torch.zeros(1, config.out_dim, device=device),
+        centre=(torch.zeros(1, config.out_dim) if centre is None else centre).to(device),
         centre_momentum=config.center_momentum,
         koleo_weight=config.koleo_weight,
     )

@@ -1,22 +1,27 @@
 """A run that starts from given weights: `dino train --init-from`."""
 
 import re
+import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
+from dino_cli.config.setting import arguments
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.network.backbone import build
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
+from dino_cli.store.weights.heads import read_head
 from dino_cli.store.weights.load import Weights
 from dino_cli.store.weights.load import load as load_weights
 
-__all__ = ["start_from"]
+__all__ = ["head_from", "start_from"]
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".bin")  # names of models have none of these
 
@@ -27,7 +32,7 @@ def start_from(
     """Copy given weights into a fresh backbone, the position grid resampled to this run's, the
     first convolution fitted to its channels."""
     assert config.init_from is not None
-    given = _weights(config.init_from, reporter)
+    given = _weights(config.init_from, config.heads, reporter)
     tensors = dict(given.tensors)
     wanted = backbone.state_dict()
     if (
@@ -43,6 +48,8 @@ def start_from(
     _fit_channels(tensors, wanted, reporter)
     wrong = [k for k in wanted.keys() | tensors.keys() if k not in wanted or k not in tensors]
     wrong += [k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape]
+    if getattr(given.architecture, "heads", None) != getattr(architecture, "heads", None):
+        wrong += ["number of heads"]  # which no shape shows
     if wrong:
         raise TaskError(
             f"--init-from {config.init_from} does not fit {config.arch} with patches of "
@@ -53,14 +60,48 @@ def start_from(
     backbone.load_state_dict(tensors)
 
 
-def _weights(given: str, reporter: Reporter) -> Weights:
-    """What stands at that path, else the model of that name."""
+def head_from(config: TrainConfig, head: nn.Module, reporter: Reporter) -> torch.Tensor | None:
+    """Copy the projection head that lies beside those weights into a fresh one, and give its
+    centre, (1, K).
+
+    Where there is none, or another than this run's, the fresh one stays, which is said.
+    """
+    assert config.init_from is not None
+    given = read_head(Path(config.init_from))
+    if given is None:
+        reporter.remark(
+            f"{config.init_from} holds no projection head, which starts anew: the features get "
+            "worse before they get better. The original's full checkpoints and run folders hold one"
+        )
+        return None
+    wanted = head.state_dict()
+    if {k: t.shape for k, t in given.tensors.items()} != {k: t.shape for k, t in wanted.items()}:
+        other: dict[str, Any] = {
+            k: value for k, value in given.options.items() if value != getattr(config, k)
+        }
+        fitting = shlex.join(arguments(replace(config, **other), other))
+        reporter.remark(
+            f"the projection head of {config.init_from} does not fit and starts anew: the features "
+            f"get worse before they get better. It would with {fitting}"
+        )
+        return None
+    head.load_state_dict(dict(given.tensors))
+    centre = given.centre if config.center_init == "zero" else None  # else the first batch's mean
+    what = "head goes" if centre is None else "head and the centre go"
+    reporter.remark(f"the projection {what} on from {config.init_from} too")
+    return centre
+
+
+def _weights(given: str, heads: int | None, reporter: Reporter) -> Weights:
+    """What stands at that path, else the model of that name; heads: where they do not tell."""
     path = Path(given)
     named = not path.exists()
     if named and (path.suffix in SUFFIXES or path.is_absolute() or given.startswith(".")):
         raise TaskError(f"there are no weights at {given!r}", "check --init-from")
     try:
-        return load_weights(model=given, weights=None if named else path, reporter=reporter)
+        return load_weights(
+            model=given, weights=None if named else path, heads=heads, reporter=reporter
+        )
     except TaskError as error:
         what = f"nothing lies at {given!r}, and {error.what}" if named else error.what
         fix = re.sub("--(weights|model)", "--init-from", error.fix)  # their names elsewhere

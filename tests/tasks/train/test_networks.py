@@ -1,5 +1,6 @@
 """What `dino train` trains: other backbones, and networks that begin with weights."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -113,6 +114,67 @@ def test_starting_from_a_model_by_name(images, small, tmp_path):
         result = dino(*words, given, "-o", tmp_path / "other", code=1)
         assert said in result.stderr
         assert "--weights" not in result.stderr
+    two = ["--width", "128", "--depth", "4", "--patch-size", "8", "-o", tmp_path / "other"]
+    small.write_text(small.read_text().replace("heads = 2\n", ""))
+    assert "px: number of heads" in dino(*words, "dino_demo", *two, code=1).stderr
     convnet = ["--arch", "resnet18", "-o", tmp_path / "other"]
     result = dino(*words, "dino_demo", *convnet, code=1)
     assert "--init-from dino_demo does not fit resnet18" in result.stderr
+
+
+HIDDEN = "head.mlp.0.weight"
+STILL = ["--max-steps", "1", "--center-momentum", "1"]  # the first step's rate is 0
+
+
+def as_the_original_saves_it(checkpoint, path):
+    """Of a checkpoint of ours, as `main_dino.py` writes it."""
+    wrapped = {f"module.{name}": tensor for name, tensor in checkpoint["student"].items()}
+    content = {"student": wrapped, "teacher": checkpoint["teacher"], "epoch": 3}
+    content |= {"args": argparse.Namespace(arch="vit_small")}
+    torch.save({**content, "dino_loss": {"center": checkpoint["centre"]}}, path)
+
+
+@pytest.mark.parametrize("given", ["a run", "a checkpoint", "the original's"])
+def test_head_and_centre_go_on_from_a_full_checkpoint(images, small, tmp_path, given):
+    first, second = tmp_path / "first", tmp_path / "second"
+    dino("train", images, "--config", small, "-o", first, "--max-steps", "3")
+    before = torch.load(first / "checkpoint.pt", weights_only=True)
+    as_the_original_saves_it(before, tmp_path / "full.pth")
+    paths = {"a run": first, "a checkpoint": first / "checkpoint.pt"}
+    path = paths.get(given, tmp_path / "full.pth")
+    words = ["train", images, "--config", small, "-o", second, *STILL, "--init-from", path]
+    assert "the projection head and the centre go on from" in dino(*words).stderr
+    after = torch.load(second / "checkpoint.pt", weights_only=True)
+    assert not torch.equal(before["student"][HIDDEN], before["teacher"][HIDDEN])
+    assert before["centre"].abs().max() > 0
+    for network in ("student", "teacher"):
+        for name, tensor in before["teacher"].items():
+            assert torch.equal(after[network][name], tensor), name
+    assert torch.equal(after["centre"], before["centre"])
+
+
+def test_a_head_that_does_not_fit_or_is_not_there_is_told(images, small, tmp_path):
+    first = tmp_path / "first"
+    dino("train", images, "--config", small, "-o", first, "--max-steps", "1")
+    head = torch.load(first / "checkpoint.pt", weights_only=True)["teacher"]
+    words = ["train", images, "--config", small, *STILL, "--init-from"]
+    bare = dino(*words, first / "teacher.safetensors", "-o", tmp_path / "bare").stderr
+    assert f"{first / 'teacher.safetensors'} holds no projection head, which starts anew" in bare
+    other = ["--out-dim", "24", "--use-bn-in-head"]
+    said = dino(*words, first, "-o", tmp_path / "other", *other).stderr
+    outputs = len(head["head.last_layer.weight_v"])
+    assert f"It would with --out-dim {outputs} --no-use-bn-in-head\n" in said
+    centred = dino(*words, first, "-o", tmp_path / "batch", "--center-init", "batch").stderr
+    assert f"the projection head goes on from {first} too" in centred
+
+
+def test_a_head_that_is_not_finite_is_refused(images, small, tmp_path):
+    first = tmp_path / "first"
+    dino("train", images, "--config", small, "-o", first, "--max-steps", "1")
+    broken = torch.load(first / "checkpoint.pt", weights_only=True)
+    broken["teacher"]["head.mlp.0.bias"][0] = float("nan")
+    as_the_original_saves_it(broken, tmp_path / "full.pth")
+    words = ["train", images, "--config", small, *STILL, "-o", tmp_path / "second"]
+    said = dino(*words, "--init-from", tmp_path / "full.pth", code=1).stderr
+    assert "its head is not finite (mlp.0.bias)" in said
+    assert not (tmp_path / "second").exists()
