@@ -70,8 +70,8 @@ def head_from(config: TrainConfig, head: nn.Module, reporter: Reporter) -> torch
     given = read_head(Path(config.init_from))
     if given is None:
         reporter.remark(
-            f"{config.init_from} holds no projection head, which starts anew: the features get "
-            "worse before they get better. The original's full checkpoints and run folders hold one"
+            f"{config.init_from} holds no projection head, which starts anew; the original's full "
+            "checkpoints and run folders hold one"
         )
         return None
     wanted = head.state_dict()
@@ -81,8 +81,8 @@ def head_from(config: TrainConfig, head: nn.Module, reporter: Reporter) -> torch
         }
         fitting = shlex.join(arguments(replace(config, **other), other))
         reporter.remark(
-            f"the projection head of {config.init_from} does not fit and starts anew: the features "
-            f"get worse before they get better. It would with {fitting}"
+            f"the projection head of {config.init_from} does not fit and starts anew; it would with "
+            f"{fitting}"
         )
         return None
     head.load_state_dict(dict(given.tensors))
