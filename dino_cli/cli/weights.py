@@ -128,6 +128,16 @@ def remove(config: WeightsRemoveConfig, terminal: Terminal) -> list[dict[str, An
     return records
 
 
+def _head(options: dict[str, Any] | None) -> str:
+    if options is None:
+        return ""
+    norm = ", batch norm" if options["use_bn_in_head"] else ""
+    return (
+        f"{options['out_dim']} prototypes, {options['head_hidden']} wide, bottleneck "
+        f"{options['head_bottleneck']}{norm}; goes on by `dino train --init-from`"
+    )
+
+
 def _told(told: dict[str, Any]) -> dict[str, str]:
     """What `inspect` found, as lines for people; empty where there is nothing to say."""
     a = told["architecture"] or {}
@@ -138,6 +148,7 @@ def _told(told: dict[str, Any]) -> dict[str, str]:
         "SHA-256": told["sha256"],
         "layout": told["layout"],
         "networks": ", ".join(told["networks"]),
+        "head": _head(told["head"]),
         "beside": ", ".join(told["beside"]),
         "tensors": f"{told['tensors']}, {told['parameters'] / 1e6:.1f} M parameters",
         "precision": ", ".join(f"{count} {dtype}" for dtype, count in told["dtypes"].items()),

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from dino_cli.cli.app import app
 from dino_cli.core.network.architecture import VitArchitecture
 from dino_cli.core.network.vit import build_vit
+from dino_cli.core.training.head import DinoHead
 
 
 def inspect(path: Path, *options: str) -> Result:
@@ -42,6 +43,19 @@ def test_inspect_tells_what_a_file_holds(tmp_path: Path) -> None:
     shown = inspect(tmp_path / "w.pth").stdout
     assert "width 128, depth 3, 2 heads" in shown
     assert "28x28, for 224x224 px" in shown
+
+
+def test_inspect_tells_the_projection_head(tmp_path: Path) -> None:
+    a = VitArchitecture(width=64, depth=1, heads=1, patch_size=8, grid=(4, 4))
+    backbone = {f"backbone.{name}": tensor for name, tensor in build_vit(a).state_dict().items()}
+    head = DinoHead(64, 48, hidden_dim=32, bottleneck_dim=16).state_dict()
+    content = {"teacher": backbone | {f"head.{name}": tensor for name, tensor in head.items()}}
+    torch.save({**content, "dino_loss": {"center": torch.zeros(1, 48)}}, tmp_path / "full.pth")
+    options = {"out_dim": 48, "head_hidden": 32, "head_bottleneck": 16, "use_bn_in_head": False}
+    assert inspected(tmp_path / "full.pth")["head"] == options
+    assert "48 prototypes, 32 wide, bottleneck 16; goes on" in inspect(tmp_path / "full.pth").stdout
+    torch.save({"teacher": backbone}, tmp_path / "bare.pth")
+    assert inspected(tmp_path / "bare.pth")["head"] is None
 
 
 def test_inspect_tells_why_a_file_does_not_fit(tmp_path: Path) -> None:

@@ -5,22 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from dino_cli.errors import TaskError
 from dino_cli.store.weights.layouts import bare_names, network_of
 from dino_cli.store.weights.tensor_files import read_tensor_file
 
 __all__ = ["HeadWeights", "read_head"]
+
+MATRICES = ("mlp.0.weight", "last_layer.weight_v")  # without which it is not DINO's
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadWeights:
     """The teacher's projection head, all on the CPU.
 
-    tensors: float32 under the names of `core.training.head.DinoHead`. centre: float32 (1, K), of
-    the teacher's logits; None where the file has none.
+    tensors: under the names of `core.training.head.DinoHead`, perhaps mapped from the file. centre:
+    float32 (1, K), of the teacher's logits; None where the file has none.
     """
 
     tensors: Mapping[str, Tensor]
@@ -37,11 +37,17 @@ class HeadWeights:
             "use_bn_in_head": "mlp.1.running_mean" in self.tensors,
         }
 
+    @property
+    def not_finite(self) -> list[str]:
+        """Names of the tensors that are not."""
+        named = {**self.tensors, "centre": self.centre}
+        return [name for name, t in named.items() if t is not None and not t.isfinite().all()]
+
 
 def read_head(path: Path) -> HeadWeights | None:
     """The head in a full checkpoint of the reference or of `dino train`, or in a run's folder.
 
-    None where there is none. Raises `TaskError` for a damaged file or a head that is not finite.
+    None where there is none. Raises `TaskError` for a damaged file.
     """
     file = path / "checkpoint.pt" if path.is_dir() else path
     if not file.is_file():
@@ -50,21 +56,10 @@ def read_head(path: Path) -> HeadWeights | None:
     if not isinstance(content.get("teacher"), Mapping):
         return None
     names = bare_names(network_of(content, "teacher"))
-    tensors = {
-        name.removeprefix("head."): tensor.float().clone() if tensor.is_floating_point() else tensor
-        for name, tensor in names.items()
-        if name.startswith("head.")
-    }
-    if not {"mlp.0.weight", "last_layer.weight_v"} <= tensors.keys():
+    tensors = {n.removeprefix("head."): t for n, t in names.items() if n.startswith("head.")}
+    if any(name not in tensors or tensors[name].ndim != 2 for name in MATRICES):
         return None
-    centre = _centre(content)
-    for name, tensor in {**tensors, "centre": centre}.items():
-        if tensor is not None and not torch.isfinite(tensor).all():
-            raise TaskError(
-                f"cannot use {str(file)!r}: its head is not finite ({name})",
-                "give weights from before the training diverged",
-            )
-    return HeadWeights(tensors=tensors, centre=centre)
+    return HeadWeights(tensors=tensors, centre=_centre(content))
 
 
 def _centre(content: Mapping[str, Any]) -> Tensor | None:

@@ -13,6 +13,7 @@ from dino_cli.core.network.architecture import Architecture, TimmArchitecture, V
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.architectures import ArchitectureHints, read_architecture
 from dino_cli.store.weights.folders import Source, open_source
+from dino_cli.store.weights.heads import read_head
 from dino_cli.store.weights.layouts import HEADS, bare_names, network_of, to_timm_names
 from dino_cli.store.weights.lookalikes import looks_like
 from dino_cli.store.weights.shapes import vit_shapes
@@ -28,11 +29,12 @@ HUGGINGFACE = {
 def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
     """Everything about a file, run folder or Hugging Face folder, JSON-ready.
 
-    Keys: path, files, bytes, sha256, layout, networks, beside (what is no network), tensors,
-    parameters, dtypes, not_finite, architecture (None when it cannot be told), heads_known (its
-    heads are written somewhere, not inferred from a width of 64 each), fits, and for what
-    does not fit missing, unexpected, misshapen, reason, looks_like. Raises `TaskError` when the
-    file cannot be read at all.
+    Keys: path, files, bytes, sha256, layout, networks, head (the options of `dino train` that make
+    its projection head, None without one), beside (what is no network), tensors, parameters,
+    dtypes, not_finite, architecture (None when it cannot be told), heads_known (its heads are
+    written somewhere, not inferred from a width of 64 each), fits, and for what does not fit
+    missing, unexpected, misshapen, reason, looks_like. Raises `TaskError` when the file cannot be
+    read at all.
     """
     source = open_source(path, checkpoint_key)
     tensors = network_of(source.content, checkpoint_key)
@@ -43,6 +45,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
         "sha256": source.sha256(),
         "layout": _layout(tensors, source),
         "networks": [k for k in ("student", "teacher") if isinstance(source.content.get(k), dict)],
+        "head": head.options if (head := read_head(path)) else None,
         "beside": sorted(k for k, v in source.content.items() if not isinstance(v, Tensor)),
         "tensors": len(tensors),
         "parameters": sum(t.numel() for t in tensors.values() if t.is_floating_point()),

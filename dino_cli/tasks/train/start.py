@@ -64,7 +64,8 @@ def head_from(config: TrainConfig, head: nn.Module, reporter: Reporter) -> torch
     """Copy the projection head that lies beside those weights into a fresh one, and give its
     centre, (1, K).
 
-    Where there is none, or another than this run's, the fresh one stays, which is said.
+    Where there is none, or another than this run's, the fresh one stays, which is said. Raises
+    `TaskError` for one that is not finite.
     """
     assert config.init_from is not None
     given = read_head(Path(config.init_from))
@@ -74,6 +75,12 @@ def head_from(config: TrainConfig, head: nn.Module, reporter: Reporter) -> torch
             "checkpoints and run folders hold one"
         )
         return None
+    if given.not_finite:
+        raise TaskError(
+            f"cannot use --init-from {config.init_from}: its head is not finite "
+            f"({given.not_finite[0]})",
+            "give weights from before the training diverged",
+        )
     wanted = head.state_dict()
     if {k: t.shape for k, t in given.tensors.items()} != {k: t.shape for k, t in wanted.items()}:
         other: dict[str, Any] = {
@@ -81,8 +88,8 @@ def head_from(config: TrainConfig, head: nn.Module, reporter: Reporter) -> torch
         }
         fitting = shlex.join(arguments(replace(config, **other), other))
         reporter.remark(
-            f"the projection head of {config.init_from} does not fit and starts anew; it would with "
-            f"{fitting}"
+            f"the projection head of {config.init_from} does not fit and starts anew; it would fit "
+            f"with {fitting}"
         )
         return None
     head.load_state_dict(dict(given.tensors))

@@ -163,7 +163,7 @@ def test_a_head_that_does_not_fit_or_is_not_there_is_told(images, small, tmp_pat
     other = ["--out-dim", "24", "--use-bn-in-head"]
     said = dino(*words, first, "-o", tmp_path / "other", *other).stderr
     outputs = len(head["head.last_layer.weight_v"])
-    assert f"it would with --out-dim {outputs} --no-use-bn-in-head\n" in said
+    assert f"it would fit with --out-dim {outputs} --no-use-bn-in-head\n" in said
     centred = dino(*words, first, "-o", tmp_path / "batch", "--center-init", "batch").stderr
     assert f"the projection head goes on from {first} too" in centred
 
