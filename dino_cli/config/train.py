@@ -78,7 +78,8 @@ class TrainConfig(ImageOptions, ListOptions):
     init_from: str | None = setting(
         None,
         "Start student and teacher from these weights: a file, a run folder, or the name of a "
-        "model (see `dino weights list`).",
+        "model (see `dino weights list`). The projection head and the centre of a full checkpoint "
+        "or a run go on too.",
         panel=MODEL,
         metavar="WEIGHTS",
     )
