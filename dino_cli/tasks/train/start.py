@@ -1,5 +1,6 @@
 """A run that starts from given weights: `dino train --init-from`."""
 
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch import nn
 
 from dino_cli.config.setting import arguments
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
-from dino_cli.core.network.backbone import build
+from dino_cli.core.network.backbone import build_empty
+from dino_cli.core.network.vit import VisionTransformer
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.heads import read_head
@@ -35,20 +38,12 @@ def start_from(
     given = _weights(config.init_from, config.heads, reporter)
     tensors = dict(given.tensors)
     wanted = backbone.state_dict()
-    if (
-        isinstance(given.architecture, VitArchitecture)
-        and isinstance(architecture, VitArchitecture)
-        and tensors["pos_embed"].shape != wanted["pos_embed"].shape
-        and tensors["pos_embed"].shape[-1] == wanted["pos_embed"].shape[-1]
-    ):
-        source = build(given.architecture)
-        source.load_state_dict(tensors)
-        with torch.no_grad():
-            tensors["pos_embed"] = source.position_embedding(*architecture.grid)  # type: ignore[operator]
+    _fit_positions(tensors, given.architecture, backbone)
     _fit_channels(tensors, wanted, reporter)
     wrong = [k for k in wanted.keys() | tensors.keys() if k not in wanted or k not in tensors]
     wrong += [k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape]
-    if getattr(given.architecture, "heads", None) != getattr(architecture, "heads", None):
+    both = [a for a in (given.architecture, architecture) if isinstance(a, VitArchitecture)]
+    if len({a.heads for a in both}) > 1:
         wrong += ["number of heads"]  # which no shape shows
     if wrong:
         raise TaskError(
@@ -113,6 +108,31 @@ def _weights(given: str, heads: int | None, reporter: Reporter) -> Weights:
         what = f"nothing lies at {given!r}, and {error.what}" if named else error.what
         fix = re.sub("--(weights|model)", "--init-from", error.fix)  # their names elsewhere
         raise TaskError(what, fix) from None
+
+
+def _fit_positions(tensors: dict[str, torch.Tensor], given: Architecture, net: nn.Module) -> None:
+    """Resample learned positions to the grid of this run's network, by the rule of the given one:
+    DINO's or DINOv2's, else timm's."""
+    source = build_empty(given)
+    here, there = (
+        getattr(getattr(n, "patch_embed", None), "grid_size", None) for n in (net, source)
+    )
+    positions = tensors.get("pos_embed")
+    if positions is None or positions.ndim != 3 or here is None or there in (None, here):
+        return
+    if isinstance(source, VisionTransformer):
+        source.pos_embed = nn.Parameter(positions, requires_grad=False)
+        tensors["pos_embed"] = source.position_embedding(*here)
+    else:
+        prefix = positions.shape[1] - math.prod(there)
+        tensors["pos_embed"] = resample_abs_pos_embed(
+            positions, list(here), list(there), num_prefix_tokens=prefix
+        )
+
+
+def _grid(net: nn.Module) -> tuple[int, int] | None:
+    """Rows and columns of learned positions, if there are any."""
+    return getattr(getattr(net, "patch_embed", None), "grid_size", None)
 
 
 def _fit_channels(

@@ -5,10 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from in_process import dino
 from safetensors.torch import load_file
 from small_run import losses
+
+from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.vit import build_vit
 
 
 @pytest.mark.parametrize(
@@ -95,6 +99,32 @@ def test_starting_from_weights_resamples_positions(images, small, tmp_path):
     b = torch.load(second / "checkpoint.pt", weights_only=True)["student"]  # its lr was 0
     assert b["backbone.pos_embed"].shape == (1, 37, 32)
     assert torch.equal(a["backbone.blocks.1.mlp.fc1.weight"], b["backbone.blocks.1.mlp.fc1.weight"])
+
+
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "vit_tiny"])
+def test_starting_resamples_positions_of_timms_networks(images, small, tmp_path, arch):
+    """By timm's rule where timm made them, by DINO's where they are of a DINO ViT."""
+    named = "patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n"
+    small.write_text(small.read_text().replace(named, ""))
+    words = ["train", images, "--config", small, "--max-steps", "1", "--local-size", "32"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    dino(*words, "--arch", arch, "--global-size", "64", "-o", first)
+    given = load_file(first / "teacher.safetensors")
+    larger = ["--arch", "vit_tiny_patch16_224", "--global-size", "96"]
+    dino(*words, *larger, "--init-from", first / "teacher.safetensors", "-o", second)
+    if arch == "vit_tiny":
+        a = VitArchitecture(width=192, depth=12, heads=3, patch_size=16, grid=(4, 4))
+        net = build_vit(a)
+        net.load_state_dict(given)
+        wanted = net.position_embedding(6, 6)
+    else:
+        net = timm.create_model(arch, img_size=64, num_classes=0)
+        net.load_state_dict(given)
+        net.set_input_size(96)
+        wanted = net.pos_embed
+    found = torch.load(second / "checkpoint.pt", weights_only=True)["student"]
+    assert found["backbone.pos_embed"].shape == (1, 37, 192)
+    torch.testing.assert_close(found["backbone.pos_embed"], wanted.detach())
 
 
 def test_starting_from_a_model_by_name(images, small, tmp_path):
