@@ -15,7 +15,12 @@ from torch import nn
 
 from dino_cli.config.setting import arguments
 from dino_cli.config.train import TrainConfig
-from dino_cli.core.network.architecture import Architecture, VitArchitecture
+from dino_cli.core.network.architecture import (
+    VIT_SIZES,
+    Architecture,
+    TimmArchitecture,
+    VitArchitecture,
+)
 from dino_cli.core.network.backbone import build_empty
 from dino_cli.core.network.vit import VisionTransformer
 from dino_cli.errors import TaskError
@@ -50,9 +55,36 @@ def start_from(
             f"--init-from {config.init_from} does not fit {config.arch} with patches of "
             f"{config.patch_size} px: {', '.join(sorted(wrong)[:3])}"
             + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
-            "choose --arch, --patch-size, --width, --depth, --heads and --in-chans as in those",
+            _fitting(config, given.architecture),
         )
     backbone.load_state_dict(tensors)
+
+
+def _fitting(config: TrainConfig, given: Architecture) -> str:
+    """The way out: the options under which a network is as the given one."""
+    if isinstance(given, TimmArchitecture):
+        return f"choose --arch {given.name.split('.')[0]}"
+    if given.layer_scale or given.registers:
+        return "choose the timm model that they are of by --arch"
+    shape = (given.width, given.depth, given.heads)
+    named = {size: name for name, size in VIT_SIZES.items()}.get(shape)
+    width, depth, heads = (None, None, None) if named else shape
+    wanted: dict[str, Any] = {
+        "arch": named or "vit_tiny",
+        "patch_size": given.patch_size,
+        "width": width,
+        "depth": depth,
+        "heads": heads,
+        "conv_stem": given.conv_stem,
+        "in_chans": config.in_chans if given.in_chans == 3 else given.in_chans,
+    }
+    other = {name: value for name, value in wanted.items() if value != getattr(config, name)}
+    return f"choose {_typed(config, other) or 'no --width, --depth and --heads'}"
+
+
+def _typed(config: TrainConfig, other: Mapping[str, Any]) -> str:
+    """Options as they are typed."""
+    return shlex.join(arguments(replace(config, **other), other))
 
 
 def head_from(config: TrainConfig, head: nn.Module, reporter: Reporter) -> torch.Tensor | None:
@@ -81,10 +113,9 @@ def head_from(config: TrainConfig, head: nn.Module, reporter: Reporter) -> torch
         other: dict[str, Any] = {
             k: value for k, value in given.options.items() if value != getattr(config, k)
         }
-        fitting = shlex.join(arguments(replace(config, **other), other))
         reporter.remark(
             f"the projection head of {config.init_from} does not fit and starts anew; it would fit "
-            f"with {fitting}"
+            f"with {_typed(config, other)}"
         )
         return None
     head.load_state_dict(dict(given.tensors))
