@@ -226,6 +226,9 @@ def test_schedules_have_their_ends():
     assert teacher_temperatures(0.04, 0.07, 5, warmup_epochs=3).tolist() == pytest.approx(
         [0.04, 0.055, 0.07, 0.07, 0.07]
     )
+    # A run may be nothing but warm-up.
+    assert cosine_schedule(1.0, 0.1, 3, warmup_steps=3).tolist() == [0, 0.5, 1.0]
+    assert teacher_temperatures(0.04, 0.07, 2, warmup_epochs=2).tolist() == [0.04, 0.07]
     with pytest.raises(ValueError, match="do not fit"):
         cosine_schedule(1.0, 0.1, 4, warmup_steps=5)
     with pytest.raises(ValueError, match="do not fit"):
