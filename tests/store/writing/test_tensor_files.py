@@ -13,16 +13,18 @@ from dino_cli.store.writing.tensor_files import save_state, save_tensors
 TEXTS = {"format": "pt", "dino": '{"a": "ü\\n"}', "z": "", "model": "x", "b": "🦕"}
 
 
-def test_the_same_content_makes_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("more", range(8))  # the library fills a header up to eight bytes
+def test_the_same_content_makes_the_same_bytes(tmp_path, more):
+    texts = {**TEXTS, "z": more * "z"}
     tensors = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1, dtype=torch.float16)}
     seen = set()
     for i in range(6):
         path = tmp_path / f"{i}.safetensors"
-        save_tensors(path, tensors, dict(reversed(TEXTS.items())) if i % 2 else TEXTS)
+        save_tensors(path, tensors, dict(reversed(texts.items())) if i % 2 else texts)
         seen.add(path.read_bytes())
     assert len(seen) == 1
     with safe_open(path, "pt") as file:
-        assert file.metadata() == TEXTS
+        assert file.metadata() == texts
         assert torch.equal(file.get_tensor("w"), tensors["w"])
         assert torch.equal(file.get_tensor("b"), tensors["b"])
 
