@@ -118,6 +118,17 @@ def test_a_damaged_checkpoint_does_not_push_out_the_one_before(folder, monkeypat
     assert steps(folder) == {"checkpoint.pt": 3, "checkpoint.1.pt": 1}
 
 
+def test_of_several_the_newest_is_found(folder):
+    for name, step in {
+        "checkpoint.2.pt": 9, "checkpoint.10.pt": 8, "checkpoint-0004.pt": 4, "checkpoint-0003.pt": 3,
+    }.items():  # fmt: skip
+        torch.save(state(step), folder.path / name)
+    for step in (9, 8, 4, 3):
+        found, _ = find(folder)
+        assert load_checkpoint(found)["step"] == step
+        found.unlink()
+
+
 def test_nothing_and_nothing_whole(folder):
     assert find(folder) == (None, [])
     folder.checkpoint.write_bytes(b"x")
