@@ -32,9 +32,14 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
 def test_after_an_error_all_is_as_it_was(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def half():
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        half()
     assert os.listdir(tmp_path) == ["a.txt"]
     assert path.read_text() == "old"
 
