@@ -243,6 +243,7 @@ def test_plan_shows_each_image_once_per_epoch_whatever_the_ranks():
         for step in range(plans[0].steps):
             micro = [list(plan.micro_batches(step, step + 1)) for plan in plans]
             keys = [key for m in range(accumulate) for rank in micro for key in rank[m]]
+            assert {key.progress for key in keys} == {step / 6}  # of the whole run
             steps.append([(key.image, key.epoch) for key in keys])
         return steps
 
@@ -267,6 +268,10 @@ def test_colours_ramp_and_the_last_part_is_larger():
     assert (at_start[0][0].solarize_prob, late[0][0].solarize_prob) == (0, SPEC.solarize_prob)
     assert [group[0].size for group in at_start] == [32, 32]
     assert [group[0].size for group in late] == [64, 48]
+    assert schedule.at(0.9)[0][0].size == 64
+    assert schedule.at(0.0)[0][0].grayscale_prob == pytest.approx(0.1)
+    without = replace(schedule, globals_=(replace(SPEC, solarize_prob=0.0), SPEC), start=(0.5,) * 6)
+    assert [spec.solarize_prob for spec in without.at(0.0)[0]] == [0, 0.5]
 
 
 def test_rectangular_views_equal_pils_and_distort_no_more_than_square_ones(photo):
