@@ -199,6 +199,11 @@ def test_extreme_shapes_fall_back_to_a_central_crop(height, width, size):
     assert draw.left == (width - draw.width) // 2
     assert draw.height >= 1
     assert draw.width >= 1
+    if size == 32:
+        params = transforms.RandomResizedCrop.get_params(
+            torch.zeros(3, height, width), [1, 1], [3 / 4, 4 / 3]
+        )
+        assert (draw.top, draw.left, draw.height, draw.width) == params
 
 
 def test_probabilities_ranges_and_orders():
@@ -220,6 +225,15 @@ def test_probabilities_ranges_and_orders():
     for name, (low, high) in {"brightness": (0.6, 1.4), "hue": (-0.1, 0.1)}.items():
         values = [f[name] for f in factors]
         assert (min(values), max(values)) == pytest.approx((low, high), abs=0.005)
+
+
+def test_a_strength_above_one_makes_no_negative_of_a_picture():
+    strong = replace(SPEC, jitter=(1.5, 1.5, 1.5, 0.0), jitter_prob=1.0)
+    draws = [draw_view(strong, uniforms(0, 0, i, 1)[0], 50, 50) for i in range(50)]
+    factors = [factor for draw in draws for _, factor in draw.jitter]
+    assert len(factors) == 150
+    assert 0 <= min(factors) < 0.1
+    assert 2.4 < max(factors) <= 2.5
 
 
 def test_a_draw_depends_on_seed_epoch_image_and_view_alone():

@@ -139,8 +139,9 @@ def test_photos_to_watch_may_change_when_a_run_goes_on(images, small, tmp_path):
 def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
-    result = dino("train", "--resume", run, "--out-dim", "32", code=2)
-    assert "--out-dim cannot change in a resumed run (it was 64)" in result.stderr
+    for flag, value, was in (("--out-dim", "32", "64"), ("--seed", "1", "0")):
+        result = dino("train", "--resume", run, flag, value, code=2)
+        assert f"{flag} cannot change in a resumed run (it was {was})" in result.stderr
     fewer = images / "fish"
     result = dino("train", fewer, "--resume", run, code=1)
     assert "images" in result.stderr

@@ -22,12 +22,21 @@ def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
         return json.loads(dino("train", "photos", "--dry-run", *flags).stdout)
 
     file = tmp_path / "mine.toml"
-    file.write_text("epochs = 17\nlocal-size = 40\n")
+    file.write_text("epochs = 17\nlocal-size = 40\nmean = [0.5]\n")
     assert resolved()["epochs"] == 100
     assert resolved("--preset", "demo")["epochs"] == 20
     both = resolved("--preset", "demo", "--config", file)
     assert (both["epochs"], both["local_size"], both["out_dim"]) == (17, 40, 256)
+    assert both["mean"] == [0.5]
     assert resolved("--preset", "demo", "--config", file, "--epochs", "19")["epochs"] == 19
+
+
+def test_sizes_in_a_file_are_written_in_three_ways(tmp_path):
+    file = tmp_path / "mine.toml"
+    for text, size in {"48": 48, '"48x32"': [48, 32], "[48, 32]": [48, 32], "[48, 48]": 48}.items():
+        file.write_text(f"global-size = {text}\npatch-size = 8\n")
+        made = json.loads(dino("train", "photos", "--config", file, "--dry-run").stdout)
+        assert made["global_size"] == size
 
 
 def test_another_architecture_does_not_take_the_size_of_the_presets(tmp_path):
@@ -129,6 +138,11 @@ def test_configuration_files_are_checked(tmp_path):
         "jitter = [1, 2]": "jitter to [1, 2]",
         "lr = nan": "must be finite",
         f"epochs = 1{400 * '0'}": "beyond 64 bits",
+        f"seed = {2**63}": "beyond 64 bits",
+        f"jitter = [{-(2**63) - 1}]": "beyond 64 bits",
+        "lr = true": "lr to True, which is not a number",
+        "dry-run = true": "sets 'dry-run', which only a flag can",
+        'global-size = "32 by 16"': "global-size to '32 by 16', which is not a size; write 480 or",
         'optimizer = "adam"': "optimizer to 'adam'",
         "epochs = = 3": "not a TOML file",
     }.items():
