@@ -83,6 +83,6 @@ def _pairs(
 def centre_update(centre: Tensor, batch_mean: Tensor, momentum: float = 0.9) -> Tensor:
     """The next centre (equation 4): c ← m c + (1 - m) · mean of the teacher logits.
 
-    batch_mean: (1, K), over both global views, the whole batch and all ranks.
+    batch_mean: float32 (1, K), over both global views, the whole batch and all ranks.
     """
-    return centre * momentum + batch_mean.float() * (1 - momentum)
+    return centre * momentum + batch_mean * (1 - momentum)

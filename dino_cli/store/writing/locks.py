@@ -43,7 +43,9 @@ def _locked(place: Path, output: Path) -> int | None:
         except OSError as error:
             os.close(descriptor)
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                return None  # a file system without locks
+                with suppress(OSError):  # a file system without locks
+                    place.unlink(missing_ok=True)
+                return None
             raise TaskError(
                 f"another dino is writing {str(output)!r}", "wait for it, or choose another -o"
             ) from None

@@ -41,7 +41,12 @@ def _order_header(path: Path) -> None:
 
 def save_state(file: Path | IO[bytes], state: Mapping[str, Any]) -> None:
     """By `torch.save`. Raises `OSError`."""
-    with _as_os_error(file if isinstance(file, Path) else None):
+    if isinstance(file, Path):
+        # torch's own opening of a path loses what the disk said, as of being full.
+        with file.open("wb") as opened:
+            save_state(opened, state)
+        return
+    with _as_os_error(None):
         torch.save(dict(state), file)
 
 

@@ -25,7 +25,7 @@ def test_entropies_of_healthy_uniform_and_one_hot_targets():
     assert uniform.entropy.item() == pytest.approx(math.log(K))
     assert uniform.spread.item() == pytest.approx(0, abs=1e-6)
     point = health(torch.eye(K)[[3] * K])
-    assert (point.entropy.item(), point.spread.item()) == (0, 0)
+    assert (point.entropy.item(), point.spread.item(), point.target_kl.item()) == (0, 0, 0)
     assert point.prototypes.item() == pytest.approx(1)
     assert point.centre_norm.item() == pytest.approx(0.5 * K**0.5)
 
@@ -60,6 +60,7 @@ def test_effective_rank():
     assert effective_rank(line).item() == pytest.approx(1, abs=0.01)
     axes = torch.cat([torch.eye(16), -torch.eye(16)])
     assert effective_rank(axes).item() == pytest.approx(16, rel=1e-4)
+    assert effective_rank(torch.ones(4, 3)).item() == 1
     assert math.isnan(effective_rank(torch.full((4, 3), float("nan"))).item())
 
 

@@ -30,6 +30,13 @@ def test_loss_and_gradient_are_those_of_the_nearest_others() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_short_features_in_half_precision_are_reckoned_in_full() -> None:
+    features = (1e-3 * torch.randn(2 * 7, 5, generator=torch.Generator().manual_seed(0))).bfloat16()
+    loss = koleo_loss(features, views=2)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, by_pairs(features, views=2).float(), rtol=1e-6, atol=0)
+
+
 def test_twins_have_a_finite_loss_and_gradient() -> None:
     features = torch.ones(4, 3).requires_grad_()
     loss = koleo_loss(features, views=1)

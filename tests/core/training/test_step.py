@@ -8,8 +8,10 @@ from small_networks import networks, state, views
 from torch import nn
 
 from dino_cli.core.training.droppath import DropPath, draw_masks
+from dino_cli.core.training.health import measure_health
+from dino_cli.core.training.koleo import koleo_loss
 from dino_cli.core.training.loss import dino_loss, teacher_targets
-from dino_cli.core.training.optim import clip_per_tensor, parameter_groups
+from dino_cli.core.training.optim import Lars, clip_per_tensor, parameter_groups
 from dino_cli.core.training.schedule import cosine_schedule, teacher_temperatures
 from dino_cli.core.training.step import StepValues, Views, start_centre, train_step
 
@@ -48,6 +50,43 @@ def test_accumulated_micro_batches_equal_the_whole_batch():
     assert one.loss.item() == pytest.approx(two.loss.item(), rel=1e-5)
     for name, tensor in state(whole).items():
         torch.testing.assert_close(state(split)[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_a_step_goes_down_the_gradient_of_the_loss_and_the_weighted_koleo(weight):
+    """KoLeo's over the student's two global views; told beside the loss, not in it."""
+    n, batch = networks("sgd"), views()
+    n.koleo_weight = weight
+    trained = [p for p in n.student.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in trained]
+    logits, features = n.student(batch.groups, with_features=True)
+    targets = teacher_targets(n.teacher(batch.groups[:1]), n.centre, AT.teacher_temperature)
+    loss, koleo = dino_loss(logits, targets, views=5), koleo_loss(features[: 2 * 4], views=2)
+    gradients = torch.autograd.grad(loss + weight * koleo, trained)
+    plain = StepValues(**{**vars(AT), "weight_decay": 0.0})
+    result = train_step(n, [batch], plain, clip_grad=0.0)
+    for old, new, gradient in zip(before, trained, gradients, strict=True):
+        torch.testing.assert_close(new.detach(), old - AT.lr * gradient, rtol=1e-4, atol=1e-7)
+    assert result.loss.item() == pytest.approx(loss.item())
+    if weight:
+        assert result.koleo.item() == pytest.approx(koleo.item())
+    length = sum(gradient.double().square().sum().item() for gradient in gradients) ** 0.5
+    assert result.gradient_norm.item() == pytest.approx(length, rel=1e-4)
+
+
+def test_the_figures_of_a_step_are_of_what_it_saw_and_moved():
+    n, batch = networks(), views()
+    trained = [p for p in n.student.parameters() if p.requires_grad]
+    before = torch.cat([p.detach().flatten() for p in trained])
+    logits, features = n.teacher(batch.groups[:1], with_features=True)
+    targets = teacher_targets(logits, n.centre, AT.teacher_temperature)
+    result = train_step(n, [batch], AT, clip_grad=3.0, measure=True)
+    expected = measure_health(targets, features, n.centre)  # the centre as it is now
+    for name, figure in vars(expected).items():
+        torch.testing.assert_close(getattr(result.health, name), figure, msg=name)
+    moved = (torch.cat([p.detach().flatten() for p in trained]) - before).norm()
+    assert moved > 0
+    torch.testing.assert_close(result.update_ratio, moved / before.norm())
 
 
 def test_the_centre_begins_at_the_mean_of_the_first_batch_and_moves_nothing_else():
@@ -159,6 +198,17 @@ def test_groups_decay_matrices_positions_and_prototypes_only():
     assert "head.last_layer.weight_g" in decayed  # (K, 1), trained here
     assert all(name.endswith("bias") or ".norm" in name for name in plain)
     assert parameter_groups(n.student)[1]["weight_decay"] == 0
+    frozen = parameter_groups(networks().student)
+    assert all(p.requires_grad for group in frozen for p in group["params"])
+
+
+def test_lars_takes_plain_steps_where_a_length_is_zero():
+    """A share of no length would stay where it is for ever, one of no gradient be no number."""
+    weights, without = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.ones(2, 3))
+    weights.grad, without.grad = torch.ones(2, 3), torch.zeros(2, 3)
+    Lars([weights, without], lr=0.1).step()
+    assert weights.tolist() == [[pytest.approx(-0.1)] * 3] * 2
+    assert without.tolist() == [[1.0] * 3] * 2
 
 
 def test_clipping_is_per_tensor():
@@ -226,6 +276,9 @@ def test_schedules_have_their_ends():
     assert teacher_temperatures(0.04, 0.07, 5, warmup_epochs=3).tolist() == pytest.approx(
         [0.04, 0.055, 0.07, 0.07, 0.07]
     )
+    # A run may be nothing but warm-up.
+    assert cosine_schedule(1.0, 0.1, 3, warmup_steps=3).tolist() == [0, 0.5, 1.0]
+    assert teacher_temperatures(0.04, 0.07, 2, warmup_epochs=2).tolist() == [0.04, 0.07]
     with pytest.raises(ValueError, match="do not fit"):
         cosine_schedule(1.0, 0.1, 4, warmup_steps=5)
     with pytest.raises(ValueError, match="do not fit"):

@@ -199,6 +199,11 @@ def test_extreme_shapes_fall_back_to_a_central_crop(height, width, size):
     assert draw.left == (width - draw.width) // 2
     assert draw.height >= 1
     assert draw.width >= 1
+    if size == 32:
+        params = transforms.RandomResizedCrop.get_params(
+            torch.zeros(3, height, width), [1, 1], [3 / 4, 4 / 3]
+        )
+        assert (draw.top, draw.left, draw.height, draw.width) == params
 
 
 def test_probabilities_ranges_and_orders():
@@ -222,6 +227,15 @@ def test_probabilities_ranges_and_orders():
         assert (min(values), max(values)) == pytest.approx((low, high), abs=0.005)
 
 
+def test_a_strength_above_one_makes_no_negative_of_a_picture():
+    strong = replace(SPEC, jitter=(1.5, 1.5, 1.5, 0.0), jitter_prob=1.0)
+    draws = [draw_view(strong, uniforms(0, 0, i, 1)[0], 50, 50) for i in range(50)]
+    factors = [factor for draw in draws for _, factor in draw.jitter]
+    assert len(factors) == 150
+    assert 0 <= min(factors) < 0.1
+    assert 2.4 < max(factors) <= 2.5
+
+
 def test_a_draw_depends_on_seed_epoch_image_and_view_alone():
     a = uniforms(3, 4, 5, 10)
     assert a.shape == (10, COLUMNS)
@@ -243,6 +257,7 @@ def test_plan_shows_each_image_once_per_epoch_whatever_the_ranks():
         for step in range(plans[0].steps):
             micro = [list(plan.micro_batches(step, step + 1)) for plan in plans]
             keys = [key for m in range(accumulate) for rank in micro for key in rank[m]]
+            assert {key.progress for key in keys} == {step / 6}  # of the whole run
             steps.append([(key.image, key.epoch) for key in keys])
         return steps
 
@@ -267,6 +282,10 @@ def test_colours_ramp_and_the_last_part_is_larger():
     assert (at_start[0][0].solarize_prob, late[0][0].solarize_prob) == (0, SPEC.solarize_prob)
     assert [group[0].size for group in at_start] == [32, 32]
     assert [group[0].size for group in late] == [64, 48]
+    assert schedule.at(0.9)[0][0].size == 64
+    assert schedule.at(0.0)[0][0].grayscale_prob == pytest.approx(0.1)
+    without = replace(schedule, globals_=(replace(SPEC, solarize_prob=0.0), SPEC), start=(0.5,) * 6)
+    assert [spec.solarize_prob for spec in without.at(0.0)[0]] == [0, 0.5]
 
 
 def test_rectangular_views_equal_pils_and_distort_no_more_than_square_ones(photo):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 
 import pytest
 import torch
@@ -118,6 +119,15 @@ def test_a_damaged_checkpoint_does_not_push_out_the_one_before(folder, monkeypat
     assert steps(folder) == {"checkpoint.pt": 3, "checkpoint.1.pt": 1}
 
 
+def test_of_several_the_newest_is_found(folder):
+    for name, step in {".2": 9, ".10": 8, "-0004": 4, "-0003": 3}.items():
+        torch.save(state(step), folder.path / f"checkpoint{name}.pt")
+    for step in (9, 8, 4, 3):
+        found, _ = find(folder)
+        assert load_checkpoint(found)["step"] == step
+        found.unlink()
+
+
 def test_nothing_and_nothing_whole(folder):
     assert find(folder) == (None, [])
     folder.checkpoint.write_bytes(b"x")
@@ -140,6 +150,25 @@ def test_a_full_disk_is_told_at_the_next_call_and_the_old_file_stays(folder, mon
         save(writer, 3)
     assert load_checkpoint(folder.checkpoint)["step"] == 3
     assert steps(folder)["checkpoint.1.pt"] == 1
+
+
+def test_an_error_of_the_run_waits_for_the_last_write(folder, monkeypatch):
+    write = checkpoints.save_state
+
+    def slowly(*given):
+        time.sleep(0.2)
+        write(*given)
+
+    monkeypatch.setattr(checkpoints, "save_state", slowly)
+
+    def fail():
+        with CheckpointWriter(folder, keep=2) as writer:
+            save(writer, 1)
+            raise TaskError("an error of the run", "")
+
+    with pytest.raises(TaskError, match="of the run"):
+        fail()
+    assert steps(folder) == {"checkpoint.pt": 1}
 
 
 def test_an_error_without_words_is_told_by_its_name(folder, monkeypatch):

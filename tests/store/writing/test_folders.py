@@ -4,7 +4,7 @@ from pathlib import PurePath
 import pytest
 
 from dino_cli.errors import TaskError
-from dino_cli.store.writing.folders import ResultFolders, folder_names
+from dino_cli.store.writing.folders import ResultFolders, folder_names, hidden_folder
 
 OWN = re.compile(r"mask_\d\.png")
 
@@ -21,6 +21,7 @@ def _names(*inputs):
         (["cat.jpg", "cat.png"], ["cat.jpg", "cat.png"]),
         (["cat.jpg", "cat/1.jpg"], ["cat.jpg", "cat/1"]),
         (["cat.jpg", "cat.jpg", "cat.jpg"], ["cat.jpg", "cat.jpg-2", "cat.jpg-3"]),
+        (["cat.jpg", "cat.jpg", "cat.jpg-2.png"], ["cat.jpg", "cat.jpg-3", "cat.jpg-2"]),
         (["cat", "dog"], ["cat", "dog"]),
         (
             ["archive.tar.png", "..jpg", "skipped.csv.png"],
@@ -72,8 +73,6 @@ def test_what_a_killed_run_left_does_not_disturb(tmp_path):
     for hidden in ("partial", "replaced"):
         left = next(iter((tmp_path / "out").iterdir())).with_name(f".x.{hidden}")
         left.mkdir()
-    from dino_cli.store.writing.folders import hidden_folder
-
     for state in ("partial", "replaced"):
         stale = hidden_folder(tmp_path / "out" / "cat", state)
         stale.mkdir()
@@ -82,6 +81,19 @@ def test_what_a_killed_run_left_does_not_disturb(tmp_path):
     assert [p.name for p in (tmp_path / "out" / "cat").iterdir()] == ["mask_1.png"]
     assert not hidden_folder(tmp_path / "out" / "cat", "partial").exists()
     assert not hidden_folder(tmp_path / "out" / "cat", "replaced").exists()
+
+
+def test_what_a_killed_run_had_moved_away_outlives_a_write_that_fails(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    results, folder = _results(tmp_path), tmp_path / "out" / "cat"
+    results.write(PurePath("cat"), {"mask_0.png": b"old"})
+    folder.rename(hidden_folder(folder, "replaced"))
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    with pytest.raises(OSError, match="No space left"):
+        results.write(PurePath("cat"), {"mask_0.png": b"new"})
+    assert (folder / "mask_0.png").read_bytes() == b"old"
 
 
 def test_check_refuses_existing_results_unless_overwriting(tmp_path):

@@ -1,5 +1,7 @@
 """One command at a time for one output; temporary files of the dead are swept."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -50,6 +52,38 @@ def test_an_output_is_held_until_its_process_ends(tmp_path):
 def test_where_no_lock_can_be_made_the_command_goes_on(tmp_path):
     with lock_output(tmp_path / "no" / "f.npy"):
         pass
+
+
+def test_on_a_file_system_without_locks_the_command_goes_on_and_leaves_nothing(
+    tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with lock_output(tmp_path / "f.npy"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_its_holder_is_just_removing_is_not_taken_for_one(tmp_path, monkeypatch):
+    place, lockf, before = tmp_path / ".f.npy.lock", fcntl.lockf, []
+
+    def removed(descriptor, how):
+        if not before:
+            before.append(place.unlink())
+        lockf(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "lockf", removed)
+    with lock_output(tmp_path / "f.npy"):
+        assert place.exists()  # where the next process looks
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_follows_no_link(tmp_path):
+    (tmp_path / ".f.npy.lock").symlink_to(tmp_path / "elsewhere")
+    with lock_output(tmp_path / "f.npy"):
+        assert os.listdir(tmp_path) == [".f.npy.lock"]
 
 
 def test_files_of_a_killed_process_are_swept_and_those_of_a_living_one_stay(tmp_path):

@@ -1,5 +1,7 @@
 """Several results appear together, or not at all."""
 
+from pathlib import Path
+
 import pytest
 
 from dino_cli.errors import TaskError
@@ -40,6 +42,30 @@ def test_results_take_their_names_and_the_rest_stays(tmp_path):
         "out/mine": "kept",
         "out/page.html": "two",
     }
+
+
+def test_a_file_that_is_replaced_is_there_at_every_instant(tmp_path, monkeypatch):
+    with stage_results(tmp_path / "out", NAMES) as stage:
+        fill(stage, "one")
+    replace, seen = Path.replace, []
+
+    def replaced(self, target):
+        seen.append(target.name if target.exists() else "")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    with stage_results(tmp_path / "out", NAMES) as stage:
+        fill(stage, "two")
+    assert seen == ["", "page.html"]  # a folder has to be moved away
+
+
+def test_what_a_killed_process_left_does_not_replace_what_is_newer(tmp_path):
+    (left := tmp_path / "out" / ".results.abcdefgh.part").mkdir(parents=True)
+    (left / "old-page.html").write_text("old")
+    (tmp_path / "out" / "page.html").write_text("newer")
+    with stage_results(tmp_path / "out", ["other"]) as stage:
+        (stage / "other").write_text("new")
+    assert everything(tmp_path) == {"out/other": "new", "out/page.html": "newer"}
 
 
 def test_a_folder_that_is_there_may_be_a_file_system_of_its_own(tmp_path):

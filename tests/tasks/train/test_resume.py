@@ -1,6 +1,7 @@
 """Runs that stopped, by a signal, a kill, their end or what went wrong, and that go on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,7 +55,12 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_
     assert done.startswith(f"{part}: 12 steps, ")
     assert len(done.splitlines()) == 1
     assert losses(part) == losses(tmp_path / "whole")
-    assert len(Log.read(part / "log.jsonl")) == len(Log.read(tmp_path / "whole" / "log.jsonl"))
+    epochs = [
+        [e["epoch_loss"] for e in Log.read(tmp_path / name / "log.jsonl") if "epoch_loss" in e]
+        for name in ("whole", "part")
+    ]
+    assert epochs[0] == epochs[1]
+    assert len(epochs[0]) == 3
     a, b = (
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
         for name in ("whole", "part")
@@ -100,6 +106,7 @@ def test_a_damaged_checkpoint_is_not_kept_in_place_of_the_one_before(images, sma
     dino("train", images, "--config", small, "-o", run, "--save-every", "1", "--max-steps", "2")
     (run / "checkpoint.pt").unlink()
     (run / "checkpoint.pt").write_bytes(b"damaged")
+    assert not list(run.glob("checkpoint-*.pt"))  # of whole epochs
     said = dino("train", "--resume", run).stderr
     assert "checkpoint.pt is damaged; trying the one before it" in " ".join(said.split())
     assert [load_checkpoint(run / f"checkpoint{i}.pt")["step"] for i in ("", ".1")] == [2, 1]
@@ -132,18 +139,26 @@ def test_photos_to_watch_may_change_when_a_run_goes_on(images, small, tmp_path):
     for watched, steps in ((3, "8"), (2, "12")):
         dino("train", "--resume", run, "--watch", watched, "--max-steps", steps)
         assert len(read_photos(run / "watch")) == watched
-        *_, last = read_attention(run / "watch").values()
-        assert len(last) == watched
+        found = read_attention(run / "watch")
+        assert 0 not in found  # it was not looked at then
+        assert len(found[int(steps) // 4]) == watched
 
 
 def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
-    result = dino("train", "--resume", run, "--out-dim", "32", code=2)
-    assert "--out-dim cannot change in a resumed run (it was 64)" in result.stderr
-    fewer = images / "fish"
-    result = dino("train", fewer, "--resume", run, code=1)
-    assert "images" in result.stderr
+    for flag, value, was in (("--out-dim", "32", "64"), ("--seed", "1", "0")):
+        result = dino("train", "--resume", run, flag, value, code=2)
+        assert f"{flag} cannot change in a resumed run (it was {was})" in result.stderr
+    moved = tmp_path / "moved"
+    shutil.copytree(images, moved)
+    dino("train", moved, "--resume", run)  # the same images elsewhere
+    one = min(moved.rglob("*.png"))
+    other = one.rename(one.with_name("other.png"))
+    for said in ("33 images have other names now", "has images 33, now it would be 32"):
+        result = dino("train", moved, "--resume", run, code=1)
+        assert said in " ".join(result.stderr.split())
+        other.unlink(missing_ok=True)
     result = dino("train", images, "-o", run, "--config", small, code=1)
     assert f"{str(run)!r} already exists; go on with dino train --resume {run}" in result.stderr
 

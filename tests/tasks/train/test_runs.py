@@ -159,6 +159,11 @@ def test_knn_during_training_is_in_the_log(images, small, tmp_path):
     epochs = [e for e in Log.read(run / "log.jsonl") if "epoch_loss" in e]
     assert ["knn_top1" in e for e in epochs] == [False, True, True]
     assert all(0 <= e["knn_top1"] <= 100 for e in epochs[1:])
+    feats = tmp_path / "f.npy"
+    exact = ["--device", "cpu", "--precision", "fp32"]
+    dino("embed", images, "--weights", run, "-o", feats, *exact)
+    asked = json.loads(dino("knn", "--index", feats, "-k", "20", "--json").stdout)
+    assert asked["k"]["20"]["top1"] == epochs[-1]["knn_top1"]
 
 
 def test_knn_that_a_stop_cut_short_says_nothing_of_the_images(images, small, tmp_path, monkeypatch):

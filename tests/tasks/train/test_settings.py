@@ -14,7 +14,14 @@ from dino_cli.config.setting import flag_of
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import VIT_SIZES
 from dino_cli.errors import UsageError
+from dino_cli.progress import Reporter
 from dino_cli.tasks.train.check import check
+from dino_cli.tasks.train.setup import (
+    plan_of,
+    preprocessing_of,
+    schedules_of,
+    view_schedule_of,
+)
 
 
 def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
@@ -22,12 +29,21 @@ def test_settings_come_from_defaults_then_preset_then_file_then_flags(tmp_path):
         return json.loads(dino("train", "photos", "--dry-run", *flags).stdout)
 
     file = tmp_path / "mine.toml"
-    file.write_text("epochs = 17\nlocal-size = 40\n")
+    file.write_text("epochs = 17\nlocal-size = 40\nmean = [0.5]\n")
     assert resolved()["epochs"] == 100
     assert resolved("--preset", "demo")["epochs"] == 20
     both = resolved("--preset", "demo", "--config", file)
     assert (both["epochs"], both["local_size"], both["out_dim"]) == (17, 40, 256)
+    assert both["mean"] == [0.5]
     assert resolved("--preset", "demo", "--config", file, "--epochs", "19")["epochs"] == 19
+
+
+def test_sizes_in_a_file_are_written_in_three_ways(tmp_path):
+    file = tmp_path / "mine.toml"
+    for text, size in {"48": 48, '"48x32"': [48, 32], "[48, 32]": [48, 32], "[48, 48]": 48}.items():
+        file.write_text(f"global-size = {text}\npatch-size = 8\n")
+        made = json.loads(dino("train", "photos", "--config", file, "--dry-run").stdout)
+        assert made["global_size"] == size
 
 
 def test_another_architecture_does_not_take_the_size_of_the_presets(tmp_path):
@@ -92,6 +108,37 @@ def test_a_dry_run_prints_the_warmup_that_will_be():
         assert shown["warmup_epochs"] == epochs
 
 
+def test_schedules_are_those_of_the_options():
+    config = TrainConfig(
+        epochs=5, batch_size=32, accumulate=4, lr=0.002, warmup_epochs=2, min_lr=1e-5,
+        weight_decay=0.1, weight_decay_end=0.5, momentum_teacher=0.9, freeze_last_layer=2,
+        warmup_teacher_temp=0.03, teacher_temp=0.06, warmup_teacher_temp_epochs=4,
+    )  # fmt: skip
+    steps = schedules_of(config, plan_of(config, 300), Reporter())
+    at = [steps.at(step) for step in range(10)]  # two each epoch
+    assert at[3].lr == max(one.lr for one in at) == pytest.approx(0.002 * 128 / 256)
+    assert 1e-5 < at[9].lr < at[8].lr
+    temperatures = [0.03, 0.04, 0.05, 0.06, 0.06]
+    assert [one.teacher_temperature for one in at[::2]] == pytest.approx(temperatures)
+    assert [one.freeze_last_layer for one in at] == [step < 4 for step in range(10)]
+    assert (at[0].momentum, at[0].weight_decay) == pytest.approx((0.9, 0.1))
+    assert 0.99 < at[9].momentum < 1
+    assert 0.48 < at[9].weight_decay < 0.5
+
+
+def test_views_are_the_papers_unless_told_otherwise():
+    views = view_schedule_of(TrainConfig(local_crops_number=3))
+    (first, second), local = views.globals_, views.locals_
+    assert (first.blur_prob, second.blur_prob, local[0].blur_prob) == (1.0, 0.1, 0.5)
+    assert (first.solarize_prob, second.solarize_prob, local[0].solarize_prob) == (0, 0.2, 0)
+    assert first.scale == second.scale == (0.4, 1)
+    assert [one.scale for one in local] == [(0.05, 0.4)] * 3
+    assert (first.size, local[0].size) == (224, 96)
+    larger = TrainConfig(final_size=(448, 192), final_share=0.1)
+    assert preprocessing_of(larger).crop == 448
+    assert preprocessing_of(TrainConfig(final_size=(448, 192), final_share=0)).crop == 224
+
+
 def test_the_job_script_as_json():
     words = ["train", "photos", "-o", "run", "--epochs", "7", "--print-sbatch"]
     plain = dino(*words).stdout
@@ -129,6 +176,11 @@ def test_configuration_files_are_checked(tmp_path):
         "jitter = [1, 2]": "jitter to [1, 2]",
         "lr = nan": "must be finite",
         f"epochs = 1{400 * '0'}": "beyond 64 bits",
+        f"seed = {2**63}": "beyond 64 bits",
+        f"jitter = [{-(2**63) - 1}]": "beyond 64 bits",
+        "lr = true": "lr to True, which is not a number",
+        "dry-run = true": "sets 'dry-run', which only a flag can",
+        'global-size = "32 by 16"': "global-size to '32 by 16', which is not a size; write 480 or",
         'optimizer = "adam"': "optimizer to 'adam'",
         "epochs = = 3": "not a TOML file",
     }.items():
