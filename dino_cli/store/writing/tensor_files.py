@@ -41,7 +41,7 @@ def save_tensors(
         file.write(safetensors_header(about, metadata or {}))
         for name in order:
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy())
+            file.write(flat.view(torch.uint8).numpy().data)
 
 
 def safetensors_header(
