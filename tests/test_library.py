@@ -195,6 +195,57 @@ def test_errors_are_ours(photos: Path, model: dino_cli.Model) -> None:
         dino_cli.knn(np.eye(6), labels=list("abcde"))
 
 
+BLANK = np.zeros((64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"features": "cls,patch", "image_size": "64"}, r"grids of \(4, 4, 64\) and \(4, 8, 64\)"),
+        ({"batch_size": 0}, "batch size 0 is not a positive number"),
+    ],
+)
+def test_options_of_embed_that_cannot_be(
+    model: dino_cli.Model, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        dino_cli.embed([BLANK, BLANK.repeat(2, axis=1)], model, **options)
+
+
+@pytest.mark.parametrize("nothing", [BLANK[:0], Image.new("RGB", (0, 5))])
+def test_pictures_without_pixels(model: dino_cli.Model, nothing: Any) -> None:
+    for call in (dino_cli.embed, dino_cli.attention_masks):
+        with pytest.raises(UsageError, match="has no pixels"):
+            call([nothing], model)
+
+
+def test_choices_that_there_are_not(model: dino_cli.Model, weights: Path) -> None:
+    """Such words passed, and something else was computed."""
+    for options in ({"masks": "seed"}, {"refine": "fine"}):
+        with pytest.raises(UsageError, match="is none of the choices; use one of"):
+            dino_cli.attention_masks(BLANK, model, **options)  # type: ignore[arg-type]
+    for head in ("all", "0,1"):
+        with pytest.raises(UsageError, match="is not one head"):
+            dino_cli.attention_masks(BLANK, model, masks="attention", head=head)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="checkpoint_key='pupil' is none of the choices"):
+        dino_cli.load_model(weights=weights, checkpoint_key="pupil")  # type: ignore[arg-type]
+
+
+def test_features_that_cannot_be_compared() -> None:
+    with pytest.raises(UsageError, match="queries of 3 numbers each, an index of 4"):
+        dino_cli.knn(np.eye(4), np.eye(3))
+    for index, queries in ((np.full((4, 4), np.nan), None), (np.eye(4), np.full((2, 4), np.inf))):
+        with pytest.raises(TaskError, match="row 0 is not finite"):
+            dino_cli.knn(index, queries)
+    with pytest.raises(TaskError, match="no rows of features"):
+        dino_cli.knn(np.eye(4), np.empty((0, 4)))
+    for impossible in ({"temperature": 0}, {"k": 0}, {"min_similarity": 2}):
+        with pytest.raises(UsageError, match="is not a"):
+            dino_cli.knn(np.eye(4), **impossible)  # type: ignore[arg-type]
+    found = dino_cli.knn(np.eye(4), labels=["a", "a", None, None], k=2)  # type: ignore[list-item]
+    assert found.classes == ["a"]
+
+
 @pytest.mark.slow
 def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lines of Python in the README, on drawn images as it says before."""

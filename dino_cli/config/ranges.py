@@ -1,8 +1,10 @@
 """Numbers that no command can work with, each refused in one sentence."""
 
+from typing import Literal, get_args, get_origin, get_type_hints
+
 from dino_cli.errors import UsageError
 
-__all__ = ["check_batches", "check_fps", "check_positive", "check_threshold"]
+__all__ = ["check_batches", "check_choices", "check_fps", "check_positive", "check_threshold"]
 
 
 def check_positive(flag: str, value: float, usual: object) -> None:
@@ -19,6 +21,17 @@ def check_batches(batch_size: int, workers: int, *, usual: int = 8) -> None:
         )
     if workers < 0:
         raise UsageError(f"{workers} workers is a negative number", "use --workers 0 for none")
+
+
+def check_choices(config: object) -> None:
+    """Raises `UsageError` for a value that is none of an option's choices.
+
+    For calls from Python: on the command line nothing else can be given.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        value, choices = getattr(config, name), get_args(hint)
+        if get_origin(hint) is Literal and value not in choices:
+            raise UsageError(f"{name}={value!r} is none of the choices", f"use one of {choices}")
 
 
 def check_threshold(share: float) -> None:

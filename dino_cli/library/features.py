@@ -110,12 +110,13 @@ def _gathered(
         skipped += [(files[i].path.as_posix(), reason) for i, reason in batch.failures]
     if not rows:
         raise nothing_read(skipped)
-    shapes = {array.shape[1:] for array in pieces[kinds[0]]}
-    if len(shapes) > 1:
-        raise UsageError(
-            f"the pictures have grids of {' and '.join(map(str, sorted(shapes)))}",
-            "make them equal with image_size='480x480'",
-        )
+    for parts in pieces.values():
+        shapes = sorted({array.shape[1:] for array in parts})
+        if len(shapes) > 1:
+            raise UsageError(
+                f"the pictures have grids of {' and '.join(map(str, shapes))}",
+                "make them equal with image_size='480x480'",
+            )
     order = np.argsort(rows)
     arrays = {kind: np.concatenate(parts)[order] for kind, parts in pieces.items()}
     paths = [files[row].path.as_posix() if files else "" for row in sorted(rows)]

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.config.attention import AttentionConfig
+from dino_cli.config.ranges import check_choices
 from dino_cli.config.shared import ModelOptions
 from dino_cli.core.masks.refine import cut, guided_mask
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.own_depth import read_input
 from dino_cli.data.listing.images import find_images
-from dino_cli.errors import TaskError
+from dino_cli.errors import TaskError, UsageError
 from dino_cli.library.model import load_model
 from dino_cli.library.pictures import Pictures, many_of, rgb_of
 from dino_cli.progress import Reporter
@@ -62,7 +63,7 @@ def attention_masks(
     `masks="seeded", refine="guided"`, one better mask. `head` says which one it is of
     `masks="attention"`. Pictures of one size go through the network together, at most `batch_size`.
 
-    Raises `UsageError` for no pictures, names mixed with pictures, an array that is no RGB pixels,
+    Raises `UsageError` for no pictures, names mixed with pictures, one that is no RGB pixels,
     a network without attention of its class token, a head that it does not have, and options that
     cannot be. Raises `TaskError` for names that are not there, a file that cannot be read, a
     picture that is too small or becomes too large, a model that cannot be had, attention that is
@@ -79,6 +80,9 @@ def attention_masks(
         image_size=image_size,
         batch_size=batch_size,
     )
+    check_choices(config)
+    if isinstance(head, str) and head not in ("best", "mean"):
+        raise UsageError(f"head={head!r} is not one head", "give its number, 'best' or 'mean'")
     asked = plan(config, read_options(config), Reporter(), opened)
     if all(isinstance(one, str | PathLike) for one in many):
         many = [file.path for file in find_images([str(one) for one in many])]

@@ -4,6 +4,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from dino_cli.config.ranges import check_choices
 from dino_cli.config.shared import NetworkOptions
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import Model, open_model
@@ -26,7 +27,8 @@ def load_model(
     """A network, as the commands open it: a name of theirs, a hub id, timm's name, or `weights`.
 
     The result has `backbone`, `preprocessing`, `device` and `identity`; `embed` and
-    `attention_masks` take it.
+    `attention_masks` take it. Raises `UsageError` for options that cannot be, `TaskError` for
+    weights that cannot be had or do not fit.
     """
     options = NetworkOptions(
         model=name,
@@ -39,4 +41,5 @@ def load_model(
         checkpoint_key=checkpoint_key,
         offline=offline,
     )
+    check_choices(options)
     return open_model(options, Reporter())

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from dino_cli.config.ranges import check_batches
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.loader import Batch
 from dino_cli.data.preprocess import build_transform
@@ -39,10 +40,12 @@ def many_of(images: Pictures | Sequence[Pictures]) -> list[Pictures]:
 
 
 def rgb_of(picture: Pictures) -> Image.Image:
-    """A picture in memory. Raises `UsageError` for an array that is no RGB pixels."""
+    """A picture in memory. Raises `UsageError` for no pixels, and for an array that is not RGB."""
+    pixels = np.asarray(picture)
+    if 0 in pixels.shape[:2]:
+        raise UsageError(f"a picture of shape {pixels.shape} has no pixels", "leave it out")
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
-    pixels = np.asarray(picture)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise UsageError(
             f"a picture is {pixels.dtype} {pixels.shape}", "give RGB pixels, uint8 (H, W, 3)"
@@ -53,8 +56,10 @@ def rgb_of(picture: Pictures) -> Image.Image:
 def batches_of(pictures: Sequence[Pictures], p: Preprocessing, batch_size: int) -> Iterator[Batch]:
     """Pictures in memory as the network takes them; of so many in a row those of one size together.
 
-    Raises `UsageError` as `rgb_of` does, and for a picture that is too small or becomes too large.
+    Raises `UsageError` as `rgb_of` does, for no size of batches, and for a picture that is too
+    small or becomes too large.
     """
+    check_batches(batch_size, 0, usual=32)
     transform = build_transform(p)
     for start in range(0, len(pictures), batch_size):
         sizes: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = {}

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.tensor_files import read_tensor_file
+from dino_cli.store.writing.tensor_files import save_tensors
 
 __all__ = ["Classifier", "read_classifier", "write_classifier"]
 
@@ -85,9 +85,6 @@ def _fit(facts: Mapping[str, Any], rows: int) -> bool:
 
 def write_classifier(path: Path, classifier: Classifier) -> None:
     """As .safetensors, the facts in its header. Raises `OSError`."""
-    tensors = {
-        "weight": classifier.weight.detach().cpu().contiguous(),
-        "bias": classifier.bias.detach().cpu().contiguous(),
-    }
+    tensors = {"weight": classifier.weight, "bias": classifier.bias}
     header = json.dumps({"format": FORMAT, **classifier.facts})
-    path.write_bytes(save(tensors, metadata={"format": "pt", "dino_classifier": header}))
+    save_tensors(path, tensors, {"format": "pt", "dino_classifier": header})

@@ -19,6 +19,7 @@ from dino_cli.store.weights.digests import sha256_of
 from dino_cli.store.weights.empty import filled_network
 from dino_cli.store.weights.load import Weights, load
 from dino_cli.store.weights.registry import entries
+from dino_cli.store.weights.sharded import read_json
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.staging import stage_results
 from dino_cli.store.writing.targets import check_files, check_free, explain_errors
@@ -39,6 +40,12 @@ def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
     """
     layout = _layout(config)
     if layout == "huggingface":
+        if "train" in (read_json(config.output / "config.json") or {}):
+            raise TaskError(
+                f"{str(config.output)!r} is a run of `dino train`, which cannot go on without its"
+                " config.json",
+                "choose another -o",
+            )
         check_free(config.output, FOLDER_FILES, overwrite=config.overwrite)
     else:
         check_files([config.output, _card_path(config)], overwrite=config.overwrite)
@@ -59,7 +66,7 @@ def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
         half=config.half,
         features=config.features,
         attention=config.attention,
-        trained=training_beside(Path(weights.source)),
+        trained=training_beside(Path(weights.source)) if _is_local(config) else None,
     )
     reporter.remark(f"writing {weights.name} to {config.output}")
     with _places(config, layout) as (target, card_target):
@@ -73,7 +80,8 @@ def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
             card = _onnx(weights, target, card, config, reporter)
         file = target / "model.safetensors" if layout == "huggingface" else target
         size, digest = file.stat().st_size, sha256_of(file)
-        card_target.write_text(replace(card, sha256=digest).text(), encoding="utf-8")
+        text = replace(card, sha256=digest).text()
+        card_target.write_text(text, encoding="utf-8", errors="surrogateescape")
     return {
         "layout": layout,
         "output": str(config.output),
@@ -112,7 +120,7 @@ def _load(config: ExportConfig, reporter: Reporter) -> Weights:
     model, path = config.model, config.weights
     if config.source is not None:
         there = Path(config.source).expanduser()
-        model, path = (model, there) if there.exists() else (config.source, None)
+        model, path = (model, there) if _is_local(config) else (config.source, None)
         if path is None and ((there.suffix in LAYOUTS and there.suffix) or there.is_absolute()):
             raise TaskError(f"there are no weights at {config.source!r}", "check the path")
     return load(
@@ -125,6 +133,13 @@ def _load(config: ExportConfig, reporter: Reporter) -> Weights:
         offline=config.offline,
         reporter=reporter,
     )
+
+
+def _is_local(config: ExportConfig) -> bool:
+    """Whether a path was given, and no name of a model."""
+    if config.source is None:
+        return config.weights is not None
+    return Path(config.source).expanduser().exists()
 
 
 @contextmanager
@@ -202,14 +217,11 @@ def _onnx(
 
 def _licence(config: ExportConfig, weights: Weights) -> str:
     known = entries().get(weights.name)
-    return known.licence if known is not None and config.weights is None else ""
+    return known.licence if known is not None and not _is_local(config) else ""
 
 
 def training_beside(source: Path) -> Mapping[str, Any] | None:
     """Settings of the run that the weights are from, without any path of this machine."""
     folder = source if source.is_dir() else source.parent
-    try:
-        train = json.loads((folder / "config.json").read_text(encoding="utf-8"))["train"]
-        return {key: train[key] for key in TOLD if key in train}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    train = (read_json(folder / "config.json") or {}).get("train")
+    return {key: train[key] for key in TOLD if key in train} if isinstance(train, dict) else None

@@ -9,6 +9,7 @@ UTF-8 and was written by `escape`.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,12 @@ def require_pyarrow() -> Any:
     return pyarrow
 
 
+def _opened(path: Path) -> Any:
+    """pyarrow's own reader; it takes names that are no UTF-8 as bytes only."""
+    pa = require_pyarrow()
+    return pa.parquet.ParquetFile(pa.OSFile(os.fsencode(path)))
+
+
 def write_parquet(
     path: Path, exported: FeatureExport, facts: Mapping[str, Any], projected: Projection | None
 ) -> None:
@@ -83,7 +90,10 @@ def write_parquet(
     if projected is not None:
         fields += projection_fields(pa)
     schema = pa.schema(fields, metadata={KEY: json.dumps(facts)})
-    with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with (
+        path.open("wb") as file,
+        pa.parquet.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         groups = zip(*(_grouped(exported.arrays(kind)) for kind in kinds), strict=True)
         rows, thumbnails = exported.rows(), exported.thumbnails()
         start = 0
@@ -189,7 +199,7 @@ def read_parquet(path: Path) -> ParquetFile:
     """Open a .parquet. Raises `ValueError` or `KeyError` when `dino embed` did not write it."""
     pa = require_pyarrow()
     try:
-        file = pa.parquet.ParquetFile(path)
+        file = _opened(path)
         metadata: dict[str, Any] = json.loads((file.schema_arrow.metadata or {})[KEY])
         if not are_facts(metadata):
             raise ValueError("not what `dino embed` writes there")
@@ -211,8 +221,7 @@ class VectorColumn:
     """A column of vectors, (N, D) float32, read by slices; one row group is kept in memory."""
 
     def __init__(self, path: Path, name: str) -> None:
-        pa = require_pyarrow()
-        self._file = pa.parquet.ParquetFile(path)
+        self._file = _opened(path)
         self._path, self._name = path, name
         meta = self._file.metadata
         counts = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
@@ -247,7 +256,7 @@ class VectorColumn:
 
 def parquet_thumbnails(path: Path) -> Iterator[bytes]:
     """The pictures of the column `image`, one after another."""
-    file = require_pyarrow().parquet.ParquetFile(path)
+    file = _opened(path)
     for batch in file.iter_batches(GROUP, columns=["image"]):
         for picture in batch.column(0):
             yield picture["bytes"].as_py()
@@ -258,7 +267,7 @@ def parquet_projection(path: Path) -> Projection | None:
 
     Raises `TaskError` when the columns are damaged.
     """
-    file = require_pyarrow().parquet.ParquetFile(path)
+    file = _opened(path)
     if not {"x", "y", "neighbors"} <= set(file.schema_arrow.names):
         return None
     try:

@@ -27,6 +27,7 @@ from dino_cli.store.embeddings.parquet import Projection, write_parquet
 from dino_cli.store.embeddings.sources import write_sources
 from dino_cli.store.writing.tables import row_writer
 from dino_cli.store.writing.targets import explain_errors
+from dino_cli.store.writing.tensor_files import safetensors_header
 
 __all__ = ["write_export"]
 
@@ -90,23 +91,16 @@ def _write_npz(output: Path, exported: FeatureExport, facts: Mapping[str, Any]) 
 
 def _write_safetensors(output: Path, exported: FeatureExport, facts: Mapping[str, Any]) -> None:
     """The format's eight bytes, JSON and tensors; the library would need all rows in memory."""
-    header: dict[str, Any] = {"__metadata__": {"dino": json.dumps(facts)}}
-    start = 0
     order = sorted(exported.shapes, key=lambda kind: -np.dtype(exported.shapes[kind][1]).itemsize)
+    about = {}
     for kind in order:
         shape, dtype = exported.shapes[kind]
-        end = start + exported.count * int(np.prod(shape)) * np.dtype(dtype).itemsize
-        header[kind] = {
-            "dtype": SAFETENSORS[dtype],
-            "shape": [exported.count, *shape],
-            "data_offsets": [start, end],
-        }
-        start = end
-    text = json.dumps(header).encode("ascii")
-    text += b" " * (-len(text) % 8)
+        size = exported.count * int(np.prod(shape)) * np.dtype(dtype).itemsize
+        about[kind] = SAFETENSORS[dtype], (exported.count, *shape), size
+    header = safetensors_header(about, {"dino": json.dumps(facts)})
     with output.open("wb") as file:
-        _reserve(file, 8 + len(text) + start)
-        file.write(len(text).to_bytes(8, "little") + text)
+        _reserve(file, len(header) + sum(size for _, _, size in about.values()))
+        file.write(header)
         for kind in order:
             for array in exported.arrays(kind):
                 file.write(np.ascontiguousarray(array).tobytes())

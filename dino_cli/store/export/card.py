@@ -170,11 +170,11 @@ def describe(architecture: Architecture) -> str:
 
 def loading_code(card: Card) -> str:
     """Python that opens an exported file with its own reader and gives `model` or `session`."""
-    a, name = card.architecture, card.file.name
+    a, name = card.architecture, _literal(card.file.name)
     if card.layout == "onnx":
         lines = [
             "import onnxruntime",
-            f'session = onnxruntime.InferenceSession("{name}")',
+            f"session = onnxruntime.InferenceSession({name})",
             "# images: float32 (B, C, height, width), normalised as above",
             "outputs = session.run(None, {'images': images})",
         ]
@@ -184,8 +184,8 @@ def loading_code(card: Card) -> str:
         pooler = ", add_pooling_layer=False" if bare else ""
         lines = [
             "from transformers import AutoImageProcessor, AutoModel",
-            f'processor = AutoImageProcessor.from_pretrained("{name}")',
-            f'model = AutoModel.from_pretrained("{name}"{pooler}).eval()',
+            f"processor = AutoImageProcessor.from_pretrained({name})",
+            f"model = AutoModel.from_pretrained({name}{pooler}).eval()",
         ]
         return "\n".join(lines)
     if card.layout == "timm":
@@ -193,8 +193,14 @@ def loading_code(card: Card) -> str:
     return _reference_code(a, name)
 
 
+def _literal(text: str) -> str:
+    """The text as Python spells it, in double quotes where these will do."""
+    plain = text.isprintable() and not set(text) & {'"', "\\"}
+    return f'"{text}"' if plain else repr(text)
+
+
 def _reference_code(a: Architecture, name: str) -> str:
-    load = f'model.load_state_dict(torch.load("{name}", weights_only=True), strict=True)'
+    load = f"model.load_state_dict(torch.load({name}, weights_only=True), strict=True)"
     if isinstance(a, TimmArchitecture):
         if a.name.startswith("xcit"):
             entry = a.name.removesuffix("_224").removesuffix("_384")
@@ -223,7 +229,7 @@ def _reference_code(a: Architecture, name: str) -> str:
 
 def _timm_code(a: Architecture, name: str) -> str:
     if isinstance(a, VitArchitecture) and a.conv_stem:  # which timm does not build
-        lines = ["import dino_cli", f'model = dino_cli.load_model(weights="{name}").backbone.net']
+        lines = ["import dino_cli", f"model = dino_cli.load_model(weights={name}).backbone.net"]
         return "\n".join(lines)
     arguments: dict[str, str] = {"num_classes": "0"}
     extra = []
@@ -257,6 +263,6 @@ def _timm_code(a: Architecture, name: str) -> str:
     if a.in_chans != 3:
         arguments["in_chans"] = repr(a.in_chans)
     listed = ",\n    ".join(f"{key}={value}" for key, value in arguments.items())
-    given = f'"{base}",\n    checkpoint_path="{name}",\n    {listed},'
+    given = f'"{base}",\n    checkpoint_path={name},\n    {listed},'
     call = f"model = timm.create_model(\n    {given}\n)"
     return "\n".join(["import timm", "import torch", *extra, f"{call}.eval()"])

@@ -1,4 +1,4 @@
-"""Writing tensors under the names of another program; each file appears whole or not at all."""
+"""Writing tensors under the names of another program."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,6 @@ from dino_cli.errors import TaskError
 from dino_cli.store.export.huggingface import huggingface_config, preprocessor_config
 from dino_cli.store.export.names import huggingface_names, reference_names
 from dino_cli.store.weights.load import Weights
-from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.tensor_files import save_state, save_tensors
 
 __all__ = ["halved", "write_huggingface", "write_reference", "write_timm"]
@@ -60,8 +59,7 @@ def write_huggingface(weights: Weights, folder: Path, *, half: bool) -> None:
     named = _stored(huggingface_names(weights.architecture, weights.tensors), half=half)
     _write_json(folder / "config.json", config)
     _write_json(folder / "preprocessor_config.json", preprocessor_config(weights.preprocessing))
-    with atomic_write(folder / "model.safetensors") as file:  # safetensors makes private files
-        save_tensors(file, named, {"format": "pt"})
+    save_tensors(folder / "model.safetensors", named, {"format": "pt"})
 
 
 def _stored(tensors: Mapping[str, Tensor], *, half: bool) -> dict[str, Tensor]:

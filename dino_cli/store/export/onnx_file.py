@@ -103,7 +103,9 @@ def check_onnx(
     import onnxruntime
 
     with _quiet():
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        # Not by its name, which need not be UTF-8.
+        content, providers = path.read_bytes(), ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(content, providers=providers)
     module = Exportable(net, mean=mean, attention=attention)
     generator = torch.Generator().manual_seed(0)
     largest = 0.0

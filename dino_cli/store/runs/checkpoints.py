@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dino_cli.errors import TaskError
 from dino_cli.store.runs.folder import RunFolder, when_full
+from dino_cli.store.weights.tensor_files import lasting_name
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.targets import explain_errors
 from dino_cli.store.writing.tensor_files import save_state, save_tensors
@@ -214,7 +215,8 @@ def _is_whole(path: Path) -> bool:
 def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """The state, on the CPU. Runs no pickled code. `TaskError` when missing or damaged."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with lasting_name(path) as lasting:
+            state = torch.load(lasting, map_location="cpu", weights_only=True, mmap=mmap)
         if state["format"] != FORMAT or not isinstance(state["step"], int):
             raise KeyError("format")
     except (

@@ -29,7 +29,7 @@ class Events:
 
             try:
                 self._writer = SummaryWriter(str(self.folder), purge_step=entry["step"])
-            except OSError:
+            except (OSError, UnicodeError):  # it takes no folder whose name is not UTF-8
                 self.folder = None
                 return
             self._hook, threading.excepthook = threading.excepthook, self._thread_failed

@@ -46,7 +46,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
         "layout": _layout(tensors, source),
         "networks": [k for k in ("student", "teacher") if isinstance(source.content.get(k), dict)],
         "head": head.options if (head := read_head(path)) else None,
-        "beside": sorted(k for k, v in source.content.items() if not isinstance(v, Tensor)),
+        "beside": sorted(str(k) for k, v in source.content.items() if not isinstance(v, Tensor)),
         "tensors": len(tensors),
         "parameters": sum(t.numel() for t in tensors.values() if t.is_floating_point()),
         "dtypes": dict(Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())),

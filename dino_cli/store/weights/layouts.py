@@ -37,6 +37,9 @@ OUTER_PREFIXES = (
     "model.",
     "encoder.",
 )
+MOST_WRAPPED = 8  # dicts within dicts
+# Types with several numbers in a byte, which torch cannot take out.
+PACKED = frozenset({getattr(torch, "float4_e2m1fn_x2", None)})
 FIRST_LAYERS = ("patch_embed.", "embeddings.", "embedder.", "conv1.")
 ATTENTION = ("attn.q", "attn.k", "attn.v")
 GATED = (("mlp.gate", "mlp.up"), "mlp.fc1")  # parts, whole
@@ -128,17 +131,29 @@ def network_of(content: Mapping[str, Any], checkpoint_key: str) -> Tensors:
 
     Raises `TaskError` when there are none.
     """
-    networks = [key for key in ("student", "teacher") if isinstance(content.get(key), Mapping)]
-    if networks and checkpoint_key not in networks:
-        raise TaskError(f"it holds no {checkpoint_key}", f"use --checkpoint-key {networks[0]}")
-    for key in (checkpoint_key, *WRAPPERS):
-        if isinstance(content.get(key), Mapping):
-            return network_of(content[key], checkpoint_key)
+    for _ in range(MOST_WRAPPED):  # a file may say that it holds itself
+        networks = [key for key in ("student", "teacher") if isinstance(content.get(key), Mapping)]
+        if networks and checkpoint_key not in networks:
+            raise TaskError(f"it holds no {checkpoint_key}", f"use --checkpoint-key {networks[0]}")
+        keys = (key for key in (checkpoint_key, *WRAPPERS) if isinstance(content.get(key), Mapping))
+        key = next(keys, None)
+        if key is None:
+            break
+        content = content[key]
     tensors = {str(name): t for name, t in content.items() if isinstance(t, Tensor)}
     if not tensors:
-        keys = ", ".join(repr(key) for key in list(content)[:5]) or "nothing"
-        raise TaskError(f"it holds no tensors by name, only {keys}", "give a file of weights")
+        some = ", ".join(repr(name) for name in list(content)[:5]) or "nothing"
+        raise TaskError(f"it holds no tensors by name, only {some}", "give a file of weights")
+    for name, tensor in tensors.items():
+        if not _is_plain(tensor):
+            raise TaskError(f"the tensor {name!r} has no plain values", "save it as a plain tensor")
     return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is a block of numbers: not sparse, quantized, nested, packed or without values."""
+    odd = tensor.is_meta or tensor.is_quantized or tensor.is_nested
+    return not odd and tensor.layout == torch.strided and tensor.dtype not in PACKED
 
 
 def bare_names(tensors: Mapping[str, Tensor]) -> Tensors:
@@ -178,9 +193,15 @@ def _fused(
     for name in tensors:
         found = re.fullmatch(rf"(blocks\.\d+\.){re.escape(parts[0])}\.(weight|bias)", name)
         names = [f"{found[1]}{part}.{found[2]}" for part in parts] if found else []
-        if found and all(part in fused for part in names):
+        pieces = [fused[part] for part in names if part in fused]
+        if found and len(pieces) == len(parts) and _join(pieces):
             fused[f"{found[1]}{whole}.{found[2]}"] = torch.cat([fused.pop(n) for n in names])
     return fused
+
+
+def _join(pieces: list[Tensor]) -> bool:
+    """Whether they differ in nothing but the number of rows; else strictness names them."""
+    return pieces[0].ndim > 0 and len({(t.ndim, t.shape[1:]) for t in pieces}) == 1
 
 
 def _dinov3(tensors: Tensors) -> Tensors:
@@ -217,6 +238,8 @@ def _fold_registers(tensors: Tensors) -> Tensors:
     rest = {name: t for name, t in tensors.items() if name != "register_tokens"}
     rest["reg_token"] = tensors["register_tokens"]
     if "cls_token" in rest and "pos_embed" in rest and rest["pos_embed"].ndim == 3:
-        rest["cls_token"] = rest["cls_token"].float() + rest["pos_embed"][:, :1].float()
-        rest["pos_embed"] = rest["pos_embed"][:, 1:]
+        first, others = rest["pos_embed"][:, :1], rest["pos_embed"][:, 1:]
+        if rest["cls_token"].shape == first.shape:
+            rest["cls_token"] = rest["cls_token"].float() + first.float()
+            rest["pos_embed"] = others
     return rest

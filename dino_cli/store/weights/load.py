@@ -192,11 +192,9 @@ def _fitting(
 
 def _float32(name: str, given: Tensor, wanted: Tensor, *, copy: bool) -> Tensor:
     """Copied when mapped, so that the file may change or go away afterwards."""
-    if given.is_floating_point() != wanted.is_floating_point() or given.is_quantized:
+    if given.is_floating_point() != wanted.is_floating_point():
         kind = str(given.dtype).removeprefix("torch.")
         raise TaskError(f"the tensor {name!r} is of type {kind}", "give floating-point weights")
-    if given.is_sparse or given.is_meta:
-        raise TaskError(f"the tensor {name!r} has no plain values", "save it as a plain tensor")
     return given.detach().to("cpu", wanted.dtype, copy=copy).contiguous()
 
 

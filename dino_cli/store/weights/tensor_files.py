@@ -1,11 +1,11 @@
 """Reading files of tensors without ever running what they contain."""
 
 import argparse
-import io
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from dino_cli.errors import TaskError
 
-__all__ = ["TensorFile", "read_tensor_file"]
+__all__ = ["TensorFile", "lasting_name", "read_tensor_file"]
 
 EXPECTED = "give a .pth, .safetensors or .bin file of weights, or a folder that holds one"
+MAPPED = 1 << 26  # bytes of a file that may be in memory twice while it is read
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,26 @@ def read_tensor_file(path: Path) -> TensorFile:
     raise TaskError(f"{str(path)!r} {what}", fix)
 
 
+@contextmanager
+def lasting_name(path: Path) -> Iterator[str]:
+    """Yield another name of the file, for libraries that take no open file.
+
+    They know names in UTF-8 only, and may go by the suffix. It names the same file when another
+    has been put in its place meanwhile, as `dino train` does, so that no two are mixed.
+    """
+    with path.open("rb") as file:
+        yield f"/dev/fd/{file.fileno()}"
+
+
 def _read_safetensors(path: Path) -> TensorFile:
     try:
-        with safe_open(path, framework="pt") as file:
-            names, metadata = list(file.keys()), file.metadata() or {}
-        tensors = {}
-        for name in names:  # opened anew each time, so that no mapped page stays beside its copy
-            with safe_open(path, framework="pt") as file:
-                tensors[name] = file.get_tensor(name).clone()
+        with lasting_name(path) as lasting:
+            with safe_open(lasting, framework="pt") as file:
+                names, metadata = list(file.keys()), file.metadata() or {}
+            tensors: dict[str, Tensor] = {}
+            while len(tensors) < len(names):  # opened anew, so that few pages stay beside copies
+                with safe_open(lasting, framework="pt") as file:
+                    _copy_some(file, names[len(tensors) :], tensors)
         return TensorFile(path, tensors, metadata)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise TaskError(
@@ -70,18 +83,29 @@ def _read_safetensors(path: Path) -> TensorFile:
         ) from None
 
 
+def _copy_some(file: Any, names: Sequence[str], tensors: dict[str, Tensor]) -> None:
+    copied = 0
+    for name in names:
+        tensors[name] = file.get_tensor(name).clone()
+        copied += tensors[name].nbytes
+        if copied >= MAPPED:
+            return
+
+
 def _read_torch(path: Path, *, zipped: bool) -> TensorFile:
     """Mapped where there is more than weights, so that the optimizer's half is never read."""
-    misnamed = path.suffix == ".safetensors"  # torch goes by that suffix, and would be misled
-    mapped = zipped = zipped and not misnamed
+    mapped = zipped
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        with (
+            lasting_name(path) as lasting,
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
             warnings.simplefilter("ignore")
-            given = io.BytesIO(path.read_bytes()) if misnamed else path
-            content = torch.load(given, map_location="cpu", weights_only=True, mmap=zipped)
+            content = torch.load(lasting, map_location="cpu", weights_only=True, mmap=zipped)
             values = content.values() if isinstance(content, Mapping) else ()
             if zipped and all(isinstance(value, Tensor) for value in values):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(lasting, map_location="cpu", weights_only=True)
                 mapped = False
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)|unsupported class (\S+)", str(error))

@@ -8,8 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dino_cli.errors import TaskError
+from dino_cli.store.writing.folders import hidden_folder
 
 __all__ = ["lock_output"]
+
+LONGEST = 255  # bytes of a name
 
 
 @contextmanager
@@ -21,7 +24,9 @@ def lock_output(output: Path) -> Iterator[None]:
     be made, nothing is held: the command itself will tell why.
     """
     whole = Path(os.path.abspath(output))  # of `-o .` too
-    place = whole.with_name(f".{whole.name[:60]}.lock") if whole.name else whole  # held by nobody
+    place = whole.with_name(f".{whole.name}.lock") if whole.name else whole  # held by nobody
+    if len(os.fsencode(place.name)) > LONGEST:
+        place = hidden_folder(whole, "lock")
     descriptor = _locked(place, output)
     try:
         yield

@@ -4,39 +4,62 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["save_state", "save_tensors"]
+__all__ = ["safetensors_header", "save_state", "save_tensors"]
+
+SAFETENSORS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """As .safetensors; the same content makes the same bytes. Raises `OSError`."""
-    with _as_os_error(path):
-        save_file(dict(tensors), path, metadata=dict(metadata or {}))
-        _order_header(path)
+    """As .safetensors; the same content makes the same bytes. Raises `OSError`.
+
+    The library would write to a file of its own beside `path`, which stays when it is killed, and
+    the texts of the header in random order.
+    """
+    # Wide types first, as the library has them: each tensor then begins at a multiple of its type.
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    about = {n: (SAFETENSORS[tensors[n].dtype], tensors[n].shape, tensors[n].nbytes) for n in order}
+    with path.open("wb") as file:
+        file.write(safetensors_header(about, metadata or {}))
+        for name in order:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
 
 
-def _order_header(path: Path) -> None:
-    """The library writes the texts of a header in random order; put them in one, in place."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        texts = header.pop("__metadata__", {})
-        ordered = {"__metadata__": dict(sorted(texts.items())), **header}
-        text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
-        if texts and len(text) <= length:
-            file.seek(8)
-            file.write(text.ljust(length))
+def safetensors_header(
+    tensors: Mapping[str, tuple[str, Sequence[int], int]], texts: Mapping[str, str]
+) -> bytes:
+    """What stands before the numbers of a .safetensors: a length of eight bytes, and JSON.
+
+    tensors: type by its name there, shape and bytes of each, in the order in which they follow.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(texts.items()))} if texts else {}
+    start = 0
+    for name, (dtype, shape, size) in tensors.items():
+        offsets = [start, start + size]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
+        start += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def save_state(file: Path | IO[bytes], state: Mapping[str, Any]) -> None:
@@ -54,14 +77,11 @@ def save_state(file: Path | IO[bytes], state: Mapping[str, Any]) -> None:
 def _as_os_error(path: Path | None) -> Iterator[None]:
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
+    except RuntimeError as error:
         code = errno.EIO
         cause = error.__context__  # torch's writer complains of what a first error left undone
-        told = re.search(r"os error (\d+)", str(error))
         if isinstance(cause, OSError) and cause.errno:
             code = cause.errno
-        elif told:
-            code = int(told[1])
         elif not re.search(r"PytorchStreamWriter|unexpected pos|I/O error", str(error)):
             raise  # of the tensors, not of the file
         raise OSError(code, os.strerror(code), str(path) if path else None) from None

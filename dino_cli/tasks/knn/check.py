@@ -17,11 +17,6 @@ def check(config: KnnConfig) -> None:
     check_votes(config)
     if config.neighbors < 0:
         raise UsageError(f"--neighbors {config.neighbors} is negative", "use --neighbors 5")
-    if config.min_similarity is not None and not -1 <= config.min_similarity <= 1:
-        raise UsageError(
-            f"--min-similarity {config.min_similarity:g} is not a cosine",
-            "use --min-similarity 0.5",
-        )
     _check_confusion(config)
     _check_output(config)
 
@@ -34,6 +29,11 @@ def check_votes(config: KnnConfig) -> None:
     if not config.temperature > 0 or not math.isfinite(config.temperature):
         raise UsageError(
             f"temperature {config.temperature} is not a positive number", "use --temperature 0.07"
+        )
+    if config.min_similarity is not None and not -1 <= config.min_similarity <= 1:
+        raise UsageError(
+            f"--min-similarity {config.min_similarity:g} is not a cosine",
+            "use --min-similarity 0.5",
         )
 
 

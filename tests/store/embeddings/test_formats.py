@@ -2,14 +2,17 @@
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from feature_files import write_features
 
 from dino_cli.errors import TaskError
+from dino_cli.store.embeddings.blocks import Row
+from dino_cli.store.embeddings.parquet import write_parquet
 from dino_cli.store.embeddings.reading import read_embeddings
 from dino_cli.store.writing.tables import csv_table, write_skipped
 from dino_cli.store.writing.targets import check_files
@@ -37,6 +40,31 @@ def test_odd_paths_survive(tmp_path: Path) -> None:
     write_features(tmp_path / "x.npy", np.zeros((5, 2)), [(name, name) for name in odd])
     found = read_embeddings(tmp_path / "x.npy")
     assert found.paths == found.labels == odd
+
+
+class OneRow:
+    """What `write_parquet` is given."""
+
+    count = 1
+    shapes: ClassVar = {"cls": ((4,), "<f4")}
+
+    def arrays(self, kind: str) -> Iterator[np.ndarray]:
+        yield np.ones((1, 4), np.float32)
+
+    def rows(self) -> Iterator[Row]:
+        yield Row("/a.jpg", "a")
+
+    def thumbnails(self) -> Iterator[bytes]:
+        yield from ()
+
+
+def test_a_parquet_whose_own_name_is_no_utf8(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    path = tmp_path / os.fsdecode(b"caf\xe9.parquet")
+    write_parquet(path, OneRow(), {"format": 1, "features": "cls", "arrays": {"cls": {}}}, None)
+    found = read_embeddings(path)
+    assert found.paths == ["/a.jpg"]
+    assert found.features[0:1].tolist() == [[1.0] * 4]
 
 
 def damage_json(text: str) -> Callable[[Path], None]:

@@ -15,6 +15,7 @@ from dino_cli.store.runs.checkpoints import (
     load_checkpoint,
     stand_in,
 )
+from dino_cli.store.runs.events import Events
 from dino_cli.store.runs.folder import RunFolder
 
 
@@ -191,3 +192,14 @@ def test_a_file_system_without_links(folder, monkeypatch):
         save(writer, 1, keep_as="checkpoint-0001.pt")
         save(writer, 2)
     assert steps(folder) == {"checkpoint.pt": 2, "checkpoint.1.pt": 1, "checkpoint-0001.pt": 1}
+
+
+def test_a_folder_whose_name_is_no_utf8(tmp_path):
+    folder = RunFolder(tmp_path / os.fsdecode(b"caf\xe9"))
+    folder.path.mkdir()
+    with CheckpointWriter(folder, keep=1) as writer:
+        save(writer, 3)
+    assert find(folder) == (folder.checkpoint, [])
+    assert load_checkpoint(folder.checkpoint, mmap=True)["step"] == 3
+    pytest.importorskip("tensorboard")
+    Events(folder.path).write({"step": 0, "loss": 1.0})  # it has no curves, and goes on

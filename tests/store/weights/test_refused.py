@@ -5,6 +5,8 @@ import io
 import json
 import os
 import pickle
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from dino_cli.cli.app import app
 from dino_cli.core.network.architecture import VitArchitecture
 from dino_cli.core.network.vit import build_vit
 from dino_cli.errors import TaskError
+from dino_cli.store.export.names import huggingface_names
 from dino_cli.store.weights.load import Weights, load
 
 SMALL = VitArchitecture(width=64, depth=2, heads=1, patch_size=16, grid=(14, 14))
@@ -215,3 +218,58 @@ def test_a_person_gets_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
     assert "text file" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "w.pth"]
+
+
+def with_itself() -> dict[str, Any]:
+    content: dict[str, Any] = {"epoch": 1}
+    content["model"] = content
+    return content
+
+
+def huggingface(**changes: Tensor) -> dict[str, Tensor]:
+    """changes: of the first block's key, by the last part of its name."""
+    key = "encoder.layer.0.attention.attention.key."
+    named = huggingface_names(SMALL, tensors_of(SMALL))
+    return {**named, **{f"{key}{part}": tensor for part, tensor in changes.items()}}
+
+
+def registers() -> dict[str, Tensor]:
+    named = tensors_of(replace(SMALL, registers=4, layer_scale=True))
+    return {**named, "register_tokens": named.pop("reg_token"), "cls_token": torch.ones(1, 1, 32)}
+
+
+def odd_bias(bias: Tensor) -> dict[str, Tensor]:
+    return {**tensors_of(SMALL), "norm.bias": bias}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (with_itself(), "it holds no tensors by name, only 'epoch', 'model'"),
+        (
+            huggingface(weight=torch.ones(64, 32)),
+            "unexpected (blocks.0.attn.q.weight, blocks.0.attn.k.weight",
+        ),
+        (
+            huggingface(bias=torch.tensor(1.0)),
+            "unexpected (blocks.0.attn.q.bias, blocks.0.attn.k.bias",
+        ),
+        (registers(), "the position embedding has 201 entries"),
+        (odd_bias(torch.ones(64).to_sparse()), "the tensor 'norm.bias' has no plain values"),
+        (odd_bias(torch.ones(64, device="meta")), "the tensor 'norm.bias' has no plain values"),
+    ],
+)
+def test_tensors_that_do_not_go_together(tmp_path: Path, content: Any, says: str) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(TaskError, match=re.escape(says)):
+        read(tmp_path / "w.pth")
+    result = CliRunner().invoke(app, ["weights", "inspect", str(tmp_path / "w.pth")])
+    assert isinstance(result.exception, SystemExit | None)
+
+
+def test_keys_of_several_kinds_beside_a_network(tmp_path: Path) -> None:
+    torch.save({"model": tensors_of(SMALL), 0: [1], "epoch": 3}, tmp_path / "w.pth")
+    words = ["weights", "inspect", str(tmp_path / "w.pth"), "--json"]
+    told = json.loads(CliRunner().invoke(app, words).stdout)
+    assert told["fits"]
+    assert told["beside"] == ["0", "epoch", "model"]

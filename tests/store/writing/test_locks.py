@@ -140,6 +140,18 @@ def test_a_result_folder_comes_back_when_the_new_one_cannot_take_its_name(tmp_pa
     assert os.listdir(tmp_path / "out") == ["cat"]
 
 
+@pytest.mark.parametrize("length", [80, 250])
+def test_outputs_whose_long_names_begin_alike_are_two(tmp_path, length):
+    one, other = (tmp_path / f"{'x' * (length - 1)}{end}" for end in "ab")
+    process = elsewhere(f"with lock_output(Path({str(one)!r})):\n{WAIT}")
+    with lock_output(other):
+        pass
+    with pytest.raises(TaskError, match="another dino is writing"), lock_output(one):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
 def test_the_longest_names_have_room_for_the_temporary_one(tmp_path):
     for name in ("x" * 255, "é" * 127, "🦕" * 63):
         with atomic_write(tmp_path / name) as part:

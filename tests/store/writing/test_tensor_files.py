@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
+from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.tensor_files import save_state, save_tensors
 
 TEXTS = {"format": "pt", "dino": '{"a": "ü\\n"}', "z": "", "model": "x", "b": "🦕"}
@@ -53,9 +55,31 @@ def test_a_full_disk_is_an_os_error(tmp_path, call, limit):
     assert done.stdout.strip() == str(errno.EFBIG), done.stderr
 
 
-def test_what_is_wrong_with_the_tensors_is_not_called_a_disk(tmp_path):
-    shared = torch.ones(4)
-    with pytest.raises(RuntimeError, match="shar"):
-        save_tensors(tmp_path / "x", {"a": shared, "b": shared[1:]})
+def test_the_file_that_is_named_is_the_one_that_is_written(tmp_path):
+    """No other beside it, which would stay when it is killed, and nobody would hold."""
+    with atomic_write(tmp_path / "w.safetensors") as temporary:
+        before = temporary.stat().st_ino
+        save_tensors(temporary, {"w": torch.ones(9)})
+        assert temporary.stat().st_ino == before
+        assert list(tmp_path.iterdir()) == [temporary]
+
+
+def test_tensors_of_any_memory(tmp_path):
+    shared = torch.arange(12.0).reshape(3, 4)
+    tensors = {
+        "columns": shared.T,
+        "part": shared[1:],
+        "none": torch.ones(0, 2),
+        "one": torch.tensor(3),
+        "brain": torch.ones(3, dtype=torch.bfloat16),
+        "trained": torch.nn.Parameter(torch.ones(2)),
+    }
+    save_tensors(tmp_path / "w.safetensors", tensors)
+    found = load_file(tmp_path / "w.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_what_is_wrong_with_the_state_is_not_called_a_disk(tmp_path):
     with (tmp_path / "x").open("wb") as file, pytest.raises(AttributeError):
         save_state(file, {"a": lambda: 0})

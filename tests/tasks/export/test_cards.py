@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,34 @@ def test_a_card_of_a_run_tells_its_settings(tmp_path: Path) -> None:
     card = (tmp_path / "out.pth.md").read_text()
     assert "epochs 7" in card
     assert "/secret" not in card
+
+
+def test_a_card_of_a_named_model_tells_nothing_of_a_run_that_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"train": {"epochs": 7}}))
+    monkeypatch.chdir(tmp_path)
+    assert run("dino_demo", "-o", "out.pth").exit_code == 0
+    assert "epochs" not in Path("out.pth.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["a\"b'\nc", os.fsdecode(b"caf\xe9")])
+@pytest.mark.parametrize("suffix", [".pth", ".onnx"])
+def test_a_card_spells_any_name(tmp_path: Path, name: str, suffix: str) -> None:
+    output = tmp_path / f"{name}{suffix}"
+    assert run("dino_demo", "-o", output).exit_code == 0
+    card = (tmp_path / f"{name}{suffix}.md").read_text(errors="surrogateescape")
+    assert repr(output.name) in card
+
+
+def test_a_run_is_not_replaced_by_an_export_of_it(tmp_path: Path) -> None:
+    weights = stored(tmp_path, VIT)
+    config = json.dumps({"train": {"epochs": 7}})
+    (tmp_path / "config.json").write_text(config)
+    result = run(weights, "-o", tmp_path, "--overwrite")
+    assert "is a run of `dino train`" in sentence(result)
+    assert (tmp_path / "config.json").read_text() == config
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", weights.name}
 
 
 @pytest.mark.parametrize(
