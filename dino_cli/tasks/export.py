@@ -22,7 +22,7 @@ from dino_cli.store.weights.registry import entries
 from dino_cli.store.weights.sharded import read_json
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.staging import stage_results
-from dino_cli.store.writing.targets import check_files, check_free, explain_errors
+from dino_cli.store.writing.targets import check_files, check_free, explain_errors, keep_inputs
 
 __all__ = ["export", "training_beside"]
 
@@ -49,6 +49,8 @@ def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
         check_free(config.output, FOLDER_FILES, overwrite=config.overwrite)
     else:
         check_files([config.output, _card_path(config)], overwrite=config.overwrite)
+        given = [path for path in (config.weights, config.source) if path is not None]
+        keep_inputs([config.output], map(Path, given))
     if layout == "onnx":
         require_onnx()
     weights = _load(config, reporter)

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ __all__ = [
     "check_free",
     "check_parent",
     "explain_errors",
+    "keep_inputs",
 ]
 
 ELSEWHERE = "make room, or choose another -o"
@@ -54,6 +55,23 @@ def check_parent(output: Path) -> None:
     if not parent.is_dir():
         fix = f"mkdir -p {shlex.quote(str(parent))}"
         raise TaskError(f"the folder {str(parent)!r} does not exist", fix)
+
+
+def keep_inputs(targets: Sequence[Path], read: Iterable[Path]) -> None:
+    """Raises `TaskError` where an output would replace a file that is read, by whatever name.
+
+    Files with the suffix of no output are not looked at: there may be millions of them.
+    """
+    present = {_identity(target) for target in targets if target.exists()}
+    suffixes = {target.suffix for target in targets}
+    for path in read if present else ():
+        if path.suffix in suffixes and path.exists() and _identity(path) in present:
+            raise TaskError(f"{str(path)!r} is read, and would be replaced", "choose another -o")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def already_exists(

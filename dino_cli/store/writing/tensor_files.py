@@ -4,8 +4,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,14 +68,8 @@ def save_state(file: Path | IO[bytes], state: Mapping[str, Any]) -> None:
         with file.open("wb") as opened:
             save_state(opened, state)
         return
-    with _as_os_error(None):
-        torch.save(dict(state), file)
-
-
-@contextmanager
-def _as_os_error(path: Path | None) -> Iterator[None]:
     try:
-        yield
+        torch.save(dict(state), file)
     except RuntimeError as error:
         code = errno.EIO
         cause = error.__context__  # torch's writer complains of what a first error left undone
@@ -84,4 +77,4 @@ def _as_os_error(path: Path | None) -> Iterator[None]:
             code = cause.errno
         elif not re.search(r"PytorchStreamWriter|unexpected pos|I/O error", str(error)):
             raise  # of the tensors, not of the file
-        raise OSError(code, os.strerror(code), str(path) if path else None) from None
+        raise OSError(code, os.strerror(code)) from None

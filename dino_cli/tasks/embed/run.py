@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.formats import export_files
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.store.writing.tables import skipped_path
-from dino_cli.store.writing.targets import check_files
+from dino_cli.store.writing.targets import check_files, keep_inputs
 from dino_cli.tasks.embed.append import find_new
 from dino_cli.tasks.embed.merge import EarlierExport, MergedBlocks
 from dino_cli.tasks.embed.options import check_options, transform_of
@@ -98,6 +99,7 @@ def _embed(
             config.paths, config.fps, reporter, null=config.null, offline=config.offline
         )
     )
+    ranks.first(lambda: _keep_inputs(config, kinds, files))
     model = open_model(config, reporter)
     p = transform_of(config, model)
     facts = _facts(config, kinds, model, p)
@@ -171,6 +173,14 @@ def _check_outputs(config: EmbedConfig, kinds: Sequence[str], blocks: Blocks) ->
     _check_table(config.output)
     check_files(targets, overwrite=config.overwrite or present)
     blocks.check_free()
+
+
+def _keep_inputs(config: EmbedConfig, kinds: Sequence[str], files: Sequence[ImageFile]) -> None:
+    """Raises `TaskError` where the features would replace what they are made of."""
+    targets = [*export_files(config.output, kinds), skipped_path(config.output)]
+    given = [Path(name) for name in config.paths]
+    weights = [config.weights, *config.weights.glob("*")] if config.weights else []
+    keep_inputs(targets, chain(weights, given, (path_on_disk(file.path) for file in files)))
 
 
 def _check_table(output: Path) -> None:

@@ -241,3 +241,18 @@ def test_a_link_to_itself_is_one_unreadable_file(
     assert (result["count"], result["skipped"]) == (12, 1)
     listed = (tmp_path / "feats.skipped.csv").read_text().splitlines()
     assert listed[1:] == [f"{photos}/red/self.png,a link that leads to itself"]
+
+
+def test_features_never_replace_what_they_are_made_of(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """--overwrite means earlier features, not the weights or a picture."""
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(tiny_weights.read_bytes())
+    picture = tmp_path / "grey.npy"
+    np.save(picture, np.zeros((32, 32), np.uint8))
+    for output in (weights, picture):
+        before = output.read_bytes()
+        words = ["embed", photos, picture, "--weights", weights, "-o", output, "--overwrite"]
+        assert "is read, and would be replaced" in refusal(1, *words, "--device", "cpu")
+        assert output.read_bytes() == before

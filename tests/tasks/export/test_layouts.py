@@ -22,6 +22,7 @@ from exported import (
     native,
     opened,
     randomised,
+    stored,
 )
 from PIL import Image
 from torch import Tensor, nn
@@ -253,3 +254,13 @@ def test_onnxruntime_computes_the_same_at_any_size(tmp_path: Path, name: str, ha
     assert told["patch_size"] == str(patch)
     assert json.loads(told["preprocessing"])["crop_size"] == {"height": 64, "width": 64}
     assert "Checked" in (tmp_path / "out.onnx.md").read_text()
+
+
+def test_an_export_does_not_replace_what_it_is_made_of(tmp_path: Path) -> None:
+    weights = stored(tmp_path, VIT)
+    before = weights.read_bytes()
+    for given in ([weights], ["--weights", weights]):
+        done = run("export", *given, "-o", weights, "--half", "--overwrite")
+        assert done.exit_code == 1
+        assert "is read, and would be replaced" in done.stderr
+        assert weights.read_bytes() == before
