@@ -60,8 +60,12 @@ def test_batches_depend_on_seed_and_epoch_alone(tmp_path):
     order = [i for batch in one for i in batch.indices]
     assert order == epoch_order(9, 0, 3).tolist()
     assert sorted(order) == list(range(9))
-    assert order != [i for batch in batches(4) for i in batch.indices]
-    assert order != [i for batch in batches(3, seed=1) for i in batch.indices]
+    crops = dict(zip(order, torch.cat([batch.images for batch in one]), strict=True))
+    for others in (batches(4), batches(3, seed=1)):
+        assert order != [i for batch in others for i in batch.indices]
+        for batch in others:  # nor is an image cropped as it was
+            for i, pixels in zip(batch.indices, batch.images, strict=True):
+                assert not torch.equal(pixels, crops[i])
 
 
 def test_unreadable_files_are_missing_and_named(tmp_path):
