@@ -131,7 +131,7 @@ def test_starting_resamples_positions_of_timms_networks(images, small, tmp_path,
 def test_starting_from_a_model_by_name(images, small, tmp_path):
     """A shipped one; and what is neither a file nor a model is told as what was typed."""
     words = ["train", images, "--config", small, "--max-steps", "1", "--init-from"]
-    shape = ["--patch-size", "8", "--width", "128", "--depth", "4", "--heads", "4"]
+    shape = ["--patch-size", "8", "--width", "128", "--depth", "6", "--heads", "4"]
     dino(*words, "dino_demo", *shape, "-o", tmp_path / "run")
     student = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["student"]
     (shipped,) = Path(__file__).parents[3].glob("weights/dino_demo.safetensors")
@@ -145,7 +145,7 @@ def test_starting_from_a_model_by_name(images, small, tmp_path):
         result = dino(*words, given, "-o", tmp_path / "other", code=1)
         assert said in result.stderr
         assert "--weights" not in result.stderr
-    two = ["--width", "128", "--depth", "4", "--patch-size", "8", "-o", tmp_path / "other"]
+    two = ["--width", "128", "--depth", "6", "--patch-size", "8", "-o", tmp_path / "other"]
     small.write_text(small.read_text().replace("heads = 2\n", ""))
     said = dino(*words, "dino_demo", *two, code=1).stderr
     assert said.endswith("px: number of heads; choose --heads 4\n")
