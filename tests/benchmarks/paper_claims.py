@@ -1,7 +1,7 @@
 # ruff: noqa: T201
 """What the paper's parts do at a small scale: the same short run with one thing changed each time.
 
-    python tests/benchmarks/paper_claims.py TRAIN VAL -o RUNS --config paper_claims.toml --max-steps 750
+    python tests/benchmarks/paper_claims.py TRAIN VAL -o RUNS --config FILE.toml --max-steps 750
 
 TRAIN and VAL: folders with classes. Each run sees the same number of images; printed: k-NN top-1 of
 VAL after every epoch, and how the targets of the last steps look: entropy as a share of ln K (1:
@@ -60,7 +60,13 @@ def main() -> None:
 
 def train(run: Path, arguments: argparse.Namespace, changed: list[str]) -> float:
     """Seconds that the run took, or went on for."""
-    words = [str(arguments.train), "--config", str(arguments.config), "--epochs", str(arguments.epochs)]
+    words = [
+        str(arguments.train),
+        "--config",
+        str(arguments.config),
+        "--epochs",
+        str(arguments.epochs),
+    ]
     if arguments.max_steps:
         words += ["--max-steps", str(arguments.max_steps)]
     words += ["--eval-data", str(arguments.val), "--device", "cpu", "--workers", "1"]
