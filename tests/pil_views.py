@@ -3,11 +3,23 @@
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from dino_cli.data.views.draws import ViewSpec
+
 ENHANCERS = {
     "brightness": ImageEnhance.Brightness,
     "contrast": ImageEnhance.Contrast,
     "saturation": ImageEnhance.Color,
 }
+
+SPEC = ViewSpec(
+    size=32,
+    scale=(0.2, 0.8),
+    jitter=(0.4, 0.4, 0.2, 0.1),
+    jitter_prob=0.8,
+    grayscale_prob=0.2,
+    blur_prob=0.5,
+    solarize_prob=0.2,
+)
 
 
 def pil_view(image, draw):

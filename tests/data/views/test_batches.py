@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pil_views import SPEC
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.listing.images import ImageFile, find_images
@@ -13,15 +14,7 @@ from dino_cli.data.views.batches import BatchPlan, ViewSchedule, crop_batches, n
 from dino_cli.data.views.draws import ViewSpec, draw_view, epoch_order, uniforms
 from dino_cli.data.views.render import render_view
 
-LARGE = ViewSpec(
-    size=16,
-    scale=(0.2, 0.8),
-    jitter=(0.4, 0.4, 0.2, 0.1),
-    jitter_prob=0.8,
-    grayscale_prob=0.2,
-    blur_prob=0.5,
-    solarize_prob=0.2,
-)
+LARGE = ViewSpec(**{**vars(SPEC), "size": 16})
 SMALL = ViewSpec(**{**vars(LARGE), "size": 8})
 SCHEDULE = ViewSchedule(globals_=(LARGE, LARGE), locals_=(SMALL,) * 3)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
-from pil_views import pil_view
+from pil_views import SPEC, pil_view
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
@@ -17,15 +17,6 @@ from dino_cli.data.views.pack import pack_photos, take_photo
 from dino_cli.data.views.render import render_view
 from dino_cli.data.views.render_batch import render_batch
 
-SPEC = ViewSpec(
-    size=32,
-    scale=(0.2, 0.8),
-    jitter=(0.4, 0.4, 0.2, 0.1),
-    jitter_prob=0.8,
-    grayscale_prob=0.2,
-    blur_prob=0.5,
-    solarize_prob=0.2,
-)
 PLAIN = ViewDraw(
     size=32, top=5, left=9, height=40, width=50, flip=False, jitter=(), grayscale=False,
     sigma=0.0, solarize=False,
