@@ -113,13 +113,15 @@ def head_from(config: TrainConfig, head: nn.Module, reporter: Reporter) -> torch
         other: dict[str, Any] = {
             k: value for k, value in given.options.items() if value != getattr(config, k)
         }
+        fitting = f"; it would fit with {_typed(config, other)}" if other else ""
         reporter.remark(
-            f"the projection head of {config.init_from} does not fit and starts anew; it would fit "
-            f"with {_typed(config, other)}"
+            f"the projection head of {config.init_from} does not fit and starts anew{fitting}"
         )
         return None
     head.load_state_dict(dict(given.tensors))
-    centre = given.centre if config.center_init == "zero" else None  # else the first batch's mean
+    centre = given.centre
+    if config.center_init == "batch" or (centre is not None and centre.numel() != config.out_dim):
+        centre = None  # the first batch's mean instead, or a broken one
     what = "head goes" if centre is None else "head and the centre go"
     reporter.remark(f"the projection {what} on from {config.init_from} too")
     return centre
@@ -145,9 +147,7 @@ def _fit_positions(tensors: dict[str, torch.Tensor], given: Architecture, net: n
     """Resample learned positions to the grid of this run's network, by the rule of the given one:
     DINO's or DINOv2's, else timm's."""
     source = build_empty(given)
-    here, there = (
-        getattr(getattr(n, "patch_embed", None), "grid_size", None) for n in (net, source)
-    )
+    here, there = _grid(net), _grid(source)
     positions = tensors.get("pos_embed")
     if positions is None or positions.ndim != 3 or here is None or there in (None, here):
         return

@@ -197,6 +197,11 @@ def test_a_head_that_does_not_fit_or_is_not_there_is_told(images, small, tmp_pat
     said = dino(*words, first, "-o", tmp_path / "other", *other).stderr
     outputs = len(head["head.last_layer.weight_v"])
     assert f"it would fit with --out-dim {outputs} --no-use-bn-in-head\n" in said
+    whole = torch.load(first / "checkpoint.pt", weights_only=True)
+    del whole["teacher"]["head.mlp.2.weight"]  # a head of another make
+    as_the_original_saves_it(whole, tmp_path / "full.pth")
+    said = dino(*words, tmp_path / "full.pth", "-o", tmp_path / "odd").stderr
+    assert f"head of {tmp_path / 'full.pth'} does not fit and starts anew\n" in said
     centred = dino(*words, first, "-o", tmp_path / "batch", "--center-init", "batch").stderr
     assert f"the projection head goes on from {first} too" in centred
 
