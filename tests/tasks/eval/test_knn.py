@@ -136,3 +136,27 @@ def test_features_in_any_format(
     result = evaluate(tiny_weights, *files, "-k", 3)
     assert (result["queries"], result["index"]) == (3, 9)
     assert result["k"] == evaluate(tiny_weights, photos, files[1], "-k", 3)["k"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_ctrl_c_promises_nothing_that_is_gone(
+    photos: Path,
+    val: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: bool,
+) -> None:
+    """The features were on their way to a folder that goes, and there is no --resume."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dino_cli.tasks.embed.run.embed_share", interrupt)
+    output = ["-o", tmp_path / "report"] if kept else []
+    model = ["--weights", tiny_weights, "--device", "cpu", "-q"]
+    done = run("eval", "knn", photos, val, *model, *output)
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr == "dino: interrupted; nothing was kept\n"
+    assert not (tmp_path / "report").exists()
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []

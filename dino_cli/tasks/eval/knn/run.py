@@ -11,7 +11,7 @@ from dino_cli.config.eval_knn import EvalKnnConfig
 from dino_cli.config.knn import KnnConfig
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import find_images
-from dino_cli.errors import TaskError
+from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device
 from dino_cli.store.embeddings.reading import embeddings_paths, is_feature_file
@@ -95,7 +95,10 @@ def _features(source: Path, output: Path, config: EvalKnnConfig, reporter: Repor
         return source
     own = {f.name for f in fields(EvalKnnConfig)} & {f.name for f in fields(EmbedConfig)}
     options = {name: getattr(config, name) for name in own - {"output", "overwrite"}}
-    made = embed(EmbedConfig(paths=(str(source),), output=output, **options), reporter)
+    try:
+        made = embed(EmbedConfig(paths=(str(source),), output=output, **options), reporter)
+    except Interrupted:  # the folder goes, and there is no --resume here
+        raise Interrupted("interrupted; nothing was kept") from None
     if made["skipped"]:
         reporter.remark(f"{made['skipped']} unreadable pictures of {str(source)!r} are left out")
     return output
