@@ -55,9 +55,9 @@ def thumbnail_transform(side: int, least: int = 1) -> Callable[[Image.Image], ND
 def normalize(images: Tensor, p: Preprocessing, device: torch.device) -> Tensor:
     """uint8 (B, 3, H, W) → float32 on `device`: x / 255, minus the mean, over the deviation.
 
-    With one mean the model takes grey images, (B, 1, H, W): the luminance of ITU-R 601. Samples in
-    their own depth, float32 (B, C, H, W), are not divided. Raises `UsageError` where there are more
-    channels than the model takes, or fewer.
+    With one mean the model takes grey images, (B, 1, H, W): the luminance of ITU-R 601. float32
+    (B, C, H, W) is in units of the full scale already, and is not divided. Raises `UsageError`
+    where there are more channels than the model takes, or fewer.
     """
     # Moved as bytes: a quarter of the traffic.
     x = images.to(device, non_blocking=True)

@@ -11,11 +11,12 @@ from pil_views import SPEC, pil_view
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from dino_cli.data.views.batches import BatchPlan, ViewSchedule
+from dino_cli.config.shared import Preprocessing
+from dino_cli.data.views.batches import BatchPlan, ViewSchedule, normalize_views
 from dino_cli.data.views.draws import COLUMNS, ViewDraw, ViewSpec, draw_view, uniforms
 from dino_cli.data.views.pack import pack_photos, take_photo
 from dino_cli.data.views.render import render_view
-from dino_cli.data.views.render_batch import render_batch
+from dino_cli.data.views.render_batch import render_batch, render_views
 
 PLAIN = ViewDraw(
     size=32, top=5, left=9, height=40, width=50, flip=False, jitter=(), grayscale=False,
@@ -131,6 +132,17 @@ def test_views_of_a_batch_are_those_of_single_photos(photo):
             alone = render_view(np.ascontiguousarray(photos[b]), groups[b][g][v])
             difference = np.abs(views[row].permute(1, 2, 0).numpy() - alone)
             assert (difference <= 8).mean() > 0.97, (g, v, b)
+
+
+def test_normalised_views_of_a_batch_are_as_those_of_the_workers(photo):
+    """(grey level / 255 - mean) / deviation, whoever made them."""
+    pixels = np.array(photo)
+    draws = [draw_view(SPEC, u, *pixels.shape[:2]) for u in uniforms(0, 0, 0, 2)]
+    single = torch.from_numpy(np.stack([render_view(pixels, draw) for draw in draws]))
+    p, device = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)), torch.device("cpu")
+    (views,) = render_views(pack_photos([take_photo(pixels, [draws])], []), p, device)
+    difference = (views - normalize_views(single[None], p, device)).abs()
+    assert (difference <= 8 / 255 / 0.2).float().mean() > 0.97
 
 
 def batched_view(pixels, draw):

@@ -58,6 +58,15 @@ def test_same_seed_same_losses_and_other_seed_others(images, small, tmp_path):
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
+def test_views_of_a_batch_train_as_those_of_single_photos(images, small, tmp_path):
+    """Made on the device (here the CPU) or by the workers: grey levels apart, of the same draws."""
+    found = []
+    for views in ("cpu", "gpu"):
+        dino("train", images, "--config", small, "-o", tmp_path / views, "--views", views)
+        found.append(losses(tmp_path / views))
+    assert found[1] == pytest.approx(found[0], abs=0.02)
+
+
 @pytest.mark.parametrize(("drop_path", "centre"), [("0", "zero"), ("0.3", "zero"), ("0", "batch")])
 def test_accumulation_equals_the_large_batch(images, small, tmp_path, drop_path, centre):
     """Same images per step in the same order, so the losses agree to rounding."""
