@@ -22,12 +22,24 @@ def golden() -> Golden:
     return Golden(golden_folder())
 
 
+SIMULATED = bool(os.environ.get("DINO_SIMULATED_CUDA"))
+
+
+def pytest_configure() -> None:
+    if SIMULATED:
+        import simulated_cuda
+
+        simulated_cuda.start()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m` on the command line replaces the one that leaves tests of GPUs out."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
 
-        if not torch.cuda.is_available():
-            for item in marked:
+        for item in marked:
+            if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+            elif SIMULATED and "compile" in item.name:
+                item.add_marker(pytest.mark.skip(reason="torch.compile knows what a CPU is"))

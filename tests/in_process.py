@@ -11,6 +11,8 @@ from dino_cli.cli.app import app
 def dino(*words: object, code: int = 0) -> Result:
     """`dino …`, which ends with `code` and without a traceback."""
     result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
     return result

@@ -119,7 +119,8 @@ def _shown(result: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
     for row in rows:
         cells = [row["work"], row["unit"], f"{row['ours']:.4g}", f"{row['reference']:.4g}"]
         cells.append(f"{row['ratio']:.2f}")
-        cells += [f"{row['cpu_ratio']:.2f}"] if by_cpu else []
+        if by_cpu:
+            cells.append("" if row["cpu_ratio"] is None else f"{row['cpu_ratio']:.2f}")
         cells.append(f"{row['limit']:.3g} ({row['limit_is']})")
         table.append([*cells, f"{100 * row['share_of_limit']:.1f} %", str(row["pairs"])])
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())

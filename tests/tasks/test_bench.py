@@ -263,6 +263,18 @@ def test_what_a_person_reads() -> None:
     assert "memory of the search" in text
 
 
+def test_a_row_without_processor_time_beside_one_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `bench views` has on a GPU: one core's views, and the device's in batches."""
+    told = BenchViewsConfig(photos=1, seconds=0, device="cpu")
+    result: Any = bench_views(told, Reporter())
+    result["rows"].append({**result["rows"][0], "work": "on the device", "cpu_ratio": None})
+    monkeypatch.setattr("dino_cli.tasks.bench.views.bench_views", lambda *_: result)
+    first, second = run("views").stdout.splitlines()[1:]
+    assert len(first.split("\t")) == len(second.split("\t"))
+    assert second.split("\t")[0] == "on the device"
+    assert second.split("\t")[5] == ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "rows"),

@@ -8,39 +8,13 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+from cuda_graph_recorder import Recorder
 from small_networks import networks, state, views
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from dino_cli.core.training import cuda_graph as graphed
 from dino_cli.core.training.cuda_graph import GraphedPasses
 from dino_cli.core.training.droppath import draw_masks
 from dino_cli.core.training.step import StepValues, Views, train_step
-
-
-class Recorder(TorchDispatchMode):
-    """A graph: operations in order. Views of memory need not be made again, what writes does."""
-
-    def __init__(self):
-        super().__init__()
-        self.done = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        self.done.append((function, args, kwargs or {}, result))
-        return result
-
-    def replay(self):
-        with torch.no_grad():
-            for function, args, kwargs, result in self.done:
-                returns = function._schema.returns
-                if any(r.alias_info is not None and not r.alias_info.is_write for r in returns):
-                    continue
-                again = function(*args, **kwargs)
-                if not function._schema.is_mutable:
-                    for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                        if isinstance(old, torch.Tensor):
-                            old.copy_(new)
 
 
 @pytest.fixture
