@@ -133,3 +133,5 @@ def test_whitened_features_have_unit_second_moment():
     moments.add(features)
     white = Whitening.of(moments).apply(features)
     torch.testing.assert_close(white.T @ white / len(white), torch.eye(6).double())
+    scales = Whitening.of(moments).matrix.norm(dim=1)  # the strongest axis is shrunk most
+    assert (scales.diff() > 0).all()
