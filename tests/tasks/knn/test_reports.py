@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_files import clusters, write_index
+from feature_files import clusters, write_features, write_index
 from in_process import dino, knn
 from PIL import Image
 
@@ -154,6 +154,16 @@ def test_a_page_of_hits(photos: Path, tiny_weights: Path, tmp_path: Path) -> Non
         similarities = [float(v) for v in re.findall(r'<b><data value="([0-9.e-]+)"', page)]
         assert similarities[0] > 0.99999
         assert similarities == sorted(similarities, reverse=True)
+
+
+def test_a_page_of_features_that_tell_nothing_of_their_making(tmp_path: Path) -> None:
+    rows = [(f"{i}.jpg", "") for i in range(3)]
+    index = write_features(tmp_path / "i.npy", np.eye(3), rows)
+    dino("knn", "--index", index, "-o", tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    assert "by cosine similarity of the features.</p>" in page
+    assert "<dt>Network" not in page
+    assert "<dt>SHA-256" not in page
 
 
 def test_faiss_finds_nearly_all(tmp_path: Path) -> None:
