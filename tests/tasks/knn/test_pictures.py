@@ -32,7 +32,10 @@ def index(photos: Path, tiny_weights: Path, tmp_path: Path) -> Path:
 CPU = ("--device", "cpu", "--precision", "fp32")
 
 
-def test_pictures_are_read_as_the_index_was(photos: Path, index: Path, tmp_path: Path) -> None:
+def test_pictures_are_read_as_the_index_was(
+    photos: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dino_cli.tasks.knn.queries.CHUNK", 5)
     (photos / "red/broken.jpg").write_bytes(b"")
     result = knn(photos, "--index", index, "-k", 1, "-o", tmp_path / "p.csv", *CPU)
     assert result["k"] == {"1": {"top1": 100.0, "top5": 100.0}}
@@ -45,6 +48,17 @@ def test_pictures_are_read_as_the_index_was(photos: Path, index: Path, tmp_path:
         assert row["predicted"] == row["label"] == Path(row["path"]).parent.name
     skipped = (tmp_path / "p.skipped.csv").read_text()
     assert skipped == f"path,reason\n{photos}/red/broken.jpg,empty file\n"
+
+
+@pytest.mark.parametrize("options", [("--multi-scale",), ("--features", "mean")], ids="".join)
+def test_pictures_get_the_features_of_the_index(
+    photos: Path, tiny_weights: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    path, out = tmp_path / "feats.npy", tmp_path / "p.csv"
+    dino("embed", photos, "-o", path, "--weights", tiny_weights, *options, *CPU)
+    knn(photos / "red", "--index", path, "-k", 1, "-o", out, *CPU)
+    with out.open(newline="") as file:
+        assert all(float(row["similarity1"]) > 0.99999 for row in csv.DictReader(file))
 
 
 def test_a_single_picture(photos: Path, index: Path) -> None:
