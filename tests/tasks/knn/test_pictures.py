@@ -117,11 +117,14 @@ def test_the_folder_of_a_picture_is_its_label_where_it_is_a_class(
         assert [row["label"] for row in csv.DictReader(rows)] == ["red"] * 4
 
 
-def test_a_folder_that_is_no_class_is_no_label(photos: Path, index: Path) -> None:
+def test_a_folder_that_is_no_class_is_no_label(photos: Path, index: Path, tmp_path: Path) -> None:
     (photos / "red").rename(photos / "other")
     result = knn(photos / "other", "--index", index, "-k", 1)
     assert result["k"] == {}
     assert len(result["predictions"]) == 4
+    dino("knn", photos / "other", "--index", index, "-k", 1, "-o", tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as rows:
+        assert [row["label"] for row in csv.DictReader(rows)] == [""] * 4
 
 
 def test_unreadable_pictures(photos: Path, index: Path) -> None:

@@ -75,10 +75,11 @@ def test_what_is_like_nothing_known_is_rejected(tmp_path: Path) -> None:
         "top1_of_accepted": None,
     }
     # Most of the class's queries are taken for none.
-    write_index(tmp_path / "far.npy", queries[[0, 1, 3, 2]], ["b"] * 4)
+    write_index(tmp_path / "far.npy", queries[[0, 0, 1, 3, 2]], ["a", *"bbbb"])
     arguments[0] = tmp_path / "far.npy"
     assert knn(*arguments, "--per-class")["classes"] == {
-        "b": {"queries": 4, "top1": 25.0, "confused_with": None, "confused": 2}
+        "a": {"queries": 1, "top1": 100.0, "confused_with": None, "confused": 0},
+        "b": {"queries": 4, "top1": 25.0, "confused_with": None, "confused": 2},
     }
     write_index(tmp_path / "bare.npy", queries, [""] * 4)
     found = knn(tmp_path / "bare.npy", "--index", index, "-k", 2, "--min-similarity", 0.6)
