@@ -1,6 +1,7 @@
 """Pictures as queries of `dino knn`: the model is opened from what the index tells."""
 
 import csv
+import json
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -72,7 +73,11 @@ def test_a_single_picture(photos: Path, index: Path) -> None:
 
 
 def test_queries_that_the_index_holds_are_told(
-    photos: Path, index: Path, tmp_path: Path, tiny_weights: Path
+    photos: Path,
+    index: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def told(picture: Path) -> str:
         line = ["knn", str(picture), "--index", str(index), "-k", "3", *map(str, CPU)]
@@ -86,10 +91,12 @@ def test_queries_that_the_index_holds_are_told(
     assert f"{count} of {count} queries are in the index" in told(index)  # by their paths
     again = tmp_path / "again.npz"
     sizes = ["--resize", 64, "--crop", 64]
-    dino("embed", photos, "-o", again, "--weights", tiny_weights, *sizes, *CPU)
+    dino("embed", photos / "red", "-o", again, "--weights", tiny_weights, *sizes, *CPU)
     twice = ["knn", "--index", str(index), "--index", str(again), "-k", "3"]
     told_twice = CliRunner().invoke(app, twice).stderr
-    assert f"{count} of {2 * count} images are in the index once more and will find" in told_twice
+    assert f"4 of {count + 4} images are in the index once more and will find" in told_twice
+    monkeypatch.chdir(photos)
+    assert "1 of 1 query is in the index and will find itself" in told(Path("green/2.png"))
 
 
 @pytest.mark.parametrize("how", ["folder", "here", "file", "list", "tar"])
@@ -146,6 +153,10 @@ def test_another_model_or_reading_is_refused(
     assert knn(photos, "--index", index, "--weights", tmp_path / "own.safetensors", *CPU)["k"]
     text = fails(1, photos, "--index", index, "--no-exif", *CPU)
     assert "exif True, but the model for the queries with exif False" in text
+    facts = json.loads(index.with_suffix(".json").read_text())
+    index.with_suffix(".json").write_text(json.dumps({**facts, "features": "patch"}))
+    assert "features 'patch', which are no vectors" in fails(1, photos, "--index", index, *CPU)
+    index.with_suffix(".json").write_text(json.dumps(facts))
     # The file that the index names now holds something else; then it is gone.
     shutil.copy(other, tmp_path / "own.safetensors")
     assert "was made with" in fails(1, photos, "--index", index, *CPU)

@@ -61,8 +61,9 @@ def test_what_is_like_nothing_known_is_rejected(tmp_path: Path) -> None:
         "of_unknown": 100.0,
         "top1_of_accepted": 50.0,
     }
-    text = dino("knn", *arguments).stdout
-    assert "2 of 4 queries are of no known class (nearest cosine below 0.6)" in text
+    told = dino("knn", *arguments)
+    assert "2 of 4 queries are of no known class (nearest cosine below 0.6)" in told.stdout
+    assert "are no classes of the index" not in told.stderr  # the rejection tells of them
     # A cosine of 1 is not below 1, and without labels there are no shares.
     write_index(tmp_path / "own.npy", np.eye(4)[[0, 1]], ["", ""])
     found = knn(tmp_path / "own.npy", "--index", index, "-k", 2, "--min-similarity", 1)
