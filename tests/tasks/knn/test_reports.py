@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+from base64 import b64decode
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +241,22 @@ def test_a_page_shows_the_first_queries_and_what_is_rejected(
     assert page.count("like nothing in the index") == 2
     assert page.count("predicted <strong>a</strong>") == 1
     assert "Shown here" not in page
+
+
+def test_pictures_on_a_page_are_turned_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "turned").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    for i in range(2):
+        Image.new("RGB", (40, 20)).save(f"turned/{i}.jpg", exif=exif)
+    index = write_index(tmp_path / "turned.npy", np.eye(2), ["", ""])
+    for words, size in (([], (20, 40)), (["--no-exif"], (40, 20))):
+        dino("knn", "--index", index, "-o", "p.html", "--overwrite", *words)
+        found = re.findall(r"base64,([^\"]+)", (tmp_path / "p.html").read_text())
+        assert [Image.open(BytesIO(b64decode(one))).size for one in found] == [size] * 4
 
 
 def test_a_page_of_features_that_tell_nothing_of_their_making(tmp_path: Path) -> None:
