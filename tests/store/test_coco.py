@@ -76,6 +76,9 @@ def test_polygons_hold_holes_gaps_and_islands(mask):
     assert np.array_equal(_decoded(found, mask.shape), mask)
     joined, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     assert len(found) == joined - 1
+    for ring in found:
+        points = np.array(ring).reshape(-1, 2)
+        assert (points != np.roll(points, 1, axis=0)).any(axis=1).all()  # every edge has a length
 
 
 def test_polygons_rasterise_to_the_same_pixels():

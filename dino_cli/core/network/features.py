@@ -51,7 +51,7 @@ class Extractor:
         self._tokens: Callable[[Tensor], Any] | None = None
         if blocks:
             depth = len(net.blocks)  # type: ignore[arg-type]
-            first = depth - min(depth, LAST + 1) if "last4" in kinds else max(depth - 2, 0)
+            first = depth - min(depth, LAST) if "last4" in kinds else max(depth - 2, 0)
             if "keys" in kinds and depth == 1:
                 raise ValueError("features 'keys' need two blocks or more")
             forward: Any = net.forward_intermediates

@@ -119,6 +119,12 @@ def test_generalised_mean_lies_between_mean_and_maximum():
     torch.testing.assert_close(gem(-tokens), torch.full((3, 5), 1e-6))
 
 
+def test_registers_are_no_patches():
+    tokens = torch.rand(3, 9, 5)
+    expected = torch.cat([tokens[:, 0], gem(tokens[:, 4:])], dim=1)
+    assert torch.equal(cls_and_gem(tokens, 4), expected)
+
+
 def test_whitened_features_have_unit_second_moment():
     torch.manual_seed(0)
     features = torch.randn(400, 6) @ torch.randn(6, 6)
@@ -127,3 +133,5 @@ def test_whitened_features_have_unit_second_moment():
     moments.add(features)
     white = Whitening.of(moments).apply(features)
     torch.testing.assert_close(white.T @ white / len(white), torch.eye(6).double())
+    scales = Whitening.of(moments).matrix.norm(dim=1)  # the strongest axis is shrunk most
+    assert (scales.diff() > 0).all()

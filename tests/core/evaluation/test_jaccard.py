@@ -46,3 +46,16 @@ def test_boxes():
     assert box_overlap((0, 0, 2, 2), (0, 1, 2, 3)) == pytest.approx(2 / 6)
     assert box_overlap((0, 0, 2, 2), (5, 5, 6, 6)) == 0
     assert box_overlap((0, 0, 0, 0), (0, 0, 0, 0)) == 0
+
+
+def test_overlap_of_boxes_is_that_of_their_pixels():
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        ends = np.sort(random.integers(0, 8, (2, 2, 2)), axis=1)
+        ends[:, 1] += 1  # no box is empty
+        painted = np.zeros((2, 9, 9), bool)
+        for mask, ((top, left), (bottom, right)) in zip(painted, ends, strict=True):
+            mask[top:bottom, left:right] = True
+        a, b = (tuple(map(int, box.ravel())) for box in ends)
+        expected = painted.all(axis=0).sum() / painted.any(axis=0).sum()
+        assert box_overlap(a, b) == pytest.approx(expected)

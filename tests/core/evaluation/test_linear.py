@@ -70,6 +70,9 @@ def test_average_pooling_is_interleaved():
         assert features[:, 2 * d + 1].tolist() == mean[:, d].tolist()
     plain = linear_features([tokens, 10 * tokens], 2, avgpool=False)
     assert plain.tolist() == torch.cat([cls, 10 * cls], dim=1).tolist()
+    for avgpool in (True, False):
+        half = linear_features([tokens.bfloat16()], 2, avgpool=avgpool)
+        assert half.dtype == torch.float32
     with pytest.raises(ValueError, match="one block"):
         linear_features([tokens, tokens], 2, avgpool=True)
 

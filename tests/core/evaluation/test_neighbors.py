@@ -89,6 +89,14 @@ def test_equals_in_later_blocks_come_too_late() -> None:
     assert rows.tolist() == [list(range(0, 90, 3))]
 
 
+def test_a_first_block_with_fewer_rows_than_neighbours() -> None:
+    """It holds the nearest, so nothing later is nearer than its last."""
+    angles = np.linspace(0, 3, 192)
+    index = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    _, rows = together(nearest(np.float32([[1, 0]]), index, 70, index_block=64))
+    assert rows.tolist() == [list(range(70))]
+
+
 def test_rows_that_may_not_be_neighbours() -> None:
     index = noise(12)
     allowed = np.arange(12) % 3 != 0
@@ -108,6 +116,10 @@ def test_impossible_k_and_widths() -> None:
         next(nearest(noise(2), noise(5), 6))
     with pytest.raises(ValueError, match="k=5 neighbours of 5 rows"):
         next(nearest(noise(5), noise(5), 5, leave_one_out=True))
+    with pytest.raises(ValueError, match="k=4 neighbours of 3 rows"):
+        next(nearest(noise(2), noise(5), 4, allowed=np.arange(5) > 1))
+    with pytest.raises(ValueError, match="k=0 neighbours"):
+        next(nearest(noise(2), noise(5), 0))
     with pytest.raises(ValueError, match="5 features, the index 4"):
         next(nearest(noise(2), noise(5, 4), 2))
 
@@ -133,6 +145,8 @@ def test_equal_rows_are_pairs_at_one() -> None:
     rows = noise(100, 384)
     pairs = list(similar_pairs(np.concatenate([rows, rows]), 1.0, most=100))
     assert sum(len(first) for first, *_ in pairs) == 100
+    close = np.float32([[1, 0], [1, 0.003]])  # a cosine of 1 - 4.5e-6
+    assert [len(first) for first, *_ in similar_pairs(close, 1.0, most=9)] == [0]
 
 
 def test_too_many_similar_pairs_are_not_collected() -> None:
@@ -157,6 +171,8 @@ def test_votes_by_hand() -> None:
 def test_equal_votes_go_to_the_lower_class() -> None:
     order, _ = votes(torch.tensor([[0.5, 0.5]]), torch.tensor([[3, 1]]), 5)
     assert order.tolist() == [[1, 3, 0, 2, 4]]
+    many, _ = votes(torch.ones(1, 1), torch.tensor([[7]]), 3000)
+    assert many.tolist() == [[7, *range(7), *range(8, 3000)]]
 
 
 def test_no_temperature_overflows() -> None:

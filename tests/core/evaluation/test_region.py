@@ -99,7 +99,7 @@ def test_real_masks():
 
 def slow_contour(truth, predicted, tolerance=0.008):
     """Every pixel of a contour looks for one of the other within the radius."""
-    radius = math.ceil(tolerance * math.hypot(*truth.shape))
+    radius = tolerance if tolerance >= 1 else math.ceil(tolerance * math.hypot(*truth.shape))
     ours, theirs = np.argwhere(boundary(predicted)), np.argwhere(boundary(truth))
     apart = ((ours[:, None] - theirs[None]) ** 2).sum(axis=2) <= radius**2
     precision, recall = apart.any(axis=1).mean(), apart.any(axis=0).mean()
@@ -112,9 +112,23 @@ def test_contours_against_all_distances():
         Image.fromarray(rng.integers(0, 255, (2, 8, 12), dtype=np.uint8)[0]).resize((300, 200))
     )
     truth = noise > 128
-    for shift in (1, 3, 9):
+    for shift, tolerance in ((1, 0.008), (3, 1), (9, 0.008)):
         predicted = moved(noise, shift, -shift) > 120
-        assert contour_accuracy(truth, predicted) == pytest.approx(slow_contour(truth, predicted))
+        ours = contour_accuracy(truth, predicted, tolerance=tolerance)
+        assert ours == pytest.approx(slow_contour(truth, predicted, tolerance))
+
+
+def test_contours_that_are_nowhere_near_do_not_fit():
+    truth, predicted = np.zeros((2, 40, 60), bool)
+    truth[2:6, 2:6] = predicted[30:36, 50:56] = True
+    assert contour_accuracy(truth, predicted) == 0
+
+
+def test_void_pixels_are_in_neither_mask():
+    truth, predicted, void = np.random.default_rng(0).random((3, 30, 40)) < 0.5
+    given, without = (truth, predicted, void), (truth & ~void, predicted & ~void)
+    for measure in (region_similarity, contour_accuracy):
+        assert measure(*given) == measure(*without) != measure(truth, predicted)
 
 
 def test_boundary_of_a_square():
@@ -131,6 +145,7 @@ def test_boundary_of_a_square():
 def test_few_frames():
     one = statistics([0.7])
     assert (one.mean, one.recall, one.decay) == (0.7, 1.0, 0.0)
+    assert statistics([0.5, 0.6]).recall == 0.5  # one half is not above it
     with pytest.raises(ValueError, match="no frame"):
         statistics([])
 

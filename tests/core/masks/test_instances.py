@@ -33,9 +33,9 @@ def test_the_largest_part_stays_however_small():
 
 def test_scores_are_means_over_patches():
     certainty = np.zeros((4, 5), np.float32)
-    certainty[0, 0] = 1  # pixels 0-1, of which the part of 9 has one
+    certainty[1, 1] = 1  # pixels 2-3, of which the part of 9 has all four
     parts = connected_parts(_mask(), certainty, smallest=2)
-    assert parts.scores == (pytest.approx(1 / 9, abs=1e-4), 0.0)
+    assert parts.scores == (pytest.approx(4 / 9, abs=1e-4), 0.0)
 
 
 def test_nothing_has_no_parts():

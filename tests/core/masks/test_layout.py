@@ -18,6 +18,7 @@ def test_each_pixel_takes_the_patch_below_its_centre(photo, resized, patch):
     layout = PatchLayout(photo, resized, patch)
     h, w = layout.grid
     assert (h, w) == (resized[0] // patch, resized[1] // patch)
+    assert layout.trimmed == (h * patch, w * patch)
     values = np.arange(1, h * w + 1).reshape(h, w)
     large = layout.enlarge(values)
     assert large.shape == photo
@@ -46,9 +47,10 @@ def test_patch_at_a_point_is_the_one_that_covers_its_pixel():
     numbers = np.arange(5 * 7, dtype=np.int64).reshape(5, 7)
     painted = layout.enlarge(numbers)
     rows, columns = layout.covered
-    for y, x in [(0, 0), (10, 20), (rows - 1, columns - 1), (41, 3)]:
-        assert layout.patch_at(y + 0.5, x + 0.5) == painted[y, x]
+    for y in range(rows):
+        for x in range(columns):
+            assert layout.patch_at(y + 0.5, x + 0.5) == painted[y, x]
     assert layout.patch_at(49.9, 69.9) == 34  # trimmed: the nearest
-    for y, x in [(50, 0), (0, 70), (-1, 3)]:
+    for y, x in [(50, 0), (0, 70), (-1, 3), (3, -1)]:
         with pytest.raises(ValueError, match="outside 70 x 50"):
             layout.patch_at(y, x)

@@ -122,14 +122,34 @@ def test_a_mask_of_everything_or_nothing_is_not_certain(value):
     assert not certainties(keys, torch.full_like(truth, value)[None]).any()
 
 
-def test_seeded_drops_unattended_fragments_and_keeps_attended_ones():
+@pytest.mark.parametrize(("share", "kept"), [(0.14, False), (0.16, True), (0.4, True)])
+def test_seeded_drops_fragments_with_little_of_the_attention_that_is_kept(share, kept):
     attention, keys, truth = _scene(noise=0.0)
     keys = keys.reshape(9, 11, -1)
     keys[0, 0] = keys[8, 10] = keys[3, 4]  # two patches like the object, apart from it
-    attention[:, :, 8, 10] = 0.3  # one of them attended
+    attention[:, :, 0, 0] = 0
+    attention[:, :, 8, 10] = share / (1 - share) * attention.mean(1)[0, truth].sum()
     mask = seeded_masks(attention, keys.reshape(1, 99, -1))[0]
-    truth[8, 10] = True
+    truth[8, 10] = kept
     assert torch.equal(mask, truth)
+
+
+def test_of_fragments_that_are_all_small_the_most_attended_stays():
+    attention, keys, _ = _scene(noise=0.0)
+    keys = keys.reshape(9, 11, -1)
+    like, unlike = keys[3, 4].clone(), keys[0, 0].clone()
+    keys[:], attention[:] = unlike, 1e-6
+    keys[::4, ::3] = like  # 3 x 4 of them
+    attention[:, :, ::4, ::3] = 0.1
+    attention[:, :, 4, 6] = 0.11
+    mask = seeded_masks(attention, keys.reshape(1, 99, -1))[0]
+    assert mask.nonzero().tolist() == [[4, 6]]
+
+
+def test_keys_that_are_all_alike_leave_what_is_attended():
+    attention, keys, _ = _scene()
+    seed = threshold_mass(attention.mean(1), 0.6)
+    assert torch.equal(seeded_masks(attention, keys[:, :1].expand_as(keys)), seed)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (4, 4)])
@@ -167,10 +187,13 @@ def _dense_cut(attention, keys):
     return kept
 
 
-@pytest.mark.parametrize("noise", [0.5, 1.5])
-def test_cut_equals_a_dense_eigensolver(noise):
+@pytest.mark.parametrize(("noise", "apart"), [(0.5, False), (1.5, False), (1.5, True)])
+def test_cut_equals_a_dense_eigensolver(noise, apart):
     for seed in range(4):
         attention, keys, _ = _scene(seed, noise=noise)
+        if apart:  # a second part, attended most, but not the most extreme
+            keys[:, 9:11] = keys[:, 37:39]
+            attention[..., 0, 9:11] = 0.5
         assert np.array_equal(
             cut_masks(attention, keys)[0].numpy(), _dense_cut(attention[0], keys[0])
         )
@@ -180,11 +203,13 @@ def test_cut_finds_the_object_whatever_the_sign_of_the_eigenvector():
     for seed in range(4):
         attention, keys, truth = _scene(seed)
         assert torch.equal(cut_masks(attention, keys)[0], truth)
+        attention = attention + 0.1  # more on the background in sum, but less on each patch
+        assert torch.equal(cut_masks(attention, keys)[0], truth)
 
 
 def test_best_head_is_the_one_whose_mask_overlaps_most():
     truth = torch.zeros(2, 4, 4, dtype=torch.bool)
-    truth[:, 1:3, 1:3] = True
+    truth[0, 1:3, 1:3] = truth[1, 1, 1:3] = True
     attention = torch.full((2, 3, 4, 4), 1e-4)
     attention[0, 0, 0, :] = 1.0  # background
     attention[0, 1, 1:3, 1:3] = 1.0  # the object
@@ -196,7 +221,8 @@ def test_best_head_is_the_one_whose_mask_overlaps_most():
         [float((m & t).sum() / (m | t).sum()) for m in threshold_mass(heads, 0.9)]
         for heads, t in zip(attention, truth, strict=True)
     ]
-    assert best_heads(attention, truth, 0.9) == [int(np.argmax(row)) for row in shared] == [1, 0]
+    assert best_heads(attention, truth, 0.9) == [int(np.argmax(row)) for row in shared] == [1, 2]
+    assert best_heads(torch.ones(2, 3, 4, 4), truth, 0.9) == [0, 0]
 
 
 def test_overlap():

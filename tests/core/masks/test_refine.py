@@ -54,11 +54,21 @@ def _iou(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
+def test_guided_mask_filters_with_one_and_a_half_patches_on_either_side():
+    photo, _ = _photo((24, 30))
+    patches = np.random.default_rng(0).random((3, 5)) > 0.5  # of 8 x 6 pixels
+    soft = cv2.resize(patches.astype(np.float64), (30, 24), interpolation=cv2.INTER_LINEAR)
+    expected = _slow_guided_filter(soft, photo / 255, (12, 9), 1e-3)
+    np.testing.assert_allclose(guided_mask(patches, photo), expected, atol=2e-4)
+
+
 def test_guided_mask_follows_the_photo():
     photo, disc = _photo()
     patches = disc.reshape(12, 10, 16, 10).mean(axis=(1, 3)) > 0.5
     blocks = patches.repeat(10, 0).repeat(10, 1)
-    fitted = cut(guided_mask(patches, photo), (120, 160))
+    soft = guided_mask(patches, photo)
+    assert soft.shape == (120, 160)
+    fitted = cut(soft, (120, 160))
     assert _iou(blocks, disc) < 0.93
     assert _iou(fitted, disc) > 0.98
 
@@ -68,8 +78,25 @@ def test_large_photos_are_filtered_small_and_enlarged(monkeypatch):
     photo, disc = _photo()
     patches = disc.reshape(12, 10, 16, 10).mean(axis=(1, 3)) > 0.5
     soft = guided_mask(patches, photo)
-    assert soft.size <= 5100
+    assert soft.shape == (61, 82)
     assert _iou(cut(soft, (120, 160)), disc) > 0.95
+
+
+def test_large_photos_are_made_small_by_means(monkeypatch):
+    photo, disc = _photo()
+    patches = disc.reshape(12, 10, 16, 10).mean(axis=(1, 3)) > 0.5
+    photo = photo.clip(20, 235)
+    sign = np.random.default_rng(1).choice([-20, 20], (120, 160))
+    texture = np.kron(sign, [[1, -1], [-1, 1]])[..., None]  # of mean 0
+    large = (photo.repeat(2, 0).repeat(2, 1) + texture).astype(np.uint8)
+    monkeypatch.setattr(refine, "MOST_PIXELS", 120 * 160)
+    np.testing.assert_allclose(guided_mask(patches, large), guided_mask(patches, photo), atol=1e-6)
+
+
+def test_more_than_one_half_belongs_to_the_object():
+    soft = np.float32([[0.4, 0.5, 0.51, 1.0]])
+    assert cut(soft, (1, 4)).tolist() == [[False, False, True, True]]
+    assert cut(soft, (1, 2)).tolist() == [[False, True]]  # .45 and .755
 
 
 @pytest.mark.parametrize("value", [False, True])

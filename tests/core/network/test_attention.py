@@ -38,6 +38,15 @@ NETWORKS = {
         registers=3, embed_class=False, layer_scale=True, positions="size"
     ),
     "rotary positions": _rotary,
+    "rotary positions in halves": lambda: timm.create_model(
+        "vit_small_patch16_dinov3_qkvb",
+        patch_size=8,
+        depth=2,
+        embed_dim=32,
+        num_heads=2,
+        num_classes=0,
+        dynamic_img_size=True,
+    ).eval(),
     "query and key norm": lambda: timm.create_model(
         "vit_tiny_patch16_224",
         img_size=32,
@@ -149,6 +158,7 @@ def test_a_network_without_class_token_has_blocks_to_ask():
     ).eval()  # fmt: skip
     backbone = Backbone(net)
     assert (backbone.has_attention, backbone.has_blocks, backbone.depth) == (False, True, 2)
+    assert backbone.heads == 2
     heads, keys = backbone.cls_attention_and_keys(
         torch.randn(1, 3, 32, 48), asking=torch.tensor([23])
     )
@@ -181,8 +191,39 @@ def test_forward_hooks_are_gone_afterwards():
     x = torch.randn(1, 3, 32, 32)
     before = backbone.features(x)
     backbone.cls_attention_and_keys(x)
+    backbone.last_tokens(x, 2)
     assert not net.blocks[-1]._forward_pre_hooks
+    assert not any(block._forward_hooks for block in net.blocks)
     torch.testing.assert_close(backbone.features(x), before, rtol=0, atol=0)
+
+
+def test_nothing_is_computed_after_the_block_that_is_asked():
+    net = _dino()
+    ran = []
+    for part in (*net.blocks, net.norm):
+        part.register_forward_hook(lambda module, _a, _o: ran.append(module))
+    Backbone(net).cls_attention_and_keys(torch.randn(1, 3, 32, 32), layer=1)
+    assert ran == [net.blocks[0]]
+
+
+def test_tokens_of_the_last_blocks_are_normed_oldest_first():
+    net = _dino()
+    seen = []
+    for block in net.blocks:
+        block.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    found = Backbone(net).last_tokens(torch.randn(2, 3, 32, 32), 2)
+    assert len(found) == 2
+    with torch.inference_mode():
+        for tokens, out in zip(found, seen[1:], strict=True):
+            torch.testing.assert_close(tokens, net.norm(out))
+
+
+@pytest.mark.parametrize(("before", "compiled"), [(-1, [0, 1]), (1, [0])])
+def test_blocks_before_the_one_that_is_asked_are_compiled(monkeypatch, before, compiled):
+    net, done = _dino(), []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: done.append(module))
+    Backbone(net).compile_blocks(before)
+    assert done == [net.blocks[i] for i in compiled]
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "xcit_nano_12_p16_224", "mixer_s32_224"])
@@ -191,3 +232,12 @@ def test_networks_without_patch_attention_are_known(name):
         net = timm.create_model(name, num_classes=0)
     assert not Backbone(net).has_attention
     assert Backbone(net).heads == 0
+    net.blocks = nn.Sequential()
+    assert not Backbone(net).has_blocks
+
+
+def test_a_convnets_patch_is_its_whole_stride():
+    with torch.device("meta"):
+        net = timm.create_model("resnet10t", num_classes=0).train()
+    assert Backbone(net).patch_size == 32
+    assert not net.training  # it is asked as it is used

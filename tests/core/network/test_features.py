@@ -72,6 +72,8 @@ def test_fewer_than_four_blocks_give_what_there_is() -> None:
         found["last4"], oracle(net, images(), 1)["last4"], atol=1e-5, rtol=1e-5
     )
     assert found["last4"].shape == (3, 2 * 48)
+    with pytest.raises(ValueError, match="'keys' need two blocks"):
+        Extractor(Backbone(network(depth=1)), ["keys"])
 
 
 def test_several_scales_are_the_originals() -> None:
@@ -123,6 +125,9 @@ def test_rotary_positions_and_no_class_token() -> None:
     torch.testing.assert_close(found["cls"], tokens[:, 0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found["last4"][:, -48:], tokens[:, 0], atol=1e-5, rtol=1e-4)
     assert found["keys"].shape == (3, 4, 4, 48)
+    trimmed = images(70, 77)
+    ours, whole = (Extractor(Backbone(net), ["cls"])(y) for y in (trimmed, trimmed[..., :64, :64]))
+    torch.testing.assert_close(ours, whole)
 
     net = tiny("vit_base_patch16_siglip_224", depth=3, img_size=64, embed_dim=48, num_heads=2)
     found = Extractor(Backbone(net), ["cls", "mean", "patch", "keys"])(x)

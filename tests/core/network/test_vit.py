@@ -1,6 +1,7 @@
 """The network against slow oracles, and against timm where they must agree."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import timm
@@ -19,20 +20,37 @@ from dino_cli.core.network.vit import build_vit
 TINY = VitArchitecture(width=32, depth=2, heads=2, patch_size=8, grid=(4, 4))
 
 
+@pytest.mark.parametrize("rows", [2, 4])
 @pytest.mark.parametrize(("h", "w"), [(2, 2), (4, 4), (8, 2), (5, 9), (1, 7)])
-def test_positions_are_the_references_interpolation(h, w):
+def test_positions_are_the_references_interpolation(rows, h, w):
     """The formula of the reference's `interpolate_pos_encoding`, written out."""
     torch.manual_seed(0)
-    net = build_vit(TINY)
-    grid = net.pos_embed[:, 1:].reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
-    if (h, w) == (4, 4):
+    net = build_vit(replace(TINY, grid=(rows, 4)))
+    grid = net.pos_embed[:, 1:].reshape(1, rows, 4, 32).permute(0, 3, 1, 2)
+    if (h, w) == (rows, 4):
         expected = net.pos_embed
     else:
-        n = math.sqrt(16)
-        scaled = F.interpolate(grid, scale_factor=((h + 0.1) / n, (w + 0.1) / n), mode="bicubic")
+        scale = ((h + 0.1) / rows, (w + 0.1) / 4)
+        scaled = F.interpolate(grid, scale_factor=scale, mode="bicubic")
         assert scaled.shape[-2:] == (h, w)
         expected = torch.cat([net.pos_embed[:, :1], scaled.flatten(2).transpose(1, 2)], dim=1)
     assert torch.equal(net.position_embedding(h, w), expected)
+
+
+def test_positions_of_a_grid_in_proportion_are_the_trained_ones():
+    net = build_vit(replace(TINY, grid=(2, 4)))
+    for width, trained in ((36, True), (34, False)):
+        tokens = net.patch_embed(torch.randn(1, 3, 18, width))
+        found = net._pos_embed(tokens)[:, 1:] - tokens.flatten(1, 2)
+        assert torch.allclose(found, net.pos_embed[:, 1:], atol=1e-6) == trained
+
+
+def test_positions_by_size_are_not_smoothed():
+    net = build_vit(replace(TINY, positions="size", registers=2))
+    grid = net.pos_embed[:, 3:].reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, size=(2, 3), mode="bicubic").flatten(2).transpose(1, 2)
+    assert torch.equal(net.position_embedding(2, 3)[:, 3:], expected)
+    assert net.position_embedding(4, 4, (35, 39)) is net.pos_embed
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -118,18 +136,36 @@ def test_an_architecture_survives_json(architecture):
     assert [*a.state_dict()] == [*b.state_dict()]
 
 
-def test_convolutional_stem_needs_a_power_of_two():
-    with pytest.raises(ValueError, match="not 14"):
-        build_vit(
-            VitArchitecture(width=32, depth=1, heads=2, patch_size=14, grid=(2, 2), conv_stem=True)
-        )
+@pytest.mark.parametrize("patch", [1, 6, 14])
+def test_convolutional_stem_needs_a_power_of_two(patch):
+    with pytest.raises(ValueError, match=f"not {patch}$"):
+        build_vit(replace(TINY, patch_size=patch, conv_stem=True))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
-def test_features_of_any_timm_model(name):
+def test_convolutional_stem_halves_the_size_and_doubles_the_width_at_every_stage():
+    net = build_vit(replace(TINY, width=64, conv_stem=True)).eval()
+    widths = [part.out_channels for part in net.patch_embed.proj if hasattr(part, "stride")]
+    assert widths == [16, 32, 64, 64]
+    assert net.patch_embed(torch.randn(2, 3, 24, 43)).shape == (2, 3, 5, 64)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [TINY, TimmArchitecture(name="vit_tiny_patch16_224", arguments={"depth": 2})],
+)
+def test_drop_path_grows_with_depth(architecture):
+    net = build(architecture, drop_path=0.25)
+    assert [getattr(b.drop_path1, "drop_prob", 0) for b in net.blocks] == [0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("resnet18", 3), ("vit_tiny_patch16_224", 1), ("convnext_atto", 5)]
+)
+def test_features_of_any_timm_model(name, channels):
     arguments = {"dynamic_img_size": True} if name.startswith("vit") else {}
-    backbone = Backbone(build(TimmArchitecture(name=name, arguments=arguments)))
-    image = torch.randn(2, 3, 64, 64)
+    architecture = TimmArchitecture(name=name, in_chans=channels, arguments=arguments)
+    backbone = Backbone(build(architecture))
+    image = torch.randn(2, channels, 64, 64)
     assert backbone.features(image).shape == (2, backbone.dim)
     with torch.inference_mode():
         torch.testing.assert_close(backbone.features(image), backbone.net(image))

@@ -108,6 +108,22 @@ def test_k_is_clamped_with_a_remark(tmp_path: Path) -> None:
     result = dino("knn", "--index", tmp_path / "train.npy", "--json", "-k", "30")
     assert list(json.loads(result.stdout)["k"]) == ["29"]
     assert "k=30 but the index has 29 other images; using 29\n" in result.stderr
+    result = dino("knn", "--index", tmp_path / "train.npy", "-k", "29")
+    assert "using" not in result.stderr
+    write_index(tmp_path / "two.npy", bank[:2], ["a", "b"])
+    result = dino("knn", "--index", tmp_path / "two.npy", "-k", "5")
+    assert "k=5 but the index has 1 other image; using 1\n" in result.stderr
+
+
+def test_predictions_without_neighbours(tmp_path: Path) -> None:
+    write_index(tmp_path / "train.npy", *clusters(30, 1))
+    out = tmp_path / "p.csv"
+    knn("--index", tmp_path / "train.npy", "-o", out, "--neighbors", 0, "--min-similarity", -1)
+    with out.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "predicted", "probability", "label"]
+    assert len(rows) == 30
+    assert all(row[1] for row in rows)
 
 
 def test_table_of_accuracies(tmp_path: Path) -> None:
@@ -168,6 +184,9 @@ def test_an_index_of_another_make_is_refused(tmp_path: Path) -> None:
     assert "resize 256, but" in refusal(preprocessing={"resize": 200, "crop": 224})
     assert "features cls, but" in refusal(features="mean")
     assert "checkpoint_key None, but" in refusal(checkpoint_key="student")
+    assert "multi_scale None, but" in refusal(multi_scale=True)
+    write_index(tmp_path / "q.npy", bank, labels, multi_scale=False)
+    assert knn(tmp_path / "q.npy", "--index", index)["queries"] == 30
     write_index(tmp_path / "q.npy", bank[:, :5], labels)
     assert "dim 8, but" in fails(1, tmp_path / "q.npy", "--index", index)
 
@@ -178,20 +197,26 @@ def test_misuse_is_a_sentence(tmp_path: Path) -> None:
     write_index(tmp_path / "train.npy", bank, labels)
     write_index(tmp_path / "bare.npy", bank, [""] * 30)
     write_index(tmp_path / "single.npy", bank[:1], labels[:1])
+    write_index(tmp_path / "one.npy", bank, [labels[0], *[""] * 29])
     write_index(tmp_path / "empty.npy", bank[:0], [])
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    (tmp_path / "p.skipped.csv").write_text("path,reason\n")
     before = sorted(os.listdir(tmp_path))
     assert "empty.npy' holds no pictures" in fails(1, tmp_path / "empty.npy", *index)
     assert "holds no pictures" in fails(1, "--index", tmp_path / "empty.npy", "--duplicates", 0.9)
     assert "none.npy' does not exist" in fails(1, "--index", tmp_path / "none.npy")
     assert "has no labels; embed a folder" in fails(1, "--index", tmp_path / "bare.npy")
     assert "a single image with a label" in fails(1, "--index", tmp_path / "single.npy")
+    assert "a single image with a label" in fails(1, "--index", tmp_path / "one.npy")
     assert "k=0 is not a positive number; use -k 20" in fails(2, *index, "-k", 0)
     assert "temperature 0.0 is not" in fails(2, *index, "--temperature", 0)
-    assert "temperature nan is not" in fails(2, *index, "--temperature", "nan")
+    for value in ("nan", "inf"):
+        assert f"temperature {value} is not" in fails(2, *index, "--temperature", value)
     assert "--neighbors -1" in fails(2, *index, "--neighbors", -1)
     assert "predictions are .csv" in fails(2, *index, "-o", tmp_path / "p.json")
     assert "does not exist; mkdir" in fails(1, *index, "-o", tmp_path / "no/p.csv")
     assert "already exists" in fails(1, *index, "-o", tmp_path / "bare.csv")
+    assert "p.skipped.csv' already exists" in fails(1, *index, "-o", tmp_path / "p.csv")
     own = [*index, "-o", tmp_path / "train.csv", "--overwrite"]
     assert "belongs to the index" in fails(2, *own)
     own = [tmp_path / "bare.npy", *index, "-o", tmp_path / "bare.csv", "--overwrite"]
@@ -200,12 +225,10 @@ def test_misuse_is_a_sentence(tmp_path: Path) -> None:
     own = ["--index", tmp_path / "train.mean.npy", "-o", tmp_path / "train.csv", "--overwrite"]
     assert "belongs to the index" in fails(2, *own)
     (tmp_path / "train.mean.npy").unlink()
-    two = [tmp_path / "train.npy", tmp_path / "bare.npy"]
-    assert "a feature file beside other queries" in fails(2, *two, *index)
+    for other in ("bare.npy", "photo.jpg"):
+        two = [tmp_path / "train.npy", tmp_path / other]
+        assert "a feature file beside other queries" in fails(2, *two, *index)
     assert sorted(os.listdir(tmp_path)) == before
-
-
-# Pictures as queries: the model is opened from what the index tells.
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

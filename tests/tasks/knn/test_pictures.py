@@ -1,6 +1,7 @@
 """Pictures as queries of `dino knn`: the model is opened from what the index tells."""
 
 import csv
+import json
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -32,7 +33,10 @@ def index(photos: Path, tiny_weights: Path, tmp_path: Path) -> Path:
 CPU = ("--device", "cpu", "--precision", "fp32")
 
 
-def test_pictures_are_read_as_the_index_was(photos: Path, index: Path, tmp_path: Path) -> None:
+def test_pictures_are_read_as_the_index_was(
+    photos: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dino_cli.tasks.knn.queries.CHUNK", 5)
     (photos / "red/broken.jpg").write_bytes(b"")
     result = knn(photos, "--index", index, "-k", 1, "-o", tmp_path / "p.csv", *CPU)
     assert result["k"] == {"1": {"top1": 100.0, "top5": 100.0}}
@@ -47,6 +51,17 @@ def test_pictures_are_read_as_the_index_was(photos: Path, index: Path, tmp_path:
     assert skipped == f"path,reason\n{photos}/red/broken.jpg,empty file\n"
 
 
+@pytest.mark.parametrize("options", [("--multi-scale",), ("--features", "mean")], ids="".join)
+def test_pictures_get_the_features_of_the_index(
+    photos: Path, tiny_weights: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    path, out = tmp_path / "feats.npy", tmp_path / "p.csv"
+    dino("embed", photos, "-o", path, "--weights", tiny_weights, *options, *CPU)
+    knn(photos / "red", "--index", path, "-k", 1, "-o", out, *CPU)
+    with out.open(newline="") as file:
+        assert all(float(row["similarity1"]) > 0.99999 for row in csv.DictReader(file))
+
+
 def test_a_single_picture(photos: Path, index: Path) -> None:
     picture = photos / "green/2.png"
     result = knn(picture, "--index", index, "-k", 3, *CPU)
@@ -58,7 +73,11 @@ def test_a_single_picture(photos: Path, index: Path) -> None:
 
 
 def test_queries_that_the_index_holds_are_told(
-    photos: Path, index: Path, tmp_path: Path, tiny_weights: Path
+    photos: Path,
+    index: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def told(picture: Path) -> str:
         line = ["knn", str(picture), "--index", str(index), "-k", "3", *map(str, CPU)]
@@ -72,10 +91,12 @@ def test_queries_that_the_index_holds_are_told(
     assert f"{count} of {count} queries are in the index" in told(index)  # by their paths
     again = tmp_path / "again.npz"
     sizes = ["--resize", 64, "--crop", 64]
-    dino("embed", photos, "-o", again, "--weights", tiny_weights, *sizes, *CPU)
+    dino("embed", photos / "red", "-o", again, "--weights", tiny_weights, *sizes, *CPU)
     twice = ["knn", "--index", str(index), "--index", str(again), "-k", "3"]
     told_twice = CliRunner().invoke(app, twice).stderr
-    assert f"{count} of {2 * count} images are in the index once more and will find" in told_twice
+    assert f"4 of {count + 4} images are in the index once more and will find" in told_twice
+    monkeypatch.chdir(photos)
+    assert "1 of 1 query is in the index and will find itself" in told(Path("green/2.png"))
 
 
 @pytest.mark.parametrize("how", ["folder", "here", "file", "list", "tar"])
@@ -103,11 +124,14 @@ def test_the_folder_of_a_picture_is_its_label_where_it_is_a_class(
         assert [row["label"] for row in csv.DictReader(rows)] == ["red"] * 4
 
 
-def test_a_folder_that_is_no_class_is_no_label(photos: Path, index: Path) -> None:
+def test_a_folder_that_is_no_class_is_no_label(photos: Path, index: Path, tmp_path: Path) -> None:
     (photos / "red").rename(photos / "other")
     result = knn(photos / "other", "--index", index, "-k", 1)
     assert result["k"] == {}
     assert len(result["predictions"]) == 4
+    dino("knn", photos / "other", "--index", index, "-k", 1, "-o", tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as rows:
+        assert [row["label"] for row in csv.DictReader(rows)] == [""] * 4
 
 
 def test_unreadable_pictures(photos: Path, index: Path) -> None:
@@ -129,6 +153,10 @@ def test_another_model_or_reading_is_refused(
     assert knn(photos, "--index", index, "--weights", tmp_path / "own.safetensors", *CPU)["k"]
     text = fails(1, photos, "--index", index, "--no-exif", *CPU)
     assert "exif True, but the model for the queries with exif False" in text
+    facts = json.loads(index.with_suffix(".json").read_text())
+    index.with_suffix(".json").write_text(json.dumps({**facts, "features": "patch"}))
+    assert "features 'patch', which are no vectors" in fails(1, photos, "--index", index, *CPU)
+    index.with_suffix(".json").write_text(json.dumps(facts))
     # The file that the index names now holds something else; then it is gone.
     shutil.copy(other, tmp_path / "own.safetensors")
     assert "was made with" in fails(1, photos, "--index", index, *CPU)

@@ -1,15 +1,20 @@
 """What `dino knn` tells besides accuracies: classes, rejection, duplicates, pages, recall."""
 
 import csv
+import json
 import re
+from base64 import b64decode
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_files import clusters, write_index
+from feature_files import clusters, write_features, write_index
 from in_process import dino, knn
 from PIL import Image
+
+from dino_cli.tasks.knn import duplicates
 
 
 def predictions(path: Path) -> list[dict[str, str]]:
@@ -58,8 +63,27 @@ def test_what_is_like_nothing_known_is_rejected(tmp_path: Path) -> None:
         "of_unknown": 100.0,
         "top1_of_accepted": 50.0,
     }
-    text = dino("knn", *arguments).stdout
-    assert "2 of 4 queries are of no known class (nearest cosine below 0.6)" in text
+    told = dino("knn", *arguments)
+    assert "2 of 4 queries are of no known class (nearest cosine below 0.6)" in told.stdout
+    assert "are no classes of the index" not in told.stderr  # the rejection tells of them
+    # A cosine of 1 is not below 1, and without labels there are no shares.
+    write_index(tmp_path / "own.npy", np.eye(4)[[0, 1]], ["", ""])
+    found = knn(tmp_path / "own.npy", "--index", index, "-k", 2, "--min-similarity", 1)
+    assert [p["predicted"] for p in found["predictions"]] == ["a", "b"]
+    assert found["rejection"] == {
+        "min_similarity": 1,
+        "rejected": 0,
+        "of_known": None,
+        "of_unknown": None,
+        "top1_of_accepted": None,
+    }
+    # Most of the class's queries are taken for none.
+    write_index(tmp_path / "far.npy", queries[[0, 0, 1, 3, 2]], ["a", *"bbbb"])
+    arguments[0] = tmp_path / "far.npy"
+    assert knn(*arguments, "--per-class")["classes"] == {
+        "a": {"queries": 1, "top1": 100.0, "confused_with": None, "confused": 0},
+        "b": {"queries": 4, "top1": 25.0, "confused_with": None, "confused": 2},
+    }
     write_index(tmp_path / "bare.npy", queries, [""] * 4)
     found = knn(tmp_path / "bare.npy", "--index", index, "-k", 2, "--min-similarity", 0.6)
     assert [p["predicted"] for p in found["predictions"]] == ["a", None, "b", None]
@@ -96,6 +120,41 @@ def test_duplicates_equal_the_oracle(tmp_path: Path) -> None:
     assert (none["pairs"], none["groups"], none["duplicates"], none["found"]) == (0, 0, 0, [])
 
 
+def test_groups_of_duplicates_are_chains_numbered_by_their_first_rows(tmp_path: Path) -> None:
+    angles = np.random.default_rng(0).uniform(0, 3, 150)
+    index = write_index(
+        tmp_path / "i.npy", np.stack([np.cos(angles), np.sin(angles)], axis=1), [""] * 150
+    )
+    near, order = 0.03, np.argsort(angles)
+    chains = np.split(order, np.flatnonzero(np.diff(angles[order]) > near) + 1)
+    expected = sorted(sorted(chain.tolist()) for chain in chains if len(chain) > 1)
+    assert max(map(len, expected)) > 9
+    result = knn("--index", index, "--duplicates", np.cos(near), "-o", tmp_path / "d.csv")
+    found: dict[int, set[int]] = {}
+    for row in predictions(tmp_path / "d.csv"):
+        pair = {int(Path(row[key]).stem) for key in ("path", "duplicate")}
+        found.setdefault(int(row["group"]), set()).update(pair)
+    assert {n: sorted(group) for n, group in found.items()} == dict(enumerate(expected, 1))
+    assert result["groups"] == len(expected)
+    assert result["duplicates"] == sum(len(chain) - 1 for chain in expected)
+
+
+def test_many_duplicates_are_shown_in_part_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = write_index(tmp_path / "i.npy", np.eye(4)[[0, 0, 0, 1]], [""] * 4)
+    asked = ["knn", "--index", index, "--duplicates"]
+    for shown, told in ((3, False), (2, True)):
+        monkeypatch.setattr(duplicates, "SHOWN", shown)
+        result = dino(*asked, 0.9, "--json")
+        assert len(json.loads(result.stdout)["found"]) == shown
+        assert (f"the first {shown} of 3 pairs; all" in result.stderr) == told
+    assert knn(*asked[1:], -1)["pairs"] == 6
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 2)
+    text = dino(*asked, 0.9, code=1).stderr
+    assert "more than 2 pairs are as similar as 0.9; use a higher --duplicates" in text
+
+
 def test_progress_of_duplicates_counts_the_images(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(9000, 32))
     index = write_index(tmp_path / "i.npy", vectors, [""] * 9000)
@@ -124,6 +183,9 @@ def test_several_indexes_are_one(tmp_path: Path) -> None:
         expected = knn(*query, "--index", whole, "-k", 5, "-k", 40)
         found = knn(*query, "--index", parts[0], "--index", parts[1], "-k", 5, "-k", 40)
         assert found == expected
+    empty = write_index(tmp_path / "e.npy", bank[:0], [])
+    again = knn("--index", empty, "--index", whole, "--index", whole, "-k", 5)
+    assert again == knn("--index", whole, "-k", 5)  # a file that is named twice counts once
     other = write_index(tmp_path / "o.npy", bank, labels, weights_sha256="cd" * 32)
     text = dino("knn", "--index", whole, "--index", other, code=1).stderr
     assert "was made with m (weights abababab), but" in text
@@ -154,6 +216,64 @@ def test_a_page_of_hits(photos: Path, tiny_weights: Path, tmp_path: Path) -> Non
         similarities = [float(v) for v in re.findall(r'<b><data value="([0-9.e-]+)"', page)]
         assert similarities[0] > 0.99999
         assert similarities == sorted(similarities, reverse=True)
+
+
+def test_a_page_shows_the_first_queries_and_what_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "i").mkdir()
+    (tmp_path / "i/1.jpg").write_bytes(b"no picture")
+    monkeypatch.setattr("dino_cli.tasks.knn.hits.MOST_QUERIES", 3)
+    index = write_index(tmp_path / "i.npy", np.eye(4)[[0, 0, 1, 1, 2]], ["a", "a", "b", "b", ""])
+    words = ["--index", index, "-o", "p.html", "--min-similarity", 0.5, "--overwrite"]
+    told = dino("knn", *words).stderr
+    assert "using" not in told  # nobody asked for the accuracies of the default numbers
+    page = (tmp_path / "p.html").read_text()
+    assert "5 queries against the 5 pictures" in page
+    assert "Shown here: the first 3." in page
+    assert page.count("<article") == page.count("predicted <strong>") == 3
+    assert "like nothing in the index" not in page
+    write_index(tmp_path / "q.npy", np.eye(4)[[3, 0, 3]], [""] * 3)
+    told = dino("knn", "q.npy", *words, "-k", 200).stderr
+    assert "k=200 but the index has 4 images; using 4" in told
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("like nothing in the index") == 2
+    assert page.count("predicted <strong>a</strong>") == 1
+    assert "Shown here" not in page
+
+
+def test_pictures_on_a_page_are_turned_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "turned").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    for i in range(2):
+        Image.new("RGB", (40, 20)).save(f"turned/{i}.jpg", exif=exif)
+    index = write_index(tmp_path / "turned.npy", np.eye(2), ["", ""])
+    for words, size in (([], (20, 40)), (["--no-exif"], (40, 20))):
+        dino("knn", "--index", index, "-o", "p.html", "--overwrite", *words)
+        found = re.findall(r"base64,([^\"]+)", (tmp_path / "p.html").read_text())
+        assert [Image.open(BytesIO(b64decode(one))).size for one in found] == [size] * 4
+
+
+def test_a_page_of_features_that_tell_nothing_of_their_making(tmp_path: Path) -> None:
+    rows = [(f"{i}.jpg", "") for i in range(3)]
+    index = write_features(tmp_path / "i.npy", np.eye(3), rows)
+    dino("knn", "--index", index, "-o", tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    assert "by cosine similarity of the features.</p>" in page
+    assert "<dt>Network" not in page
+    assert "<dt>SHA-256" not in page
+
+
+def test_faiss_tells_the_recall_of_as_many_as_there_are(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    index = write_index(tmp_path / "i.npy", *clusters(6, 1))
+    found = knn("--index", index, "-k", 3, "--search", "faiss")
+    assert found["recall"] == {"k": 5, "share": 1.0}
 
 
 def test_faiss_finds_nearly_all(tmp_path: Path) -> None:
