@@ -51,7 +51,7 @@ class Results:
         self.names = folder_names(below, reserved=[SKIPPED, *shared])
         self.rows: dict[int, dict[str, Any]] = {}
         self.cards: dict[int, dict[str, Any]] = {}
-        self.unread: dict[int, tuple[str, str]] = {}
+        self.unread: dict[int, list[tuple[str, str]]] = {}  # paths and reasons
         self.unfit: dict[int, DinoError] = {}
         files = [self.root / name for name in (SKIPPED, *shared)]
         self._new = [path for path in files if not path.exists()]
@@ -74,15 +74,23 @@ class Results:
         return PAGE in self.shared and number < MOST_CARDS
 
     def done(
-        self, number: int, facts: Mapping[str, Any], name: str, views: Sequence[tuple[str, Any]]
+        self,
+        number: int,
+        facts: Mapping[str, Any],
+        name: str,
+        views: Sequence[tuple[str, Any]],
+        unread: Sequence[tuple[str, str]] = (),
     ) -> None:
         """An input is finished. facts: of its row; name, views: of its card, captions and pictures;
-        of a video several frames, empty without a card."""
+        of a video several frames, empty without a card. unread: pictures of a folder that gave no
+        frame."""
         folder = str(self.root / self.names[number]) if self.names else None
         row = {"input": str(self.inputs[number].path), "folder": folder, **facts}
         self.rows[number] = row
         if views:
             self.cards[number] = {"name": name, "row": row, "views": views}
+        if unread:
+            self.unread[number] = list(unread)
 
     def skip(self, why: UnreadPhoto) -> None:
         """An input that cannot be read, or does not go with the options.
@@ -97,7 +105,7 @@ class Results:
                 raise error
         elif self.config.strict:
             raise cannot_read(str(path), why.reason)
-        self.unread[why.index] = (str(path), why.reason)
+        self.unread[why.index] = [(str(path), why.reason)]
 
     def told(self, reporter: Reporter) -> dict[str, Any]:
         """What the command prints of its inputs, after skipped.csv is written.
@@ -107,9 +115,9 @@ class Results:
         """
         if not self.rows and self.unfit:
             raise self.unfit[min(self.unfit)]
+        unread = [one for number in sorted(self.unread) for one in self.unread[number]]
         if not self.rows:
-            raise nothing_read(list(self.unread.values()))
-        unread = [self.unread[number] for number in sorted(self.unread)]
+            raise nothing_read(unread)
         inputs = [row["input"] for row in self.rows.values()]
         _list_skipped(self.root / SKIPPED, inputs, unread)
         if unread:
@@ -144,13 +152,17 @@ class Results:
 
 def _list_skipped(path: Path, read: Iterable[str], unread: Sequence[tuple[str, str]]) -> None:
     """Name unreadable files in `path`, with their reasons. Those of earlier runs stay listed, but
-    for what was read now; no file is left without a line."""
+    for what was read now, by itself or as a frame of its folder; no file is left without a line."""
     listed: dict[str, str] = {}
     if path.exists():
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
             listed = {r["path"]: r["reason"] for r in csv.DictReader(lines)}
     now = {os.path.abspath(name) for name in read}
-    listed = {p: why for p, why in listed.items() if os.path.abspath(p) not in now}
+    listed = {
+        p: why
+        for p, why in listed.items()
+        if not now & {os.path.abspath(p), os.path.dirname(os.path.abspath(p))}
+    }
     listed |= dict(unread)
     if not listed:
         path.unlink(missing_ok=True)
