@@ -54,7 +54,10 @@ def write_table(
     if pictures is not None:
         fields.append(pa.field("image", image))
     schema = pa.schema(fields + projection_fields(pa))
-    with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with (
+        path.open("wb") as file,  # by itself pyarrow takes names in UTF-8 only
+        pa.parquet.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         for start in range(0, len(paths), GROUP):
             names = [escape(name) for name in paths[start : start + GROUP]]
             columns = [pa.array(names, pa.string())]

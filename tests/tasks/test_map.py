@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,19 @@ def test_a_site_tells_of_names_that_are_no_utf8(
         names = [Path(row["path"]).name for row in table]
         assert names[-2:] == [r"a\xfe.png", r"a\xff.png"]
         assert all(row["image"] for row in table)
+
+
+def test_a_site_by_way_of_folders_whose_names_are_no_utf8(
+    embed: Any, atlas: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlas()
+    features, site, scratch = (tmp_path / os.fsdecode(n) for n in (b"f.npy", b"s\xff", b"t\xfe"))
+    embed("f.npy")
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    run("map", features, "-o", site, "-q")
+    assert (site / "index.html").exists()
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_site_that_fails_leaves_nothing(embed: Any, atlas: Any, tmp_path: Path) -> None:
