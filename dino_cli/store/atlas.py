@@ -5,9 +5,11 @@ https://apple.github.io/embedding-atlas
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -22,9 +24,10 @@ from dino_cli.store.embeddings.parquet import (
     require_pyarrow,
 )
 
-__all__ = ["SITE_FILES", "export_site", "require_atlas", "write_table"]
+__all__ = ["SITE_FILES", "check_earlier", "export_site", "require_atlas", "write_table"]
 
 SITE_FILES = ("index.html", "assets", "data", "duckdb-wasm")  # what an export consists of
+SITE, SITE_DATA = re.compile("embedding.atlas", re.IGNORECASE), (".parquet", ".json")
 LAST_LINE = 300  # characters of what the exporter said last
 
 
@@ -34,6 +37,24 @@ def require_atlas() -> None:
         raise TaskError(
             "a map to walk about in needs Embedding Atlas, which is not installed",
             "pip install 'dino-cli[atlas]', or make a picture with -o map.png",
+        )
+
+
+def check_earlier(folder: Path) -> None:
+    """Raises `TaskError` where the files that an export replaces are of no earlier export."""
+    present = [name for name in SITE_FILES if os.path.lexists(folder / name)]
+    with suppress(OSError):
+        page = (folder / "index.html").read_text(encoding="utf-8", errors="replace")
+        if SITE.search(page):
+            present = []
+    with suppress(OSError):
+        strange = [e.name for e in os.scandir(folder / "data") if not e.name.endswith(SITE_DATA)]
+        present += [f"data/{name}" for name in sorted(strange)]
+    if present:
+        raise TaskError(
+            f"{str(folder)!r} holds {present[0]!r}, which is of no earlier map, so it is not"
+            " replaced",
+            "choose another -o",
         )
 
 

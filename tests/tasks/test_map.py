@@ -23,7 +23,7 @@ if "{fail}" == "yes":
     sys.exit("the exporter is out of order")
 out = pathlib.Path(words[words.index("--export-application") + 1])
 (out / "data").mkdir(parents=True, exist_ok=True)
-(out / "index.html").write_text("page")
+(out / "index.html").write_text("<title>Embedding Atlas</title>")
 table = pq.read_table(words[0]).to_pylist()
 for row in table:
     row["image"] = len(row["image"]["bytes"]) if row.get("image") else None
@@ -197,6 +197,33 @@ def test_a_site_tells_of_names_that_are_no_utf8(
         names = [Path(row["path"]).name for row in table]
         assert names[-2:] == [r"a\xfe.png", r"a\xff.png"]
         assert all(row["image"] for row in table)
+
+
+@pytest.mark.parametrize("theirs", ["data/a/0.png", "index.html", "assets/style.css"])
+def test_a_site_replaces_nothing_but_a_site(
+    embed: Any, atlas: Any, tmp_path: Path, theirs: str
+) -> None:
+    atlas()
+    features, file = embed("f.npy"), tmp_path / "site" / theirs
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    said = run("map", features, "-o", tmp_path / "site", "--overwrite", code=1).stderr
+    assert f"holds '{theirs.split('/')[0]}', which is of no earlier map" in said
+    file.rename(tmp_path / "theirs")
+    run("map", features, "-o", tmp_path / "new", "-q")
+    run("map", features, "-o", tmp_path / "new", "-q", "--overwrite")
+    (tmp_path / "theirs").rename(tmp_path / "new/data/0.png")
+    said = run("map", features, "-o", tmp_path / "new", "--overwrite", code=1).stderr
+    assert "holds 'data/0.png', which is of no earlier map" in said
+    assert (tmp_path / "new/data/0.png").read_text() == "mine"
+
+
+def test_a_map_replaces_no_picture_that_it_shows(embed: Any, photos: Path) -> None:
+    features, picture = embed("f.npy"), photos / "red/0.png"
+    before = picture.read_bytes()
+    said = run("map", features, "-o", picture, "--overwrite", code=1).stderr
+    assert f"'{picture}' is read, and would be replaced" in said
+    assert picture.read_bytes() == before
 
 
 def test_a_site_by_way_of_folders_whose_names_are_no_utf8(

@@ -180,6 +180,15 @@ def test_results_are_kept_unless_overwritten(run, tmp_path):
     assert (tmp_path / "pca/a/pca.png").read_bytes() != before
 
 
+@pytest.mark.parametrize("names", [["sheet.png", "a.png"], ["b/pca.png", "b.png"]])
+def test_results_replace_no_input(run, tmp_path, names):
+    files = [photo(tmp_path / name) for name in names]
+    before = [file.read_bytes() for file in files]
+    said = run(*names, "-o", ".", "--overwrite", code=1).stderr
+    assert f"'{names[0]}' is read, and would be replaced; choose another -o" in said
+    assert [file.read_bytes() for file in files] == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

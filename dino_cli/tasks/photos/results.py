@@ -17,7 +17,7 @@ from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page
 from dino_cli.store.writing.folders import ResultFolders, folder_names
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.store.writing.targets import check_free
+from dino_cli.store.writing.targets import check_free, is_read, keep_inputs
 from dino_cli.tasks.photos.reading import UnreadPhoto
 from dino_cli.tasks.unreadable import cannot_read, nothing_read
 
@@ -57,9 +57,17 @@ class Results:
         self._new = [path for path in files if not path.exists()]
 
     def check(self) -> None:
-        """Raises `TaskError` if folders of inputs, or shared files, cannot be written."""
+        """Raises `TaskError` if folders of inputs, or shared files, cannot be written, or would
+        replace an input."""
         check_free(self.root, self.shared, overwrite=self.config.overwrite)
         self.folders.check(self.names, overwrite=self.config.overwrite)
+        weights = [self.config.weights] if self.config.weights else []
+        paths = [file.path for file in self.inputs]
+        keep_inputs([self.root / name for name in (SKIPPED, *self.shared)], [*weights, *paths])
+        replaced = {os.path.abspath(self.root / name) for name in self.names}
+        for path in paths:
+            if os.path.dirname(os.path.abspath(path)) in replaced:
+                raise is_read(path)
 
     def write(self, number: int, files: Mapping[str, bytes]) -> None:
         """The folder of an input."""
