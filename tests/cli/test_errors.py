@@ -320,6 +320,16 @@ def test_what_cannot_be_parsed_is_one_sentence_too(line: str, sentence: str) -> 
     assert sentence in result.stderr
 
 
+@pytest.mark.parametrize("flag", ["-o", "--output", "--weights", "--output="])
+def test_an_empty_name_is_no_folder(flag: str) -> None:
+    """A shell gives it for a variable that is not set."""
+    words = ["attention", "x.jpg", *([flag] if flag.endswith("=") else [flag, ""])]
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    said = f"{flag.rstrip('=')} is given an empty name; name a file or folder\n"
+    assert result.stderr == f"dino: error: {said}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "embed"])
 def test_a_machine_without_a_compiler_is_a_sentence(command, place):
