@@ -1,5 +1,6 @@
 """`dino map`."""
 
+import shlex
 from typing import Any
 
 from dino_cli.cli.app import app
@@ -26,5 +27,6 @@ def map_(config: MapConfig, terminal: Terminal) -> dict[str, Any]:
         f" {result['seconds']:.1f} s"
     )
     if result["site"]:
-        terminal.line(f"look at it: python3 -m http.server --directory {result['output']}")
+        folder = shlex.quote(result["output"])
+        terminal.line(f"look at it: python3 -m http.server --directory {folder}")
     return result

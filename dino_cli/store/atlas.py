@@ -3,6 +3,7 @@
 https://apple.github.io/embedding-atlas
 """
 
+import errno
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from dino_cli.store.embeddings.parquet import (
     projection_fields,
     require_pyarrow,
 )
+from dino_cli.store.writing.targets import ELSEWHERE
 
 __all__ = ["SITE_FILES", "check_earlier", "export_site", "require_atlas", "write_table"]
 
@@ -129,7 +131,8 @@ def export_site(
     )
     if done.returncode or not (folder / "index.html").is_file():
         said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+        full = os.strerror(errno.ENOSPC) in said
         raise TaskError(
             f"Embedding Atlas could not export the map ({said[:LAST_LINE]})",
-            "try another version of it: pip install -U embedding-atlas",
+            ELSEWHERE if full else "try another version of it: pip install -U embedding-atlas",
         )

@@ -20,7 +20,7 @@ import json, pathlib, sys
 import pyarrow.parquet as pq
 words = sys.argv[1:]
 if "{fail}" == "yes":
-    sys.exit("the exporter is out of order")
+    sys.exit("{said}")
 out = pathlib.Path(words[words.index("--export-application") + 1])
 (out / "data").mkdir(parents=True, exist_ok=True)
 (out / "index.html").write_text("<title>Embedding Atlas</title>")
@@ -137,7 +137,16 @@ def test_what_cannot_be(
 
 def test_no_feature_file(tmp_path: Path) -> None:
     assert "nowhere.npy" in run("map", tmp_path / "nowhere.npy", code=1).stderr
+    assert "is no file of features" in run("map", "", "-o", tmp_path / "m.png", code=1).stderr
     run("map", code=2)
+
+
+def test_a_site_with_a_name_that_a_shell_would_split(
+    embed: Any, atlas: Any, tmp_path: Path
+) -> None:
+    atlas()
+    done = run("map", embed("f.npy"), "-o", tmp_path / "my site", "--no-thumbnails", "-q")
+    assert done.stdout.endswith(f"http.server --directory '{tmp_path}/my site'\n")
 
 
 @pytest.fixture
@@ -151,8 +160,8 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))
     monkeypatch.delitem(sys.modules, "embedding_atlas", raising=False)
 
-    def behave(*, fail: bool = False) -> None:
-        text = ATLAS.replace("{fail}", "yes" if fail else "no")
+    def behave(*, fail: bool = False, said: str = "the exporter is out of order") -> None:
+        text = ATLAS.replace("{fail}", "yes" if fail else "no").replace("{said}", said)
         (package / "cli.py").write_text(text)
 
     return behave
@@ -245,6 +254,9 @@ def test_a_site_that_fails_leaves_nothing(embed: Any, atlas: Any, tmp_path: Path
     before = sorted(os.listdir(tmp_path))
     done = run("map", features, "-o", tmp_path / "site", code=1)
     assert "Embedding Atlas could not export the map (the exporter is out of order)" in done.stderr
+    atlas(fail=True, said="OSError: [Errno 28] No space left on device")
+    done = run("map", features, "-o", tmp_path / "site", code=1)
+    assert done.stderr.endswith("No space left on device); make room, or choose another -o\n")
     assert sorted(os.listdir(tmp_path)) == before
 
 

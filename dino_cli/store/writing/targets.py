@@ -9,6 +9,7 @@ from pathlib import Path
 from dino_cli.errors import TaskError
 
 __all__ = [
+    "ELSEWHERE",
     "already_exists",
     "cannot_write",
     "check_files",

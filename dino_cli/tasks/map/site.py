@@ -42,7 +42,7 @@ def make_site(
     with tempfile.TemporaryDirectory(prefix="dino-map-") as scratch:
         table = Path(scratch, "pictures.parquet")
         reporter.stage("reading pictures" if config.thumbnails else "writing", count)
-        with explain_errors(table):
+        with explain_errors(table, "make room, or set TMPDIR to another folder"):
             pictures = counted() if config.thumbnails else None
             write_table(table, export.paths, export.labels, projected, pictures)
         reporter.finish()
