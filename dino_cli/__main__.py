@@ -30,6 +30,8 @@ def main() -> None:
         code = left.code or 0
         raise
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C would print a traceback
+            signal.signal(number, signal.SIG_IGN)
         _end_workers(code)
 
 

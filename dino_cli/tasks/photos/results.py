@@ -17,7 +17,7 @@ from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page
 from dino_cli.store.writing.folders import ResultFolders, folder_names
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.store.writing.targets import check_free, is_read, keep_inputs
+from dino_cli.store.writing.targets import check_free, explain_errors, is_read, keep_inputs
 from dino_cli.tasks.photos.reading import UnreadPhoto
 from dino_cli.tasks.unreadable import cannot_read, nothing_read
 
@@ -123,11 +123,9 @@ class Results:
         """
         if not self.rows and self.unfit:
             raise self.unfit[min(self.unfit)]
-        unread = [one for number in sorted(self.unread) for one in self.unread[number]]
+        unread = self._list_skipped()
         if not self.rows:
             raise nothing_read(unread)
-        inputs = [row["input"] for row in self.rows.values()]
-        _list_skipped(self.root / SKIPPED, inputs, unread)
         if unread:
             are = "1 file was" if len(unread) == 1 else f"{len(unread)} files were"
             why = "skipped" if self.unfit else "unreadable and skipped"
@@ -146,9 +144,19 @@ class Results:
         write_page(self.root / PAGE, template, {"title": f"dino {template}", **shown})
 
     def interrupted(self) -> Interrupted:
-        """The error after Ctrl-C."""
+        """The error after Ctrl-C, when what could not be read of the inputs so far is listed."""
+        with explain_errors(self.root):
+            self._list_skipped()
         done = f"{len(self.rows)} of {len(self.inputs)} inputs are done and kept"
         return Interrupted(f"interrupted: {done} in {str(self.root)!r}")
+
+    def _list_skipped(self) -> list[tuple[str, str]]:
+        """Paths and reasons of what could not be read; in skipped.csv too if anything is done."""
+        unread = [one for number in sorted(self.unread) for one in self.unread[number]]
+        if self.rows:
+            inputs = [row["input"] for row in self.rows.values()]
+            _list_skipped(self.root / SKIPPED, inputs, unread)
+        return unread
 
     def discard(self) -> None:
         """Take back what was written and did not exist before."""
