@@ -22,8 +22,9 @@ def map_(config: MapConfig, terminal: Terminal) -> dict[str, Any]:
 
     result = draw_map(config, terminal)
     shown = f", {result['thumbnails']} shown" if result["thumbnails"] is not None else ""
+    pictures = "1 picture" if result["count"] == 1 else f"{result['count']} pictures"
     terminal.line(
-        f"{result['output']}: {result['count']} pictures{shown}, by {result['method'].upper()},"
+        f"{result['output']}: {pictures}{shown}, by {result['method'].upper()},"
         f" {result['seconds']:.1f} s"
     )
     if result["site"]:

@@ -92,6 +92,13 @@ def test_places_and_pictures_inside_a_parquet_are_used(
     assert (tmp_path / "map.png").read_bytes() == (tmp_path / "p.png").read_bytes()
 
 
+def test_a_map_of_one_picture(embed: Any, photos: Path, tmp_path: Path) -> None:
+    for file in sorted(photos.glob("*/*.png"))[1:]:
+        file.unlink()
+    done = run("map", embed("f.npy"), "-o", tmp_path / "map.png", "--width", 400, "-q")
+    assert done.stdout.startswith(f"{tmp_path}/map.png: 1 picture, 1 shown, by PCA, ")
+
+
 def test_pictures_that_are_gone_are_told(embed: Any, photos: Path, tmp_path: Path) -> None:
     features = embed("f.npy")
     for file in photos.glob("*/*.png"):

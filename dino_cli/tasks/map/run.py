@@ -108,7 +108,8 @@ def _still(
         pictures = read_pictures(export, chosen, layout.side, reporter)
         reporter.finish()
         missing_remark(len(chosen) - len(pictures), len(chosen), reporter)
-    title = f"{len(export.paths):,} pictures"
+    count = len(export.paths)
+    title = "1 picture" if count == 1 else f"{count:,} pictures"
     about = _subtitle(export, method) + ("" if layout.to_scale else " · not to scale")
     with explain_errors(config.output):
         draw(config.output, layout, title, about, entries, colours, pictures)
