@@ -20,6 +20,9 @@ def main() -> None:
 
     SIGTERM is treated as Ctrl-C, so that commands clean up; `dino train` saves at both.
     """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: `dino … >&-`, and some daemons' jobs
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     from dino_cli.cli.app import app
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -30,6 +33,8 @@ def main() -> None:
         code = left.code or 0
         raise
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C would print a traceback
+            signal.signal(number, signal.SIG_IGN)
         _end_workers(code)
 
 

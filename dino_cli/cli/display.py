@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dino_cli.progress import Reporter
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, JustifyMethod, RenderableType
     from rich.progress import Progress, TaskID
 
 __all__ = ["Terminal", "printable"]
@@ -168,10 +168,13 @@ class Terminal(Reporter):
             console.print(_escaped(title), style="bold", highlight=False)
         for i, column in enumerate(columns):
             numeric = all(_numeric(row[i]) for row in rows) and bool(rows)
-            table.add_column(column, justify="right" if numeric else "left")
+            justify: JustifyMethod = "right" if numeric else "left"
+            least = max(len(row[i]) for row in rows) if numeric else None
+            # Where the terminal is narrow, folded: a path that is cut names nothing.
+            table.add_column(column, justify=justify, overflow="fold", min_width=least)
         for row in rows:
             table.add_row(*[_escaped(cell) for cell in row])
-        console.print(table)
+        console.print(table, crop=False)
         if more:
             self.line(f"… and {more:,} more; {printable(rest)}")
 

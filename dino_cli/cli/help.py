@@ -1,9 +1,11 @@
 """`dino help`: topics, each a text in `topics/`, and the help of commands."""
 
+import io
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ WIDEST = 96  # columns that are good to read
 
 
 @command(app, "help", HelpConfig)
-def help_(config: HelpConfig, terminal: Terminal) -> dict[str, Any] | None:
+def help_(config: HelpConfig, terminal: Terminal) -> dict[str, Any]:
     """Explain a topic: inputs, features, models, masks, training, exit codes and more.
 
     Alone it lists the topics. With the name of a command it shows that command's help.
@@ -50,8 +52,10 @@ def help_(config: HelpConfig, terminal: Terminal) -> dict[str, Any] | None:
                 f"{name!r} is neither a topic nor a command",
                 f"did you mean dino help {close[0]}?" if close else "dino help lists the topics",
             )
-    group.main(args=[*config.topic, "--help"], prog_name="dino", standalone_mode=False)
-    return None
+    caught = io.StringIO()
+    with redirect_stdout(caught) if terminal.json else nullcontext():
+        group.main(args=[*config.topic, "--help"], prog_name="dino", standalone_mode=False)
+    return {"topic": name, "text": caught.getvalue()}
 
 
 def _summary(path: Path) -> str:

@@ -1,5 +1,6 @@
 """`dino map`."""
 
+import shlex
 from typing import Any
 
 from dino_cli.cli.app import app
@@ -21,10 +22,12 @@ def map_(config: MapConfig, terminal: Terminal) -> dict[str, Any]:
 
     result = draw_map(config, terminal)
     shown = f", {result['thumbnails']} shown" if result["thumbnails"] is not None else ""
+    pictures = "1 picture" if result["count"] == 1 else f"{result['count']} pictures"
     terminal.line(
-        f"{result['output']}: {result['count']} pictures{shown}, by {result['method'].upper()},"
+        f"{result['output']}: {pictures}{shown}, by {result['method'].upper()},"
         f" {result['seconds']:.1f} s"
     )
     if result["site"]:
-        terminal.line(f"look at it: python3 -m http.server --directory {result['output']}")
+        folder = shlex.quote(result["output"])
+        terminal.line(f"look at it: python3 -m http.server --directory {folder}")
     return result

@@ -2,8 +2,9 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import MISSING, Field
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -62,7 +63,13 @@ def command(
             for f in options(config_type)
             if (kinds := _kinds(hints[f.name])) and kinds[0] in (int, float)
         }
-        kind = type("Command", (_Command,), {"numbers": numbers})
+        paths = {
+            flag
+            for f in options(config_type)
+            if Path in (hints[f.name], *get_args(hints[f.name]))
+            for flag in (f.metadata.get("flag") or flag_of(f.name)).split(",")
+        }
+        kind = type("Command", (_Command,), {"numbers": numbers, "paths": paths})
         app.command(name, cls=kind, help=_literal(inspect.getdoc(run) or ""))(callback)
         return callback
 
@@ -74,8 +81,14 @@ class _Command(TyperCommand):
     the flag before each, and `--mean .5,.4,.6`."""
 
     numbers: Mapping[str, tuple[Any, ...]] = {}  # by the flag; (float, ...) for any number of them
+    paths: Container[str] = ()  # flags that take one
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for flag, word in zip(args, [*args[1:], None], strict=False):
+            name, equals, value = flag.partition("=")
+            if name in self.paths and "" in ([value] if equals else [word]):
+                # An unset variable of a shell, which would be the working folder
+                raise UsageError(f"{name} is given an empty name", "name a file or folder")
         spread: list[str] = []
         flag = ""
         for word in self._without_commas(args):

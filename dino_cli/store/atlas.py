@@ -3,11 +3,14 @@
 https://apple.github.io/embedding-atlas
 """
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -21,10 +24,12 @@ from dino_cli.store.embeddings.parquet import (
     projection_fields,
     require_pyarrow,
 )
+from dino_cli.store.writing.targets import ELSEWHERE
 
-__all__ = ["SITE_FILES", "export_site", "require_atlas", "write_table"]
+__all__ = ["SITE_FILES", "check_earlier", "export_site", "require_atlas", "write_table"]
 
 SITE_FILES = ("index.html", "assets", "data", "duckdb-wasm")  # what an export consists of
+SITE, SITE_DATA = re.compile("embedding.atlas", re.IGNORECASE), (".parquet", ".json")
 LAST_LINE = 300  # characters of what the exporter said last
 
 
@@ -34,6 +39,24 @@ def require_atlas() -> None:
         raise TaskError(
             "a map to walk about in needs Embedding Atlas, which is not installed",
             "pip install 'dino-cli[atlas]', or make a picture with -o map.png",
+        )
+
+
+def check_earlier(folder: Path) -> None:
+    """Raises `TaskError` where the files that an export replaces are of no earlier export."""
+    present = [name for name in SITE_FILES if os.path.lexists(folder / name)]
+    with suppress(OSError):
+        page = (folder / "index.html").read_text(encoding="utf-8", errors="replace")
+        if SITE.search(page):
+            present = []
+    with suppress(OSError):
+        strange = [e.name for e in os.scandir(folder / "data") if not e.name.endswith(SITE_DATA)]
+        present += [f"data/{name}" for name in sorted(strange)]
+    if present:
+        raise TaskError(
+            f"{str(folder)!r} holds {present[0]!r}, which is of no earlier map, so it is not"
+            " replaced",
+            "choose another -o",
         )
 
 
@@ -54,7 +77,10 @@ def write_table(
     if pictures is not None:
         fields.append(pa.field("image", image))
     schema = pa.schema(fields + projection_fields(pa))
-    with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with (
+        path.open("wb") as file,  # by itself pyarrow takes names in UTF-8 only
+        pa.parquet.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         for start in range(0, len(paths), GROUP):
             names = [escape(name) for name in paths[start : start + GROUP]]
             columns = [pa.array(names, pa.string())]
@@ -105,7 +131,8 @@ def export_site(
     )
     if done.returncode or not (folder / "index.html").is_file():
         said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+        full = os.strerror(errno.ENOSPC) in said
         raise TaskError(
             f"Embedding Atlas could not export the map ({said[:LAST_LINE]})",
-            "try another version of it: pip install -U embedding-atlas",
+            ELSEWHERE if full else "try another version of it: pip install -U embedding-atlas",
         )

@@ -21,6 +21,7 @@ from dino_cli.store.weights.load import Weights, load
 from dino_cli.store.weights.registry import entries
 from dino_cli.store.weights.sharded import read_json
 from dino_cli.store.writing.atomic import atomic_write
+from dino_cli.store.writing.locks import lock_output
 from dino_cli.store.writing.staging import stage_results
 from dino_cli.store.writing.targets import check_files, check_free, explain_errors, keep_inputs
 
@@ -39,6 +40,11 @@ def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
     `TaskError` when the output is in the way or the layout has no place for the network.
     """
     layout = _layout(config)
+    with lock_output(config.output):
+        return _export(config, layout, reporter)
+
+
+def _export(config: ExportConfig, layout: str, reporter: Reporter) -> dict[str, Any]:
     if layout == "huggingface":
         if "train" in (read_json(config.output / "config.json") or {}):
             raise TaskError(

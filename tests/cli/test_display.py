@@ -116,6 +116,19 @@ def test_a_terminal_shows_the_first_rows_and_says_where_the_others_are(
         assert (shown.count(".jpg"), "more" in shown) == (len(few), False)
 
 
+@pytest.mark.parametrize("width", [50, 24, 12])
+def test_a_table_cuts_nothing_on_a_narrow_terminal(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    path = f"photos/{'x' * 60}/0.jpg"
+    Terminal().table("", ["path", "similarity", "top-1 %"], [[path, "0.1234", "100.00"]])
+    rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    cells = ["".join(cell.strip() for cell in column) for column in zip(*rows, strict=True)]
+    assert cells == [path, "0.1234", "100.00"]
+
+
 def test_notes_of_tables_wrap_at_words_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

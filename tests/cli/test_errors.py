@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 
@@ -318,6 +319,24 @@ def test_what_cannot_be_parsed_is_one_sentence_too(line: str, sentence: str) -> 
     assert result.stderr.startswith("dino: error: ")
     assert result.stderr.count("\n") == 1
     assert sentence in result.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault(closed: str) -> None:
+    words = f"{shlex.quote(sys.executable)} -m dino_cli help {closed}"
+    done = subprocess.run(words, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("masks" in done.stdout) == (closed == "2>&-")
+
+
+@pytest.mark.parametrize("flag", ["-o", "--output", "--weights", "--output="])
+def test_an_empty_name_is_no_folder(flag: str) -> None:
+    """A shell gives it for a variable that is not set."""
+    words = ["attention", "x.jpg", *([flag] if flag.endswith("=") else [flag, ""])]
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    said = f"{flag.rstrip('=')} is given an empty name; name a file or folder\n"
+    assert result.stderr == f"dino: error: {said}"
 
 
 @pytest.mark.slow

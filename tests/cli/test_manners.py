@@ -155,3 +155,6 @@ def test_json_of_the_help_is_json() -> None:
     done = invoke(["help", "masks", "--json", "--quiet"])
     assert json.loads(done.stdout)["topic"] == "masks"
     assert done.stderr == ""
+    told = json.loads(invoke(["help", "eval", "knn", "--json"]).stdout)
+    assert told["topic"] == "eval knn"
+    assert "--temperature" in told["text"]

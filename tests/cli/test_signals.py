@@ -56,6 +56,18 @@ def test_embed_leaves_nothing_but_what_is_done(images, tmp_path, number):
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_while_the_command_ends_says_nothing(number):
+    code = (
+        "import os, sys\nfrom dino_cli import __main__ as dino\n"
+        f"dino._end_workers = lambda code: os.kill(os.getpid(), {int(number)})\n"
+        "sys.argv = ['dino', '--version']\ndino.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("dino ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_attention_keeps_whole_results_only(images, tmp_path, number):

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ import json, pathlib, sys
 import pyarrow.parquet as pq
 words = sys.argv[1:]
 if "{fail}" == "yes":
-    sys.exit("the exporter is out of order")
+    sys.exit("{said}")
 out = pathlib.Path(words[words.index("--export-application") + 1])
 (out / "data").mkdir(parents=True, exist_ok=True)
-(out / "index.html").write_text("page")
+(out / "index.html").write_text("<title>Embedding Atlas</title>")
 table = pq.read_table(words[0]).to_pylist()
 for row in table:
     row["image"] = len(row["image"]["bytes"]) if row.get("image") else None
@@ -91,6 +92,13 @@ def test_places_and_pictures_inside_a_parquet_are_used(
     assert (tmp_path / "map.png").read_bytes() == (tmp_path / "p.png").read_bytes()
 
 
+def test_a_map_of_one_picture(embed: Any, photos: Path, tmp_path: Path) -> None:
+    for file in sorted(photos.glob("*/*.png"))[1:]:
+        file.unlink()
+    done = run("map", embed("f.npy"), "-o", tmp_path / "map.png", "--width", 400, "-q")
+    assert done.stdout.startswith(f"{tmp_path}/map.png: 1 picture, 1 shown, by PCA, ")
+
+
 def test_pictures_that_are_gone_are_told(embed: Any, photos: Path, tmp_path: Path) -> None:
     features = embed("f.npy")
     for file in photos.glob("*/*.png"):
@@ -136,7 +144,16 @@ def test_what_cannot_be(
 
 def test_no_feature_file(tmp_path: Path) -> None:
     assert "nowhere.npy" in run("map", tmp_path / "nowhere.npy", code=1).stderr
+    assert "is no file of features" in run("map", "", "-o", tmp_path / "m.png", code=1).stderr
     run("map", code=2)
+
+
+def test_a_site_with_a_name_that_a_shell_would_split(
+    embed: Any, atlas: Any, tmp_path: Path
+) -> None:
+    atlas()
+    done = run("map", embed("f.npy"), "-o", tmp_path / "my site", "--no-thumbnails", "-q")
+    assert done.stdout.endswith(f"http.server --directory '{tmp_path}/my site'\n")
 
 
 @pytest.fixture
@@ -150,8 +167,8 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))
     monkeypatch.delitem(sys.modules, "embedding_atlas", raising=False)
 
-    def behave(*, fail: bool = False) -> None:
-        text = ATLAS.replace("{fail}", "yes" if fail else "no")
+    def behave(*, fail: bool = False, said: str = "the exporter is out of order") -> None:
+        text = ATLAS.replace("{fail}", "yes" if fail else "no").replace("{said}", said)
         (package / "cli.py").write_text(text)
 
     return behave
@@ -198,12 +215,55 @@ def test_a_site_tells_of_names_that_are_no_utf8(
         assert all(row["image"] for row in table)
 
 
+@pytest.mark.parametrize("theirs", ["data/a/0.png", "index.html", "assets/style.css"])
+def test_a_site_replaces_nothing_but_a_site(
+    embed: Any, atlas: Any, tmp_path: Path, theirs: str
+) -> None:
+    atlas()
+    features, file = embed("f.npy"), tmp_path / "site" / theirs
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    said = run("map", features, "-o", tmp_path / "site", "--overwrite", code=1).stderr
+    assert f"holds '{theirs.split('/')[0]}', which is of no earlier map" in said
+    file.rename(tmp_path / "theirs")
+    run("map", features, "-o", tmp_path / "new", "-q")
+    run("map", features, "-o", tmp_path / "new", "-q", "--overwrite")
+    (tmp_path / "theirs").rename(tmp_path / "new/data/0.png")
+    said = run("map", features, "-o", tmp_path / "new", "--overwrite", code=1).stderr
+    assert "holds 'data/0.png', which is of no earlier map" in said
+    assert (tmp_path / "new/data/0.png").read_text() == "mine"
+
+
+def test_a_map_replaces_no_picture_that_it_shows(embed: Any, photos: Path) -> None:
+    features, picture = embed("f.npy"), photos / "red/0.png"
+    before = picture.read_bytes()
+    said = run("map", features, "-o", picture, "--overwrite", code=1).stderr
+    assert f"'{picture}' is read, and would be replaced" in said
+    assert picture.read_bytes() == before
+
+
+def test_a_site_by_way_of_folders_whose_names_are_no_utf8(
+    embed: Any, atlas: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlas()
+    features, site, scratch = (tmp_path / os.fsdecode(n) for n in (b"f.npy", b"s\xff", b"t\xfe"))
+    embed("f.npy")
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    run("map", features, "-o", site, "-q")
+    assert (site / "index.html").exists()
+    assert list(scratch.iterdir()) == []
+
+
 def test_a_site_that_fails_leaves_nothing(embed: Any, atlas: Any, tmp_path: Path) -> None:
     atlas(fail=True)
     features = embed("f.npy")
     before = sorted(os.listdir(tmp_path))
     done = run("map", features, "-o", tmp_path / "site", code=1)
     assert "Embedding Atlas could not export the map (the exporter is out of order)" in done.stderr
+    atlas(fail=True, said="OSError: [Errno 28] No space left on device")
+    done = run("map", features, "-o", tmp_path / "site", code=1)
+    assert done.stderr.endswith("No space left on device); make room, or choose another -o\n")
     assert sorted(os.listdir(tmp_path)) == before
 
 

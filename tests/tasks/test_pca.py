@@ -141,6 +141,15 @@ def test_unreadable_files_are_skipped(run, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_frames_that_cannot_be_read_are_listed(run, tmp_path):
+    for i in range(3):
+        photo(tmp_path / "in" / f"{i}.png", seed=i)
+    (tmp_path / "in/1.png").write_bytes(b"-")
+    result = json.loads(run("in", "--fps", 5, "--json").stdout)
+    assert (result["images"][0]["frames"], result["skipped"]) == (2, 1)
+    assert "in/1.png," in (tmp_path / "pca/skipped.csv").read_text()
+
+
 def test_a_video_that_does_not_fit_is_skipped(run, tmp_path):
     """The colours are fitted before anything is drawn: there, too, it is no error."""
     photo(tmp_path / "cat.png")
@@ -169,6 +178,15 @@ def test_results_are_kept_unless_overwritten(run, tmp_path):
     assert "already exists" in run("in/a.png", code=1).stderr
     run("in/a.png", "--overwrite", "--no-foreground")
     assert (tmp_path / "pca/a/pca.png").read_bytes() != before
+
+
+@pytest.mark.parametrize("names", [["sheet.png", "a.png"], ["b/pca.png", "b.png"]])
+def test_results_replace_no_input(run, tmp_path, names):
+    files = [photo(tmp_path / name) for name in names]
+    before = [file.read_bytes() for file in files]
+    said = run(*names, "-o", ".", "--overwrite", code=1).stderr
+    assert f"'{names[0]}' is read, and would be replaced; choose another -o" in said
+    assert [file.read_bytes() for file in files] == before
 
 
 @pytest.mark.parametrize(

@@ -17,26 +17,25 @@ __all__ = ["DropPath", "draw_masks", "replace_drop_path"]
 class DropPath(nn.Module):
     """Multiplies each sample of a residual branch by 0 or 1 / (1 - rate), as `draw_masks` says.
 
-    `use(mask)` holds for the next forward pass, and for its repetition under activation
-    checkpointing (told from another resolution's by the shape). In eval mode, or without a mask,
-    the branch passes through.
+    `use(mask)` holds until `use(None)` after the forward pass, however often the network calls the
+    layer in it, and for its repetition under activation checkpointing (told from another
+    resolution's by the shape). In eval mode, or without a mask, the branch passes through.
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self._next: Tensor | None = None
+        self._now: Tensor | None = None
         self._masks: dict[torch.Size, Tensor] = {}
 
-    def use(self, mask: Tensor) -> None:
+    def use(self, mask: Tensor | None) -> None:
         """mask: (samples,), 0 or 1 / (1 - rate)."""
-        self._next = mask
+        self._now = mask
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._next is not None:
-            self._masks[x.shape[1:]] = self._next
-            self._next = None
-        mask = self._masks.get(x.shape[1:])
+        if self._now is not None:
+            self._masks[x.shape] = self._now
+        mask = self._masks.get(x.shape)
         if mask is None or not self.training:
             return x
         if len(mask) != len(x):  # windows of a sample one after the other (SAM, MobileViT)

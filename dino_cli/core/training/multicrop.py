@@ -35,6 +35,8 @@ class MultiCrop(nn.Module):
                 for layer, mask in zip(self.drop_paths, masks[i], strict=True):
                     layer.use(mask)
             features.append(self.backbone(views))
+            for layer in self.drop_paths:
+                layer.use(None)
         together = torch.cat(features)
         logits: Tensor = self.head(together)
         return (logits, together) if with_features else logits

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dino_cli.data.decoding.pixel_limit import most_pixels, too_large
 
@@ -70,7 +71,9 @@ def read_tiff(source: Path | BytesIO, channels: int | None) -> NDArray[Any]:
 
 
 def read_png(content: bytes, orientation: int) -> NDArray[Any]:
-    """16-bit colour of a PNG, uint16 (H, W, C), upright. Raises `ValueError` for a damaged one."""
+    """16-bit colour of a PNG, uint16 (H, W, C), upright. Raises for a damaged one."""
+    with Image.open(BytesIO(content), formats=["PNG"]) as checked:
+        checked.verify()  # OpenCV would write about it on stderr
     values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError("damaged, or no PNG")

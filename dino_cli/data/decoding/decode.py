@@ -1,16 +1,18 @@
 """From a file to pixels: any picture that Pillow reads, as 8-bit RGB."""
 
+import ctypes
 import errno
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
 from PIL.ExifTags import Base
 
 from dino_cli.data.decoding.pixel_limit import refuse_too_large, too_large
@@ -25,6 +27,11 @@ __all__ = [
     "reason_of",
     "turned",
 ]
+
+
+# Pillow's libtiff writes about damaged files on stderr by itself, without their names.
+with suppress(AttributeError, OSError):  # a Pillow without it
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 class UnreadableImage(Exception):

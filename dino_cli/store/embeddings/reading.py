@@ -165,6 +165,8 @@ def _read_npy(path: Path) -> Embeddings:
 
 def _main_file(path: Path) -> tuple[Path, str]:
     """feats.mean.npy holds the kind "mean" of feats.npy, unless it has a table of its own."""
+    if not path.suffix:
+        return path, ""
     without = path.with_suffix("")
     main, kind = without.with_suffix(path.suffix), without.suffix[1:]
     own = path.suffix != ".npy" or path.with_suffix(".csv").exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 from dino_cli.errors import TaskError
 
 __all__ = [
+    "ELSEWHERE",
     "already_exists",
     "cannot_write",
     "check_files",
@@ -16,6 +17,7 @@ __all__ = [
     "check_free",
     "check_parent",
     "explain_errors",
+    "is_read",
     "keep_inputs",
 ]
 
@@ -66,7 +68,12 @@ def keep_inputs(targets: Sequence[Path], read: Iterable[Path]) -> None:
     suffixes = {target.suffix for target in targets}
     for path in read if present else ():
         if path.suffix in suffixes and path.exists() and _identity(path) in present:
-            raise TaskError(f"{str(path)!r} is read, and would be replaced", "choose another -o")
+            raise is_read(path)
+
+
+def is_read(path: Path) -> TaskError:
+    """The error of every command for an output that would replace what the command reads."""
+    return TaskError(f"{str(path)!r} is read, and would be replaced", "choose another -o")
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -58,9 +58,10 @@ def run_video(
         if interrupted and not work.count:
             raise KeyboardInterrupt
         strict = plan.config.strict and not interrupted
-        check_frames(frames, work.count, reporter, strict=strict, whole=not interrupted)
+        whole = not interrupted
+        unread = check_frames(frames, work.count, reporter, strict=strict, whole=whole)
     facts = {**work.summary(), "frames": work.count, "fps": round(frames.fps, 4)}
-    outputs.done(number, facts, video["name"], stills.views())
+    outputs.done(number, facts, video["name"], stills.views(), unread)
     reporter.finish()
     if interrupted:
         raise KeyboardInterrupt

@@ -1,8 +1,11 @@
-"""What an export does not hold yet, by path and by content."""
+"""What an export does not hold yet, by path and by content, and what it holds otherwise."""
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import numpy as np
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.setting import json_ready
 from dino_cli.config.values import differing
-from dino_cli.data.listing.contents import content_sha256
+from dino_cli.data.listing.contents import content_sha256, path_on_disk
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -18,70 +21,100 @@ from dino_cli.runtime import usable_threads
 from dino_cli.store.embeddings.reading import Embeddings, open_export
 from dino_cli.store.embeddings.sources import read_sources
 from dino_cli.tasks.embed.merge import EarlierExport
+from dino_cli.tasks.embed.share import row_path
 
-__all__ = ["changed_file", "find_new"]
+__all__ = ["Comparison", "compare_files"]
 
 
-def find_new(
+@dataclass(frozen=True)
+class Comparison:
+    """An export beside the files of today. base: the export, its paths and labels as they are now;
+    new: files to embed; changed: those of them whose old rows go; moved: old path, old label and
+    file of rows that have another path or label now; copies: how many files are there already under
+    another path; absent: how many rows are of none of the files."""
+
+    base: EarlierExport
+    new: list[ImageFile]
+    changed: list[ImageFile]
+    moved: list[tuple[str, str, ImageFile]]
+    copies: int
+    absent: int
+
+    def tell(self, reporter: Reporter) -> None:
+        """Remarks on what `--append` does beyond embedding new files."""
+        if self.copies:
+            are = "1 picture is" if self.copies == 1 else f"{self.copies} pictures are"
+            reporter.remark(f"{are} there already under another name, and left out")
+        if self.changed:
+            count = len(self.changed)
+            have = "1 picture has" if count == 1 else f"{count} pictures have"
+            reporter.remark(f"{have} changed since, and are embedded again at the end")
+        if self.moved:
+            count = len(self.moved)
+            have = "1 picture has" if count == 1 else f"{count} pictures have"
+            reporter.remark(f"{have} another path or class now, which the old rows take over")
+
+
+def compare_files(
     config: EmbedConfig,
     files: Sequence[ImageFile],
     facts: Mapping[str, Any],
     kinds: Sequence[str],
     reporter: Reporter,
-    *,
-    contents: bool = True,
-) -> tuple[EarlierExport, list[ImageFile]]:
-    """The export at `config.output`, and the files to embed.
+) -> Comparison:
+    """Compare the export at `config.output` with the files, by path and by content.
 
     A file is known by its path while its content is what was embedded; a changed one is embedded
-    again and its old row goes. A file under a new path is new unless a row has its content already.
-    contents: False looks at paths alone. Raises `TaskError` when the export was made in another
-    way.
+    again and its old row goes. A file under a new path is new unless a row has its content already:
+    that row is its own where nothing is left under the old path. Raises `TaskError` when the export
+    was made in another way.
     """
     export = open_export(config.output)
     _compare(export, {**facts, "thumbnails": config.thumbnails}, kinds)
     digests, _ = read_sources(config.output, len(export.paths))
     places = {os.path.abspath(path): i for i, path in enumerate(export.paths)}
-    keep = np.ones(len(export.paths), dtype=np.bool_)
-    if not contents:
-        new = [file for file in files if os.path.abspath(file.path) not in places]
-        return EarlierExport(export, digests, keep), new
-    known, new, copies = set(digests), [], 0
+    keep, seen = np.ones(len(digests), np.bool_), np.zeros(len(digests), np.bool_)
+    known, new, changed = set(digests), list[ImageFile](), list[ImageFile]()
+    elsewhere, rows = list[tuple[ImageFile, str]](), dict[int, ImageFile]()
     with ThreadPoolExecutor(usable_threads(config.workers)) as pool:
         found = pool.map(_digest, files)
         for file, digest in zip(reporter.track(files, "comparing", len(files)), found, strict=True):
             place = places.get(os.path.abspath(file.path))
-            if place is not None:
+            if place is None and digest in known:
+                elsewhere.append((file, digest))
+            elif place is None:
+                new.append(file)
+            else:
+                seen[place] = True
                 if digests[place] != digest:
                     keep[place] = False
+                    changed.append(file)
                     new.append(file)
-            elif digest in known:
-                copies += 1
-            else:
-                new.append(file)
-    if copies:
-        are = "1 picture is" if copies == 1 else f"{copies} pictures are"
-        reporter.remark(f"{are} there already under another name, and left out")
-    changed = int((~keep).sum())
-    if changed:
-        have = "1 picture has" if changed == 1 else f"{changed} pictures have"
-        reporter.remark(f"{have} changed since, and are embedded again at the end")
-    return EarlierExport(export, digests, keep), new
+                elif file.label not in ("", export.labels[place]):
+                    rows[place] = file
+    wanted = {digest for _, digest in elsewhere}
+    left: dict[str, list[int]] = defaultdict(list)  # rows whose path holds their picture no more
+    for row, digest in enumerate(digests):
+        if digest in wanted and not (keep[row] and _exists(export.paths[row])):
+            left[digest].append(row)
+    copies = 0
+    for file, digest in elsewhere:
+        if left[digest]:
+            row = left[digest].pop(0)
+            keep[row] = seen[row] = True
+            rows[row] = file
+        else:
+            copies += 1
+    paths, labels = list(export.paths), list(export.labels)
+    for row, file in rows.items():
+        paths[row], labels[row] = row_path(file.path, config), file.label
+    moved = [(export.paths[row], export.labels[row], file) for row, file in rows.items()]
+    base = EarlierExport(replace(export, paths=paths, labels=labels), digests, keep)
+    return Comparison(base, new, changed, moved, copies, int((~seen).sum()))
 
 
-def changed_file(
-    config: EmbedConfig, files: Sequence[ImageFile], base: EarlierExport, reporter: Reporter
-) -> ImageFile | None:
-    """The first file whose content is not what the export's row was made of; None for none."""
-    known = {os.path.abspath(p): d for p, d in zip(base.export.paths, base.digests, strict=True)}
-    rows = [file for file in files if os.path.abspath(file.path) in known]
-    with ThreadPoolExecutor(usable_threads(config.workers)) as pool:
-        found = pool.map(_digest, rows)
-        for file, digest in zip(reporter.track(rows, "comparing", len(rows)), found, strict=True):
-            if known[os.path.abspath(file.path)] != digest:
-                pool.shutdown(cancel_futures=True)
-                return file
-    return None
+def _exists(path: str) -> bool:
+    return os.path.exists(path_on_disk(Path(path)))
 
 
 def _digest(file: ImageFile) -> str:

@@ -1,6 +1,7 @@
 """What `embed` returns, also where nothing is left to do."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from dino_cli.config.embed import EmbedConfig
@@ -9,9 +10,8 @@ from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.writing.tables import skipped_path
-from dino_cli.tasks.embed.append import changed_file, find_new
+from dino_cli.tasks.embed.append import compare_files
 from dino_cli.tasks.embed.merge import EarlierExport
-from dino_cli.tasks.embed.share import row_path
 
 __all__ = ["finished", "has_places", "result_of", "unchanged"]
 
@@ -59,26 +59,30 @@ def finished(
     reporter: Reporter,
 ) -> dict[str, Any]:
     """The result of a run that had come to its end. Raises `TaskError` for that of another."""
-    base, new = find_new(config, files, facts, kinds, reporter, contents=False)
-    known = set(base.export.paths)
-    here = {row_path(file.path, config) for file in files}
+    found = compare_files(config, files, facts, kinds, reporter)
     listed = skipped_path(config.output)
     skipped = len(listed.read_text(errors="replace").splitlines()) - 1 if listed.exists() else 0
-    if known - here or len(new) > skipped:
-        raise TaskError(
-            f"{str(config.output)!r} is finished already, and of other files",
-            "add to it with --append, or start again with --overwrite",
-        )
-    if config.project and not has_places(base):
-        raise TaskError(
-            f"{str(config.output)!r} is finished already, without --project",
-            "add the places with --append, or start again with --overwrite",
-        )
-    changed = changed_file(config, files, base, reporter)
-    if changed is not None:
-        raise TaskError(
-            f"{str(config.output)!r} is finished already, and {changed.path.as_posix()!r} has"
-            " changed since",
-            "embed it again with --append, or everything with --overwrite",
-        )
-    return unchanged(config, base, skipped)
+    if found.absent or found.copies or len(found.new) - len(found.changed) > skipped:
+        raise _finished(config, "and of other files", "add to it")
+    for old, label, file in found.moved:
+        inside = file.relative.parts
+        if PurePath(old).parts[-len(inside) :] != inside:  # else the same, called from elsewhere
+            raise _finished(
+                config, f"and {old!r} is {file.path.as_posix()!r} now", "change its row"
+            )
+        if label != file.label:
+            what = f"and {file.path.as_posix()!r} is of class {file.label!r} now, not {label!r}"
+            raise _finished(config, what, "change its row")
+    if config.project and not has_places(found.base):
+        raise _finished(config, "without --project", "add the places")
+    if found.changed:
+        what = f"and {found.changed[0].path.as_posix()!r} has changed since"
+        raise _finished(config, what, "embed it again")
+    return unchanged(config, found.base, skipped)
+
+
+def _finished(config: EmbedConfig, what: str, change: str) -> TaskError:
+    return TaskError(
+        f"{str(config.output)!r} is finished already, {what}",
+        f"{change} with --append, or start again with --overwrite",
+    )

@@ -26,7 +26,7 @@ from dino_cli.store.embeddings.formats import export_files
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.store.writing.tables import skipped_path
 from dino_cli.store.writing.targets import check_files, keep_inputs
-from dino_cli.tasks.embed.append import find_new
+from dino_cli.tasks.embed.append import compare_files
 from dino_cli.tasks.embed.merge import EarlierExport, MergedBlocks
 from dino_cli.tasks.embed.options import check_options, transform_of
 from dino_cli.tasks.embed.output import write_output
@@ -109,8 +109,10 @@ def _embed(
         nonlocal base
         new: Sequence[ImageFile] = files
         if config.append and config.output.exists():
-            base, new = find_new(config, files, facts, kinds, reporter)
-            if not new and (has_places(base) or not config.project):
+            found = compare_files(config, files, facts, kinds, reporter)
+            found.tell(reporter)
+            base, new = found.base, found.new
+            if not new and not found.moved and (has_places(base) or not config.project):
                 return _Plan([], [], 0, unchanged(config, base))
         elif config.resume and not blocks.exists() and config.output.exists():
             return _Plan([], [], 0, finished(config, files, facts, kinds, reporter))

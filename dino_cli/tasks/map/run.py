@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from dino_cli.config.map import MapConfig
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
+from dino_cli.data.listing.contents import path_on_disk
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.parquet import Projection, parquet_projection
@@ -16,7 +18,7 @@ from dino_cli.store.pictures.map_layout import entries_of, map_layout
 from dino_cli.store.pictures.map_picture import draw_map as draw
 from dino_cli.store.pictures.map_picture import legend_width
 from dino_cli.store.writing.locks import lock_output
-from dino_cli.store.writing.targets import check_files, explain_errors
+from dino_cli.store.writing.targets import check_files, explain_errors, keep_inputs
 from dino_cli.tasks.map.pictures import missing_remark, read_pictures
 from dino_cli.tasks.map.site import check_site, make_site
 from dino_cli.tasks.projection import project
@@ -44,6 +46,7 @@ def draw_map(config: MapConfig, reporter: Reporter) -> dict[str, Any]:
         export = read_embeddings(config.features)
         if not export.paths:
             raise TaskError(f"{str(config.features)!r} holds no pictures", "embed some first")
+        keep_inputs([config.output], (path_on_disk(Path(path)) for path in export.paths))
         projected, method = _places(config, export, reporter, neighbors=site)
         shown: int | None
         if site:
@@ -105,7 +108,8 @@ def _still(
         pictures = read_pictures(export, chosen, layout.side, reporter)
         reporter.finish()
         missing_remark(len(chosen) - len(pictures), len(chosen), reporter)
-    title = f"{len(export.paths):,} pictures"
+    count = len(export.paths)
+    title = "1 picture" if count == 1 else f"{count:,} pictures"
     about = _subtitle(export, method) + ("" if layout.to_scale else " · not to scale")
     with explain_errors(config.output):
         draw(config.output, layout, title, about, entries, colours, pictures)

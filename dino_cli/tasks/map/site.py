@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dino_cli.config.map import MapConfig
 from dino_cli.progress import Reporter
-from dino_cli.store.atlas import SITE_FILES, export_site, require_atlas, write_table
+from dino_cli.store.atlas import SITE_FILES, check_earlier, export_site, require_atlas, write_table
 from dino_cli.store.embeddings.formats import is_utf8
 from dino_cli.store.embeddings.parquet import Projection
 from dino_cli.store.embeddings.reading import Embeddings
@@ -22,6 +22,7 @@ def check_site(config: MapConfig) -> None:
     """Raises `TaskError` for what stands in the way, before any long work."""
     require_atlas()
     check_free(config.output, SITE_FILES, overwrite=config.overwrite)
+    check_earlier(config.output)
 
 
 def make_site(
@@ -41,7 +42,7 @@ def make_site(
     with tempfile.TemporaryDirectory(prefix="dino-map-") as scratch:
         table = Path(scratch, "pictures.parquet")
         reporter.stage("reading pictures" if config.thumbnails else "writing", count)
-        with explain_errors(table):
+        with explain_errors(table, "make room, or set TMPDIR to another folder"):
             pictures = counted() if config.thumbnails else None
             write_table(table, export.paths, export.labels, projected, pictures)
         reporter.finish()

@@ -119,14 +119,15 @@ class Drawings:
                         stills.add(len(shares), _shown(_small(photo, drawn), "frame"))
                     shares.append(drawn.facts["foreground"])
                 self.reporter.advance(len(batch))
-            check_frames(frames, len(shares), self.reporter, strict=self.plan.config.strict)
+            strict = self.plan.config.strict
+            unread = check_frames(frames, len(shares), self.reporter, strict=strict)
         facts = {
             **drawn.facts,
             "foreground": round(sum(shares) / len(shares), 4),
             "frames": len(shares),
             "fps": round(frames.fps, 4),
         }
-        self.results.done(number, facts, file.relative.as_posix(), stills.views())
+        self.results.done(number, facts, file.relative.as_posix(), stills.views(), unread)
         self.reporter.finish()
 
     def _colour(

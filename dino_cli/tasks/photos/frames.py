@@ -96,22 +96,23 @@ def _ahead(lane: ThreadPoolExecutor, read: Any) -> Iterator[list[LoadedPhoto]]:
 
 def check_frames(
     frames: Frames, count: int, reporter: Reporter, *, strict: bool, whole: bool = True
-) -> None:
-    """Tell of frames that could not be read. count: that were; whole: none was left for later.
+) -> list[tuple[str, str]]:
+    """Paths and reasons of the pictures of a folder that gave no frame. A remark where a video has
+    fewer than it says. count: frames that were read; whole: none was left for later.
 
     Raises `UnreadableImage` when there was none, `TaskError` for the first unread one if `strict`.
     """
     if not count:
         raise UnreadableImage("no frame in it could be read")
-    for path, reason in getattr(frames, "unread", []):
-        if strict:
-            raise cannot_read(str(path), reason)
-        reporter.remark(f"{str(path)!r} gave no frame: {reason}")
+    unread = [(str(path), reason) for path, reason in getattr(frames, "unread", [])]
+    if unread and strict:
+        raise cannot_read(*unread[0])
     if whole and count < 0.95 * frames.count:
         reporter.remark(
             f"{str(frames.path)!r} says it has {frames.count} frames, but only {count} could"
             " be read"
         )
+    return unread
 
 
 class EvenFrames(Generic[T]):

@@ -17,7 +17,7 @@ from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page
 from dino_cli.store.writing.folders import ResultFolders, folder_names
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.store.writing.targets import check_free
+from dino_cli.store.writing.targets import check_free, explain_errors, is_read, keep_inputs
 from dino_cli.tasks.photos.reading import UnreadPhoto
 from dino_cli.tasks.unreadable import cannot_read, nothing_read
 
@@ -51,15 +51,23 @@ class Results:
         self.names = folder_names(below, reserved=[SKIPPED, *shared])
         self.rows: dict[int, dict[str, Any]] = {}
         self.cards: dict[int, dict[str, Any]] = {}
-        self.unread: dict[int, tuple[str, str]] = {}
+        self.unread: dict[int, list[tuple[str, str]]] = {}  # paths and reasons
         self.unfit: dict[int, DinoError] = {}
         files = [self.root / name for name in (SKIPPED, *shared)]
         self._new = [path for path in files if not path.exists()]
 
     def check(self) -> None:
-        """Raises `TaskError` if folders of inputs, or shared files, cannot be written."""
+        """Raises `TaskError` if folders of inputs, or shared files, cannot be written, or would
+        replace an input."""
         check_free(self.root, self.shared, overwrite=self.config.overwrite)
         self.folders.check(self.names, overwrite=self.config.overwrite)
+        weights = [self.config.weights] if self.config.weights else []
+        paths = [file.path for file in self.inputs]
+        keep_inputs([self.root / name for name in (SKIPPED, *self.shared)], [*weights, *paths])
+        replaced = {os.path.abspath(self.root / name) for name in self.names}
+        for path in paths:
+            if os.path.dirname(os.path.abspath(path)) in replaced:
+                raise is_read(path)
 
     def write(self, number: int, files: Mapping[str, bytes]) -> None:
         """The folder of an input."""
@@ -74,15 +82,23 @@ class Results:
         return PAGE in self.shared and number < MOST_CARDS
 
     def done(
-        self, number: int, facts: Mapping[str, Any], name: str, views: Sequence[tuple[str, Any]]
+        self,
+        number: int,
+        facts: Mapping[str, Any],
+        name: str,
+        views: Sequence[tuple[str, Any]],
+        unread: Sequence[tuple[str, str]] = (),
     ) -> None:
         """An input is finished. facts: of its row; name, views: of its card, captions and pictures;
-        of a video several frames, empty without a card."""
+        of a video several frames, empty without a card. unread: pictures of a folder that gave no
+        frame."""
         folder = str(self.root / self.names[number]) if self.names else None
         row = {"input": str(self.inputs[number].path), "folder": folder, **facts}
         self.rows[number] = row
         if views:
             self.cards[number] = {"name": name, "row": row, "views": views}
+        if unread:
+            self.unread[number] = list(unread)
 
     def skip(self, why: UnreadPhoto) -> None:
         """An input that cannot be read, or does not go with the options.
@@ -97,7 +113,7 @@ class Results:
                 raise error
         elif self.config.strict:
             raise cannot_read(str(path), why.reason)
-        self.unread[why.index] = (str(path), why.reason)
+        self.unread[why.index] = [(str(path), why.reason)]
 
     def told(self, reporter: Reporter) -> dict[str, Any]:
         """What the command prints of its inputs, after skipped.csv is written.
@@ -107,11 +123,9 @@ class Results:
         """
         if not self.rows and self.unfit:
             raise self.unfit[min(self.unfit)]
+        unread = self._list_skipped()
         if not self.rows:
-            raise nothing_read(list(self.unread.values()))
-        unread = [self.unread[number] for number in sorted(self.unread)]
-        inputs = [row["input"] for row in self.rows.values()]
-        _list_skipped(self.root / SKIPPED, inputs, unread)
+            raise nothing_read(unread)
         if unread:
             are = "1 file was" if len(unread) == 1 else f"{len(unread)} files were"
             why = "skipped" if self.unfit else "unreadable and skipped"
@@ -130,9 +144,19 @@ class Results:
         write_page(self.root / PAGE, template, {"title": f"dino {template}", **shown})
 
     def interrupted(self) -> Interrupted:
-        """The error after Ctrl-C."""
+        """The error after Ctrl-C, when what could not be read of the inputs so far is listed."""
+        with explain_errors(self.root):
+            self._list_skipped()
         done = f"{len(self.rows)} of {len(self.inputs)} inputs are done and kept"
         return Interrupted(f"interrupted: {done} in {str(self.root)!r}")
+
+    def _list_skipped(self) -> list[tuple[str, str]]:
+        """Paths and reasons of what could not be read; in skipped.csv too if anything is done."""
+        unread = [one for number in sorted(self.unread) for one in self.unread[number]]
+        if self.rows:
+            inputs = [row["input"] for row in self.rows.values()]
+            _list_skipped(self.root / SKIPPED, inputs, unread)
+        return unread
 
     def discard(self) -> None:
         """Take back what was written and did not exist before."""
@@ -144,13 +168,17 @@ class Results:
 
 def _list_skipped(path: Path, read: Iterable[str], unread: Sequence[tuple[str, str]]) -> None:
     """Name unreadable files in `path`, with their reasons. Those of earlier runs stay listed, but
-    for what was read now; no file is left without a line."""
+    for what was read now, by itself or as a frame of its folder; no file is left without a line."""
     listed: dict[str, str] = {}
     if path.exists():
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
             listed = {r["path"]: r["reason"] for r in csv.DictReader(lines)}
     now = {os.path.abspath(name) for name in read}
-    listed = {p: why for p, why in listed.items() if os.path.abspath(p) not in now}
+    listed = {
+        p: why
+        for p, why in listed.items()
+        if not now & {os.path.abspath(p), os.path.dirname(os.path.abspath(p))}
+    }
     listed |= dict(unread)
     if not listed:
         path.unlink(missing_ok=True)

@@ -1,16 +1,20 @@
 """The step against slow oracles, and what must not change a run."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from small_networks import networks, state, views
+from timm.layers import DropPath as TimmDropPath
 from torch import nn
+from torch.utils.checkpoint import checkpoint as repeated
 
 from dino_cli.core.training.droppath import DropPath, draw_masks
 from dino_cli.core.training.health import measure_health
 from dino_cli.core.training.koleo import koleo_loss
 from dino_cli.core.training.loss import dino_loss, teacher_targets
+from dino_cli.core.training.multicrop import MultiCrop
 from dino_cli.core.training.optim import Lars, clip_per_tensor, parameter_groups
 from dino_cli.core.training.schedule import cosine_schedule, teacher_temperatures
 from dino_cli.core.training.step import StepValues, Views, start_centre, train_step
@@ -247,6 +251,7 @@ def test_drop_path_scales_samples_of_the_residual_branches():
     layer = DropPath(0.5)
     layer.use(torch.tensor([0.0, 2.0]))
     assert layer(torch.ones(2, 3)).tolist() == [[0] * 3, [2] * 3]
+    assert layer(torch.ones(2, 5)).tolist() == [[0] * 5, [2] * 5]  # called again in the same pass
     layer.use(torch.tensor([0.0, 2.0]))  # two windows of each sample
     assert layer(torch.ones(4, 3)).tolist() == [[0] * 3, [0] * 3, [2] * 3, [2] * 3]
     assert layer.eval()(torch.ones(2, 3)).tolist() == [[1] * 3, [1] * 3]
@@ -266,6 +271,34 @@ def test_checkpointed_activations_repeat_their_own_masks():
         results.append(state(n))
     for name, tensor in results[0].items():
         torch.testing.assert_close(results[1][name], tensor, msg=name)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_layer_that_a_network_calls_at_several_shapes_drops_at_each(again):
+    """Also where local views have a shape that global ones have elsewhere, unless repeated."""
+
+    class Pyramid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop_path, self.weight = TimmDropPath(0.5), nn.Parameter(torch.ones(()))
+
+        def branch(self, x):
+            return self.drop_path(x * self.weight).mean(dim=(1, 2, 3))
+
+        def forward(self, x):
+            call = partial(repeated, self.branch, use_reentrant=False) if again else self.branch
+            return torch.stack([call(x), call(x[..., ::2, ::2])], dim=1)
+
+    student = MultiCrop(Pyramid().train(), nn.Identity())
+    sides = (8, 6) if again else (8, 4)
+    for step in range(2):
+        masks = [torch.tensor([[0.0, 2.0]]), torch.tensor([[2.0, 0.0, 2.0 * step]])]
+        found = student([torch.ones(n, 1, s, s) for n, s in zip((2, 3), sides, strict=True)], masks)
+        wanted = torch.cat([mask[0] for mask in masks])
+        assert found.tolist() == [[value, value] for value in wanted.tolist()]
+        student.backbone.weight.grad = None
+        (found * torch.arange(5.0)[:, None]).sum().backward()
+        assert student.backbone.weight.grad == 2 * (wanted * torch.arange(5.0)).sum()
 
 
 def test_schedules_have_their_ends():

@@ -81,6 +81,25 @@ def test_interruption_leaves_whole_results_only(attention, tmp_path, monkeypatch
         assert files_in(tmp_path / "attention" / name) == whole
 
 
+def test_interruption_lists_what_could_not_be_read(attention, tmp_path, monkeypatch):
+    from dino_cli.tasks.attention import look, stills
+
+    for i in range(5):
+        photo(tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in/1.png").write_bytes(b"-")
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return look.attend(*arguments)
+
+    monkeypatch.setattr(stills, "attend", interrupted)
+    attention("in", "--batch-size", 1, "--workers", 1, code=130)
+    assert "in/1.png,not a picture" in (tmp_path / "attention/skipped.csv").read_text()
+
+
 def test_failure_to_write_is_told_and_leaves_nothing(attention, tmp_path, monkeypatch):
     photos = [photo(tmp_path / f"{i}.png") for i in range(3)]
     from dino_cli.store.writing.folders import ResultFolders

@@ -78,6 +78,23 @@ def test_pictures_of_a_folder_become_a_video(attention, tmp_path):
     assert _frames(tmp_path / "attention/b/overlay_best.mp4")[0].shape == (60, 40, 3)
 
 
+def test_frames_of_a_folder_that_cannot_be_read_are_listed(attention, tmp_path):
+    for i in range(4):
+        photo(tmp_path / "in" / f"{i}.png", seed=i)
+    (tmp_path / "in/2.png").write_bytes(b"-")
+    line = ["in", "--fps", 5, "--head", "mean", "--batch-size", 2, "--json"]
+    told = json.loads(attention(*line).stdout)
+    assert (told["images"][0]["frames"], told["skipped"]) == (3, 1)
+    assert told["skipped_list"] == "attention/skipped.csv"
+    header, row = (tmp_path / "attention/skipped.csv").read_text().splitlines()
+    assert header == "path,reason"
+    assert row.startswith("in/2.png,")
+    assert "cannot read 'in/2.png'" in attention(*line, "--strict", "-o", "x", code=1).stderr
+    photo(tmp_path / "in/2.png")
+    assert json.loads(attention(*line, "--overwrite").stdout)["images"][0]["frames"] == 4
+    assert not (tmp_path / "attention/skipped.csv").exists()
+
+
 def test_fps_leaves_frames_out(attention, tmp_path):
     video(tmp_path / "clip.mp4", frames=12, fps=12)
     told = attention("clip.mp4", "--fps", 4, "--head", "mean", "--json").stdout

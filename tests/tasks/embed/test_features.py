@@ -157,6 +157,24 @@ def test_broken_files_are_skipped_counted_and_named(
     assert not (tmp_path / "feats.skipped.csv").exists()
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "group4"])
+def test_damaged_tiffs_are_told_by_name_and_by_us_alone(
+    photos: Path, tiny_weights: Path, tmp_path: Path, capfd: Any, compression: str
+) -> None:
+    """libtiff would write to stderr by itself."""
+    path, noise = photos / "blue/9.tif", np.random.default_rng(0).integers(0, 256, (64, 64, 3))
+    picture = Image.fromarray(noise.astype(np.uint8))
+    picture.convert("1" if compression == "group4" else "RGB").save(path, compression=compression)
+    content = bytearray(path.read_bytes())
+    for place in range(200, len(content) - 300, 37):
+        content[place] ^= 255
+    path.write_bytes(content)
+    embed(photos, tiny_weights, tmp_path / "f.npy")
+    assert capfd.readouterr().err == ""
+    if compression != "group4":  # which goes on after an error
+        assert f"{path},decoder error" in (tmp_path / "f.skipped.csv").read_text()
+
+
 def fails(code: int, *arguments: object) -> str:
     return refusal(code, "embed", *arguments)
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,20 @@ def test_landmarks_as_written_down(landmarks: Path, tiny_weights: Path, tmp_path
     (landmarks / "gnd_town.json").write_text(json.dumps(truth))
     assert measured(landmarks, *model)["easy"]["map"] is None
     assert run(landmarks, *model, *CPU, "-o", tmp_path / "none").exit_code == 0
+
+
+def test_equal_images_keep_their_order(landmarks: Path, tiny_weights: Path) -> None:
+    names = [f"im.{i}" for i in range(40)]
+    for name in names[1:]:
+        shutil.copy(landmarks / "jpg" / "im.0.jpg", landmarks / "jpg" / f"{name}.jpg")
+    path = landmarks / "gnd_town.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "imlist": names}))
+    result = measured(landmarks, "--weights", tiny_weights, "--image-size", SIZE)
+    for one in result["examples"]:
+        assert [Path(near["path"]).stem for near in one["nearest"]] == names[:5]
+    assert result["hard"]["map"] == pytest.approx(
+        np.mean([slow_precision(list(range(40)), [2, 6], [0, 4, 8]), 1 / 12])
+    )
 
 
 def test_a_pickle_gives_the_same(landmarks: Path, tiny_weights: Path) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +120,25 @@ def test_outputs_are_never_overwritten_silently(tmp_path: Path) -> None:
     given, folder = exported(tmp_path, VIT, "out")
     assert "already exists" in sentence(run(given, "-o", folder))
     assert "does not exist" in sentence(run(given, "-o", tmp_path / "no" / "out.pth"))
+
+
+@pytest.mark.parametrize("name", ["out.pth", "out"])
+def test_one_export_at_a_time(tmp_path: Path, name: str) -> None:
+    given, output = stored(tmp_path, VIT), tmp_path / name
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from dino_cli.store.writing.locks import lock_output\n"
+        f"with lock_output(Path({str(output)!r})):\n    print(flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert "another dino is writing" in sentence(run(given, "-o", output))
+        assert not output.exists()
+        other.communicate()
+    assert run(given, "-o", output).exit_code == 0
 
 
 def test_misuse(tmp_path: Path) -> None:

@@ -78,6 +78,19 @@ def test_views_whose_masks_would_be_confused_are_refused(images, small, tmp_path
     dino(*words, "--drop-path", "0", "--max-steps", "1")
 
 
+@pytest.mark.slow
+def test_windows_of_views_repeat_their_own_masks(images, small, tmp_path):
+    """Windows are of one shape in all views; there are more of them in some."""
+    named = "patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n"
+    small.write_text(small.read_text().replace(named, ""))
+    words = ["train", images, "--config", small, "--arch", "mobilevit_xxs", "--drop-path", "0.5"]
+    words += ["--global-size", "64", "--local-size", "32", "--local-crops-number", "3"]
+    words += ["--batch-size", "2", "--max-steps", "3", "--lr", "0.1", "--warmup-epochs", "0"]
+    dino(*words, "-o", tmp_path / "kept")
+    dino(*words, "-o", tmp_path / "again", "--checkpoint-activations")
+    assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "kept"), rel=1e-5)
+
+
 def test_a_grey_model_trains_and_embeds(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "2", "--in-chans", "1")

@@ -175,6 +175,23 @@ def test_knn_during_training_is_in_the_log(images, small, tmp_path):
     assert asked["k"]["20"]["top1"] == epochs[-1]["knn_top1"]
 
 
+def test_knn_during_training_is_the_teachers(images, small, tmp_path):
+    """A teacher that never moves answers as the network did at first, whatever the student does."""
+    run = tmp_path / "run"
+    words = ["--config", small, "-o", run, "--eval-data", images, "--momentum-teacher", "1"]
+    dino("train", images, *words, "--lr", "0.5", "--warmup-epochs", "0")
+    found = [e["knn_top1"] for e in Log.read(run / "log.jsonl") if "epoch_loss" in e]
+    asked = {}
+    for key in ("teacher", "student"):
+        weights = ["--weights", run / "checkpoint.pt", "--checkpoint-key", key]
+        options = ["-o", tmp_path / f"{key}.npy", "--device", "cpu", "--precision", "fp32"]
+        dino("embed", images, *weights, *options)
+        told = dino("knn", "--index", tmp_path / f"{key}.npy", "-k", "20", "--json").stdout
+        asked[key] = json.loads(told)["k"]["20"]["top1"]
+    assert found == [asked["teacher"]] * 3
+    assert asked["student"] != asked["teacher"]
+
+
 def test_knn_that_a_stop_cut_short_says_nothing_of_the_images(images, small, tmp_path, monkeypatch):
     def stopped(*_):
         raise StopOverdue

@@ -46,7 +46,8 @@ def rank_landmarks(
     queries: (Q, D), database: (M, D), of any length. Queries without positives are left out, as by
     the original: the mean is over the others. The rankings are those of medium difficulty.
     """
-    order = torch.argsort(F.normalize(queries, dim=1) @ F.normalize(database, dim=1).T, 1, True)
+    similarity = F.normalize(queries, dim=1) @ F.normalize(database, dim=1).T
+    order = similarity.argsort(dim=1, descending=True, stable=True)
     rows: Rows = [["query", *(f"ap_{name}" for name in DIFFICULTIES)]]
     measured: dict[str, list[list[float]]] = {name: [] for name in DIFFICULTIES}
     rankings: list[Ranking] = []

@@ -51,6 +51,48 @@ def test_append_embeds_what_is_new(
     assert "was made with normalize False, not True" in embed(*out, "--normalize", code=1).stderr
 
 
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_rows_follow_pictures_that_moved(
+    photos: Path, tmp_path: Path, fixed: list[object], seen: list[int], suffix: str
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    out = [photos, "-o", tmp_path / f"f.{suffix}", *fixed, "--json"]
+    embed(*out)
+    shutil.move(photos / "red/0.png", photos / "blue/moved.png")
+    shutil.copy(photos / "red/1.png", photos / "red/0.png")  # another takes its place
+    shutil.move(photos / "red/3.png", photos / "green/3b.png")
+    seen.clear()
+    assert "blue/moved.png' now; change its row" in embed(*out, "--resume", code=1).stderr
+    assert json.loads(embed(*out, "--append").stdout)["embedded"] == 1
+    assert sum(seen) == 1
+    embed(photos, "-o", tmp_path / f"fresh.{suffix}", *fixed)
+    grown, fresh = (read_embeddings(tmp_path / f"{name}.{suffix}") for name in ("f", "fresh"))
+    rows = [grown.paths.index(path) for path in fresh.paths]
+    assert sorted(rows) == list(range(13))
+    assert [grown.labels[row] for row in rows] == fresh.labels
+    np.testing.assert_array_equal(grown.features[0:13][rows], fresh.features[0:13])
+    sources = (tmp_path / f"f.{suffix}.sources").read_text().splitlines()
+    assert [line[66:] for line in sources] == grown.paths
+
+
+def test_labels_follow_a_list(photos: Path, tmp_path: Path, fixed: list[object]) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("photos/red/0.png\tred\nphotos/red/1.png\tred\n")
+    noisy = [word for word in fixed if word != "--quiet"]
+    out = [names, "-o", tmp_path / "f.npy", *noisy]
+    embed(*out)
+    names.write_text("photos/red/0.png\tred\nphotos/red/1.png\trose\n")
+    told = embed(*out, "--resume", code=1).stderr
+    assert "/red/1.png' is of class 'rose' now, not 'red'; change its row with --append" in told
+    told = embed(*out, "--append").stderr
+    assert "1 picture has another path or class now, which the old rows take over" in told
+    export = read_embeddings(tmp_path / "f.npy")
+    assert (export.labels, export.metadata["classes"]) == (["red", "rose"], ["red", "rose"])
+    embed(photos / "red/0.png", *out[1:], "--append")  # of no class: says nothing against it
+    assert read_embeddings(tmp_path / "f.npy").labels == ["red", "rose"]
+
+
 def test_append_keeps_places_and_makes_them(
     photos: Path, tmp_path: Path, fixed: list[object], seen: list[int]
 ) -> None:

@@ -194,6 +194,35 @@ def test_resume_of_what_is_finished_compares_contents(
     assert json.loads(embed(*out, "--append", "--json").stdout)["embedded"] == 1
 
 
+def test_a_finished_run_is_known_from_elsewhere(
+    photos: Path,
+    tmp_path: Path,
+    fixed: list[object],
+    seen: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However the same folder is spelled, and only while it is the same."""
+    monkeypatch.chdir(tmp_path)
+    embed("photos", "-o", "f.npy", *fixed)
+    before, place = export_files(tmp_path, "f."), tmp_path / "elsewhere"
+    place.mkdir()
+    seen.clear()
+    again = ["-o", tmp_path / "f.npy", *fixed, "--resume"]
+    for folder, spelled in (
+        (tmp_path, "./photos/"), (tmp_path, photos), (place, "../photos"), (place, photos),
+    ):  # fmt: skip
+        monkeypatch.chdir(folder)
+        result = json.loads(embed(spelled, *again, "--json").stdout)
+        assert (result["count"], result["embedded"]) == (12, 0)
+    (photos / "red/3.png").rename(photos / "red/4.png")
+    text = embed(photos, *again, code=1).stderr
+    assert f"'photos/red/3.png' is '{photos}/red/4.png' now; change its row with --append" in text
+    shutil.copytree(photos, place / "photos")
+    (place / "photos/red/4.png").write_bytes((photos / "red/2.png").read_bytes())
+    assert "of other files" in embed("photos", *again, code=1).stderr
+    assert (export_files(tmp_path, "f."), seen) == (before, [])
+
+
 KILLS = 4
 
 
