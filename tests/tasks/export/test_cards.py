@@ -64,7 +64,7 @@ def test_a_card_of_a_named_model_tells_nothing_of_a_run_that_one_is_in(
 
 
 @pytest.mark.parametrize("name", ["a\"b'\nc", os.fsdecode(b"caf\xe9")])
-@pytest.mark.parametrize("suffix", [".pth", ".onnx"])
+@pytest.mark.parametrize("suffix", [".pth", pytest.param(".onnx", marks=pytest.mark.slow)])
 def test_a_card_spells_any_name(tmp_path: Path, name: str, suffix: str) -> None:
     output = tmp_path / f"{name}{suffix}"
     assert run("dino_demo", "-o", output).exit_code == 0
