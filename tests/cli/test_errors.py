@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shlex
 import subprocess
 import sys
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_run import small_config
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -246,12 +244,6 @@ def test_more_ranks_than_images(place):
     assert not (place / "run").exists()
 
 
-def test_a_closed_pipe_and_help_are_quiet():
-    command = f"{sys.executable} -m dino_cli --help | head -1"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True)
-    assert done.stderr == ""
-
-
 @pytest.mark.parametrize("command", ["embed", "attention", "pca"])
 def test_a_wrong_path_is_told_before_a_network_is_missed(command, tmp_path, monkeypatch):
     monkeypatch.setattr("dino_cli.tasks.early.reach", lambda _: pytest.fail("asked the network"))
@@ -259,107 +251,3 @@ def test_a_wrong_path_is_told_before_a_network_is_missed(command, tmp_path, monk
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
     assert "nowhere' does not exist" in result.stderr
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
-        RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904, 1]"),
-    ],
-)
-def test_memory_that_does_not_suffice_is_told_in_one_sentence(place, monkeypatch, error):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
-    result = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"])
-    assert result.exit_code == 1
-    assert result.stderr.startswith("dino: error: the memory is used up")
-    assert result.stderr.count("\n") == 1
-
-
-def test_threads_that_the_system_does_not_give_are_told(place, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
-    said = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"]).stderr
-    assert said.startswith("dino: error: the system gives no more threads; ")
-    assert said.count("\n") == 1
-
-
-def test_other_faults_of_ours_keep_their_traceback(place, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("a fault of ours")
-
-    monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
-    result = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"])
-    assert isinstance(result.exception, RuntimeError)
-
-
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("embd", "no such command 'embd'; did you mean 'embed'?"),
-        ("bench view", "no such command 'view'; did you mean 'views'?"),
-        ("embed --modle x", "no such option '--modle'; did you mean '--model'?"),
-        ("attention x.jpg --masks token", "did you mean 'tokens'?"),
-        ("eval knn a", "missing argument 'VAL'; see dino eval knn --help"),
-        ("train --epochs many x", "invalid value for '--epochs': not a whole number;"),
-        ("--verion", "no such option '--verion'; did you mean '--version'?"),
-    ],
-)
-def test_what_cannot_be_parsed_is_one_sentence_too(line: str, sentence: str) -> None:
-    result = CliRunner().invoke(app, line.split())
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("dino: error: ")
-    assert result.stderr.count("\n") == 1
-    assert sentence in result.stderr
-
-
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_no_fault(closed: str) -> None:
-    words = f"{shlex.quote(sys.executable)} -m dino_cli help {closed}"
-    done = subprocess.run(words, shell=True, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert ("masks" in done.stdout) == (closed == "2>&-")
-
-
-@pytest.mark.parametrize("flag", ["-o", "--output", "--weights", "--output="])
-def test_an_empty_name_is_no_folder(flag: str) -> None:
-    """A shell gives it for a variable that is not set."""
-    words = ["attention", "x.jpg", *([flag] if flag.endswith("=") else [flag, ""])]
-    result = CliRunner().invoke(app, words)
-    assert (result.exit_code, result.stdout) == (2, "")
-    said = f"{flag.rstrip('=')} is given an empty name; name a file or folder\n"
-    assert result.stderr == f"dino: error: {said}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "embed"])
-def test_a_machine_without_a_compiler_is_a_sentence(command, place):
-    (place / "small.toml").write_text(small_config(batch_size=4))
-    words = {
-        "train": ["--config", "small.toml", "-o", "run"],
-        "embed": ["--weights", "good.safetensors", "-o", "feats.npy"],
-    }[command]
-    environment = {
-        **os.environ,
-        "CXX": str(place / "no-compiler"),
-        "TORCHINDUCTOR_CACHE_DIR": str(place / "cache"),
-    }
-    result = subprocess.run(
-        [sys.executable, "-m", "dino_cli", command, "photos", *words, "--compile"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("dino: error: torch.compile failed")
-    assert last.endswith("install g++, or leave out --compile")
-    assert "Traceback" not in result.stderr

@@ -26,7 +26,8 @@ WEIGHTS = tuple(round(2**16 * weight) for weight in LUMINANCE)  # whole, as PIL'
 
 def render_views(batch: PhotoBatch, p: Preprocessing, device: torch.device) -> list[Tensor]:
     """The normalised views of each resolution, float32 (V · B, C, h, w), view-major."""
-    return [normalize(group.div_(255), p, device) for group in render_batch(batch, device)]
+    # Grey levels are whole: as bytes they are normalised as those of workers, and in less memory.
+    return [normalize(group.byte(), p, device) for group in render_batch(batch, device)]
 
 
 @torch.no_grad()

@@ -32,32 +32,27 @@ def _rotary():
     ).eval()
 
 
+def _timm(name, **kwargs):
+    return timm.create_model(
+        name,
+        patch_size=8,
+        depth=2,
+        embed_dim=32,
+        num_heads=2,
+        num_classes=0,
+        dynamic_img_size=True,
+        **kwargs,
+    ).eval()
+
+
 NETWORKS = {
     "dino": _dino,
     "registers and layer scale": lambda: _dino(
         registers=3, embed_class=False, layer_scale=True, positions="size"
     ),
     "rotary positions": _rotary,
-    "rotary positions in halves": lambda: timm.create_model(
-        "vit_small_patch16_dinov3_qkvb",
-        patch_size=8,
-        depth=2,
-        embed_dim=32,
-        num_heads=2,
-        num_classes=0,
-        dynamic_img_size=True,
-    ).eval(),
-    "query and key norm": lambda: timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=32,
-        patch_size=8,
-        depth=2,
-        embed_dim=32,
-        num_heads=2,
-        num_classes=0,
-        qk_norm=True,
-        dynamic_img_size=True,
-    ).eval(),
+    "rotary positions in halves": lambda: _timm("vit_small_patch16_dinov3_qkvb"),
+    "query and key norm": lambda: _timm("vit_tiny_patch16_224", img_size=32, qk_norm=True),
 }
 
 
