@@ -1,7 +1,9 @@
+import functools
 import os
 import signal
 
 import pytest
+import typer.testing
 from golden_files import Golden, golden_folder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask the network by accident
@@ -9,6 +11,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes side by side, whic
 
 # Background jobs of a shell ignore Ctrl-C, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Typer's runner builds all commands at each call, which takes longer than many a command.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,14 +27,14 @@ def golden() -> Golden:
     return Golden(golden_folder())
 
 
-SIMULATED = bool(os.environ.get("DINO_SIMULATED_CUDA"))
+SIMULATED = int(os.environ.get("DINO_SIMULATED_CUDA", "0"))
 
 
 def pytest_configure() -> None:
     if SIMULATED:
         import simulated_cuda
 
-        simulated_cuda.start()
+        simulated_cuda.start(SIMULATED)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -40,6 +40,8 @@ def build_empty(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Mod
     """
     try:
         with torch.device("meta"):
+            if isinstance(architecture, VitArchitecture):  # what timm draws takes time even there
+                return build_vit(architecture, drop_path=drop_path, initialise=False)
             return build(architecture, drop_path=drop_path)
     except Exception:  # the full build tells it, if it is the architecture's fault
         return build(architecture, drop_path=drop_path).to("meta")

@@ -27,9 +27,10 @@ def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     def figures(name: str) -> list[float]:  # a damaged line may lack one
         return [_finite(e.get(name)) for e in steps]
 
-    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    # Fixed margins: a layout engine would draw everything twice.
+    figure = Figure(figsize=(8, 4.5), dpi=110)
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    axes = figure.add_axes((0.08, 0.11, 0.9, 0.86))
     axes.plot(x, figures("loss"), color="#1b6ca8", linewidth=1.2, label="loss")
     axes.plot(
         x,

@@ -72,7 +72,7 @@ class Run:
     epoch_loss: Tensor  # sum and count
     labelled: list[ImageFile]
     watch: Watch | None
-    drawn: float = field(default=float("-inf"), init=False)
+    drawn: float = field(default_factory=time.monotonic, init=False)
     best: float = field(default=float("-inf"), init=False)  # k-NN so far
 
     def __post_init__(self) -> None:
@@ -198,6 +198,8 @@ class Run:
 
     def _stop(self, done: int, *, together: bool = True) -> NoReturn:
         self.writer.flush()
+        if self.ranks.rank == 0:
+            self._draw()
         if together:
             # Whoever started us ends the first process too once another has left.
             self.ranks.barrier()

@@ -242,6 +242,7 @@ def test_signals_save_and_say_how_to_go_on(images, small, tmp_path, number):
     assert process.returncode == 130
     assert f"dino train --resume {run}" in stderr
     assert "Traceback" not in stderr
+    assert (run / "loss.png").exists()
     dino("train", "--resume", run)
     assert losses(run) == losses(whole)
 
