@@ -3,9 +3,13 @@
 `DINO_SIMULATED_CUDA=1 pytest -m gpu` runs the tests of GPUs on it where there is none. The numbers
 are the CPU's, so what it shows is what the code does on CUDA alone: tensors of two devices in one
 operation, a GPU's tensor handed to NumPy, another way for CUDA that ends elsewhere than the CPU's.
-Kernels, memory, streams and speed it does not know. It holds in threads, not in other processes.
+Kernels, memory, streams and speed it does not know. It holds in threads; processes that have this
+folder in PYTHONPATH start it by sitecustomize.py, each with as many devices as the variable says,
+and gloo in place of NCCL.
 """
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +22,9 @@ from cuda_graph_recorder import Recorder
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-MARK = "_on_cuda"
+CPU = torch.device("cpu")
+MARK = "_on_cuda"  # which one
+current = 0  # the device that `set_device` chose
 # Devices may differ.
 ACROSS = (
     "copy_", "_foreach_copy_", "__setitem__", "__getitem__", "_has_compatible_shallow_copy_type",
@@ -28,6 +33,10 @@ ACROSS = (
 
 def on_cuda(tensor: Tensor) -> bool:
     return MARK in tensor.__dict__
+
+
+def device_of(tensor: Tensor) -> torch.device:
+    return torch.device("cuda", tensor.__dict__[MARK]) if on_cuda(tensor) else CPU
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:
@@ -40,17 +49,23 @@ def tensors_in(value: object) -> Iterator[Tensor]:
         yield from tensors_in(list(value.values()))
 
 
-def mark(value: Any, on: bool) -> Any:
+def mark(value: Any, on: int | None) -> Any:
     for tensor in tensors_in(value):
-        if on:
-            tensor.__dict__[MARK] = True
-        else:
+        if on is None:
             tensor.__dict__.pop(MARK, None)
+        else:
+            tensor.__dict__[MARK] = on
     return value
 
 
-def names_cuda(device: object) -> bool:
-    return isinstance(device, int) or torch.device(device).type == "cuda"  # type: ignore[arg-type]
+def index_of(device: object) -> int | None:
+    """Which CUDA device that is, none for another."""
+    if isinstance(device, int):
+        return device
+    device = torch.device(device)  # type: ignore[call-overload]
+    if device.type != "cuda":
+        return None
+    return current if device.index is None else device.index
 
 
 class SimulatedCuda(TorchFunctionMode):
@@ -73,7 +88,7 @@ class SimulatedCuda(TorchFunctionMode):
 
     def told(self, attribute: object, tensor: Tensor) -> object:
         if attribute is Tensor.device:
-            return CUDA if on_cuda(tensor) else None
+            return device_of(tensor) if on_cuda(tensor) else None
         if attribute is Tensor.is_cuda:
             return on_cuda(tensor)
         return not on_cuda(tensor) if attribute is Tensor.is_cpu else None
@@ -81,22 +96,24 @@ class SimulatedCuda(TorchFunctionMode):
     def assign(self, func: Any, tensor: Tensor, value: object) -> None:
         func(tensor, value)
         if isinstance(value, Tensor) and func.__self__ is Tensor.data:
-            mark(tensor, on_cuda(value))
+            mark(tensor, index_of(device_of(value)))
         if isinstance(value, Tensor) and func.__self__ is Tensor.grad:
-            assert on_cuda(tensor) == on_cuda(value), "a gradient on another device"
+            assert device_of(tensor) == device_of(value), "a gradient on another device"
 
     def compute(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         given = list(tensors_in([args, kwargs]))
-        on = any(on_cuda(tensor) for tensor in given)
-        strangers = [tuple(t.shape) for t in given if t.dim() and not on_cuda(t)]
-        if on and strangers and name not in ACROSS:
-            raise RuntimeError(f"{name}: tensors on cuda:0, and on the CPU {strangers}")
+        devices = {device_of(tensor) for tensor in given if tensor.dim() or on_cuda(tensor)}
+        on = next((index_of(device) for device in devices if device != CPU), None)
+        if len(devices) > 1 and name not in ACROSS:
+            told = ", ".join(f"{tuple(t.shape)} on {device_of(t)}" for t in given)
+            raise RuntimeError(f"{name}: tensors on several devices, {told}")
         if name in ACROSS:
-            on = on_cuda(next(tensors_in(args)))
-            if name == "__getitem__" and not on and any(on_cuda(tensor) for tensor in given):
-                raise RuntimeError("a tensor on the CPU indexed by one on cuda:0")
+            target = device_of(next(tensors_in(args)))
+            if name == "__getitem__" and target == CPU and on is not None:
+                raise RuntimeError(f"a tensor on the CPU indexed by one on cuda:{on}")
+            on = index_of(target)
         if kwargs.get("device") is not None:
-            on = names_cuda(kwargs["device"])
+            on = index_of(kwargs["device"])
             kwargs["device"] = CPU
         result = func(*args, **kwargs)
         known = {id(tensor) for tensor in given}
@@ -106,32 +123,95 @@ class SimulatedCuda(TorchFunctionMode):
         return result
 
 
-def moved(tensor: Tensor, on: bool) -> Tensor:
+def moved(tensor: Tensor, on: int | None) -> Tensor:
     """Itself, or a copy that carries gradients back."""
-    return tensor if on_cuda(tensor) == on else mark(tensor.clone(), on)
+    return tensor if index_of(device_of(tensor)) == on else mark(tensor.clone(), on)
 
 
 def to(tensor: Tensor, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
-    on = on_cuda(tensor) if device is None else names_cuda(device)
+    on = index_of(device_of(tensor) if device is None else device)
     changes = {k: v for k, v in kwargs.items() if k != "non_blocking" and v is not None}
     for value in args:
         if isinstance(value, torch.dtype):
             changes["dtype"] = value
         elif isinstance(value, Tensor):
-            on, changes["dtype"] = on_cuda(value), value.dtype
+            on, changes["dtype"] = index_of(device_of(value)), value.dtype
         elif isinstance(value, str | torch.device) or (value is args[0] and type(value) is int):
-            on = names_cuda(value)
+            on = index_of(value)
     changed = Tensor.to(tensor, **changes) if changes else tensor
     return moved(tensor, on) if changed is tensor else mark(changed, on)
 
 
 MOVES: dict[str, Callable[..., Any]] = {
     "to": to,
-    "cuda": lambda tensor, *_, **__: moved(tensor, True),
-    "cpu": lambda tensor, **_: moved(tensor, False),
+    "cuda": lambda tensor, device="cuda", **_: moved(tensor, index_of(device)),
+    "cpu": lambda tensor, **_: moved(tensor, None),
     "pin_memory": lambda tensor, *_: tensor,
     "is_pinned": lambda tensor, *_: not on_cuda(tensor),
 }
+
+
+# The parts of `SyncBatchNorm`, which CPUs do not have.
+
+
+def _channels(values: Tensor) -> tuple[list[int], list[int]]:
+    return [0, *range(2, values.ndim)], [1, -1, *[1] * (values.ndim - 2)]
+
+
+def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(x.float(), dim=_channels(x)[0], correction=0)
+    return mean, (variance + eps).rsqrt()
+
+
+def batch_norm_gather_stats_with_counts(
+    x: Tensor, means: Tensor, inverses: Tensor, running_mean: Tensor | None,
+    running_var: Tensor | None, momentum: float, eps: float, counts: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    total, counts = counts.sum(), counts.view(-1, 1)
+    mean = (means * counts).sum(0) / total
+    squares = inverses.pow(-2) - eps + (means - mean).square()
+    variance = (squares * counts).sum(0) / total
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance * total / (total - 1), momentum)
+    return mean, (variance + eps).rsqrt()
+
+
+def batch_norm_elemt(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, inverse: Tensor, eps: float
+) -> Tensor:
+    shape = _channels(x)[1]
+    y = (x - mean.view(shape)) * inverse.view(shape)
+    y = y if weight is None else y * weight.view(shape)
+    return (y if bias is None else y + bias.view(shape)).to(x.dtype)
+
+
+def batch_norm_backward_reduce(
+    gradient: Tensor, x: Tensor, mean: Tensor, inverse: Tensor, weight: Tensor | None, *_: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    axes, shape = _channels(x)
+    total = gradient.sum(axes)
+    along = (gradient * (x - mean.view(shape))).sum(axes)
+    return total, along, along * inverse, total.clone()
+
+
+def batch_norm_backward_elemt(
+    gradient: Tensor, x: Tensor, mean: Tensor, inverse: Tensor, weight: Tensor | None,
+    total: Tensor, along: Tensor, counts: Tensor,
+) -> Tensor:  # fmt: skip
+    shape = _channels(x)[1]
+    n = counts.sum()
+    scale = inverse if weight is None else inverse * weight
+    slope = along * inverse.square() / n
+    centred = gradient - (total / n).view(shape)
+    result = (centred - (x - mean.view(shape)) * slope.view(shape)) * scale.view(shape)
+    return result.to(x.dtype)
+
+
+FOR_CUDA_ONLY = (
+    batch_norm_stats, batch_norm_gather_stats_with_counts, batch_norm_elemt,
+    batch_norm_backward_reduce, batch_norm_backward_elemt,
+)  # fmt: skip
 
 
 class Stream:
@@ -161,13 +241,13 @@ def recorded(graph: Recorder, **_: object) -> Iterator[None]:
         yield
 
 
-def start() -> None:
+def start(devices: int) -> None:
     """From here on, until the process ends."""
     replaced: dict[str, object] = {
         "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda device: None,
+        "device_count": lambda: devices,
+        "current_device": lambda: current,
+        "set_device": set_device,
         "synchronize": lambda device=None: None,
         "get_device_capability": lambda device=None: (9, 0),
         "get_device_name": lambda device=None: "NVIDIA, simulated",
@@ -177,12 +257,15 @@ def start() -> None:
         "Stream": Stream,
         "Event": Stream,
         "current_stream": Stream,
+        "is_current_stream_capturing": lambda: False,
         "stream": lambda stream: nullcontext(),
         "CUDAGraph": Recorder,
         "graph": recorded,
     }
     for name, value in replaced.items():
         setattr(torch.cuda, name, value)
+    for function in FOR_CUDA_ONLY:
+        setattr(torch, function.__name__, function)
     _on_the_cpu(torch.autocast, "device_type")
     _on_the_cpu(torch.amp.GradScaler, "device")
     _without(torch.utils.data.DataLoader, "pin_memory")
@@ -191,6 +274,7 @@ def start() -> None:
         if name.endswith("graph_capture_health_check"):
             setattr(optimizer, name, lambda self: None)
     _group_by_marks(optimizer)
+    _gloo_for_nccl()
     mode = SimulatedCuda()
     mode.__enter__()
     run = threading.Thread.run
@@ -202,13 +286,49 @@ def start() -> None:
     threading.Thread.run = run_simulated  # type: ignore[method-assign]
 
 
+def set_device(device: object) -> None:
+    global current
+    index = index_of(device)
+    assert index is not None
+    current = index
+
+
+def _gloo_for_nccl() -> None:
+    """NCCL takes tensors of this process's GPU only; gloo all of them."""
+    distributed = torch.distributed
+    begin = distributed.init_process_group
+    nccl = False
+
+    def init_process_group(backend: str, *, device_id: object = None, **given: Any) -> None:
+        nonlocal nccl
+        nccl = backend == "nccl"
+        if nccl:
+            assert index_of(device_id) == current == int(os.environ["LOCAL_RANK"])
+        begin("gloo", **given)
+
+    def checked(collective: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **given: Any) -> Any:
+            caller = sys._getframe(1).f_globals["__name__"]
+            if nccl and caller.startswith("dino_cli"):  # torch's own may come from C++
+                for tensor in tensors_in([args, given]):
+                    if index_of(device_of(tensor)) != current:
+                        raise RuntimeError(f"{collective.__name__} of {device_of(tensor)}")
+            return collective(*args, **given)
+
+        return call
+
+    distributed.init_process_group = init_process_group
+    for name in ("all_reduce", "broadcast", "all_gather", "all_gather_into_tensor"):
+        setattr(distributed, name, checked(getattr(distributed, name)))
+
+
 def _on_the_cpu(kind: Any, argument: str) -> None:
     """An object of this kind that is asked for CUDA is made for the CPU."""
     init = kind.__init__
 
     def made(self: Any, device: Any = "cuda", *args: Any, **kwargs: Any) -> None:
         device = kwargs.pop(argument, device)
-        init(self, "cpu" if names_cuda(device) else device, *args, **kwargs)
+        init(self, "cpu" if index_of(device) is not None else device, *args, **kwargs)
 
     kind.__init__ = made
 
@@ -229,7 +349,7 @@ def _group_by_marks(optimizer: Any) -> None:
 
     def group(lists: Any, with_indices: bool = False) -> Any:
         return {
-            (CUDA if any(map(on_cuda, tensors_in(found[0]))) else device, dtype): found
+            (next(map(device_of, tensors_in(found[0])), device), dtype): found
             for (device, dtype), found in grouped(lists, with_indices).items()
         }
 
