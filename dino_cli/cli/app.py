@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from dino_cli import __version__
 from dino_cli.cli.display import printable
+from dino_cli.cli.original import said_of_original
 from dino_cli.errors import DinoError, Interrupted, PeerLost
 
 __all__ = ["app"]
@@ -107,10 +108,13 @@ def _refuse_misuse(error: Exception) -> None:
         told = re.sub(seen, f"not a {wanted}", told)
     told, _, advice = told.partition(" Did you mean ")
     advice = f"did you mean {advice}" if advice else ""
-    if possible := re.fullmatch(r"No such option: (\S+) \(Possible options?: (.*)\)", told):
-        close = get_close_matches(possible[1], possible[2].split(", "), n=1)
-        told = f"No such option '{possible[1]}'"
+    if context and (unknown := re.match(r"No such option:? '?([^\s']+)", told)):
+        known = {flag for parameter in context.command.params for flag in parameter.opts}
+        possible = re.search(r"\(Possible options?: (.*)\)", told)
+        close = get_close_matches(unknown[1], possible[1].split(", ") if possible else [], n=1)
+        told = f"No such option '{unknown[1]}'"
         advice = f"did you mean '{close[0]}'?" if close else advice
+        advice = said_of_original(unknown[1], known) or advice
     elif choices := re.search(r"'([^']*)' is not one of (.*)", told):
         close = get_close_matches(choices[1], re.findall(r"'([^']*)'", choices[2]), n=1)
         advice = f"did you mean '{close[0]}'?" if close else advice
