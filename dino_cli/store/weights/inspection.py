@@ -2,14 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dino_cli.core.network.architecture import Architecture, TimmArchitecture, VitArchitecture
+from dino_cli.core.network.architecture import (
+    Architecture,
+    VitArchitecture,
+    architecture_to_json,
+)
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.architectures import ArchitectureHints, read_architecture
 from dino_cli.store.weights.folders import Source, open_source
@@ -65,7 +68,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
         architecture, named = _arranged(tensors, source)
     except TaskError as error:
         return {**told, "reason": str(error), "looks_like": looks_like(tensors)}
-    told["architecture"] = _described(architecture)
+    told["architecture"] = architecture_to_json(architecture)
     told |= _compared(architecture, named)
     told["fits"] = not any(told[k] for k in ("missing", "unexpected", "misshapen", "not_finite"))
     return told
@@ -98,14 +101,6 @@ def _compared(a: Architecture, named: Mapping[str, Tensor]) -> dict[str, list[st
             if name in named and tuple(named[name].shape) != shape
         ],
     }
-
-
-def _described(a: Architecture) -> dict[str, Any]:
-    kind = "vit" if isinstance(a, VitArchitecture) else "timm"
-    values = {"kind": kind, **asdict(a)}
-    if isinstance(a, TimmArchitecture):
-        values["arguments"] = dict(a.arguments)
-    return values
 
 
 def _layout(tensors: Mapping[str, Tensor], source: Source) -> str:
