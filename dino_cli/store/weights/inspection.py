@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dino_cli.core.network.architecture import (
@@ -17,7 +16,13 @@ from dino_cli.errors import TaskError
 from dino_cli.store.weights.architectures import ArchitectureHints, read_architecture
 from dino_cli.store.weights.folders import Source, open_source
 from dino_cli.store.weights.heads import read_head
-from dino_cli.store.weights.layouts import HEADS, bare_names, network_of, to_timm_names
+from dino_cli.store.weights.layouts import (
+    backbone_of,
+    bare_names,
+    is_finite,
+    network_of,
+    to_timm_names,
+)
 from dino_cli.store.weights.lookalikes import looks_like
 from dino_cli.store.weights.shapes import vit_shapes
 
@@ -53,7 +58,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
         "tensors": len(tensors),
         "parameters": sum(t.numel() for t in tensors.values() if t.is_floating_point()),
         "dtypes": dict(Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())),
-        "not_finite": [name for name, t in tensors.items() if not _finite(t)],
+        "not_finite": [name for name, t in tensors.items() if not is_finite(t)],
         "architecture": None,
         "heads_known": source.own is not None or "num_attention_heads" in source.config,
         "fits": False,
@@ -78,9 +83,7 @@ def _arranged(tensors: Mapping[str, Tensor], source: Source) -> tuple[Architectu
     """Shapes alone: meta tensors, so that fusing costs nothing."""
     shapes = {name: t.to("meta") for name, t in tensors.items()}
     if source.own is not None:
-        bare = bare_names(shapes)
-        own = {name: t for name, t in bare.items() if not name.startswith(HEADS)}
-        return source.own.architecture, own
+        return source.own.architecture, backbone_of(shapes)
     named = to_timm_names(shapes)
     return read_architecture(named, ArchitectureHints(config=source.config)), named.tensors
 
@@ -127,10 +130,3 @@ def _layout(tensors: Mapping[str, Tensor], source: Source) -> str:
     if "layer1.0.conv1.weight" in names:
         return "torchvision ResNet" + wrapped
     return "unknown"
-
-
-def _finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
-        return True
-    total = tensor.sum(dtype=torch.float32)
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())

@@ -19,7 +19,15 @@ from torch import Tensor
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.lookalikes import looks_like
 
-__all__ = ["HEADS", "NamedTensors", "bare_names", "network_of", "to_timm_names"]
+__all__ = [
+    "HEADS",
+    "NamedTensors",
+    "backbone_of",
+    "bare_names",
+    "is_finite",
+    "network_of",
+    "to_timm_names",
+]
 
 Tensors = dict[str, Tensor]
 Rename = tuple[str, str]
@@ -154,6 +162,21 @@ def _is_plain(tensor: Tensor) -> bool:
     """Whether it is a block of numbers: not sparse, quantized, nested, packed or without values."""
     odd = tensor.is_meta or tensor.is_quantized or tensor.is_nested
     return not odd and tensor.layout == torch.strided and tensor.dtype not in PACKED
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are; true of whole numbers."""
+    if not tensor.is_floating_point():
+        return True
+    # A sum is several times cheaper; only one that overflowed needs the second look.
+    total = tensor.sum(dtype=torch.float32)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
+
+
+def backbone_of(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors of the backbone alone, without heads, under their names without prefixes."""
+    bare = bare_names(tensors)
+    return {name: tensor for name, tensor in bare.items() if not name.startswith(HEADS)}
 
 
 def bare_names(tensors: Mapping[str, Tensor]) -> Tensors:

@@ -26,7 +26,7 @@ from dino_cli.store.weights.digests import check, sha256_of
 from dino_cli.store.weights.empty import empty_network
 from dino_cli.store.weights.folders import OwnRun, Source, open_source, weight_files
 from dino_cli.store.weights.hub import locate
-from dino_cli.store.weights.layouts import HEADS, bare_names, network_of, to_timm_names
+from dino_cli.store.weights.layouts import backbone_of, is_finite, network_of, to_timm_names
 from dino_cli.store.weights.timm_models import as_timm, timm_config
 
 __all__ = ["Weights", "load"]
@@ -127,9 +127,8 @@ def _arrange(
 ) -> tuple[Architecture, dict[str, Tensor]]:
     """The architecture, and the tensors under its names."""
     if source.own is not None:
-        bare = bare_names(tensors)  # its names are already those of its own network
-        own = {name: t for name, t in bare.items() if not name.startswith(HEADS)}
-        return _own(source.own, known), own
+        # Its names are already those of its own network.
+        return _own(source.own, known), backbone_of(tensors)
     if not is_own_arch(known.arch):
         return as_timm(str(known.arch), tensors, replace(known, config=source.config))
     named = to_timm_names(tensors)
@@ -182,7 +181,7 @@ def _fitting(
             "give weights of one whole network, or change --arch or --checkpoint-key",
         )
     filled = {name: _float32(name, tensors.pop(name), wanted[name], copy=copy) for name in wanted}
-    broken = [name for name, t in filled.items() if t.is_floating_point() and not _finite(t)]
+    broken = [name for name, t in filled.items() if not is_finite(t)]
     if broken:
         raise TaskError(
             _listed("not finite", broken), "give weights from before the training diverged"
@@ -196,11 +195,6 @@ def _float32(name: str, given: Tensor, wanted: Tensor, *, copy: bool) -> Tensor:
         kind = str(given.dtype).removeprefix("torch.")
         raise TaskError(f"the tensor {name!r} is of type {kind}", "give floating-point weights")
     return given.detach().to("cpu", wanted.dtype, copy=copy).contiguous()
-
-
-def _finite(tensor: Tensor) -> bool:
-    # A sum is several times cheaper; only one that overflowed needs the second look.
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _listed(what: str, names: list[str]) -> str:
