@@ -17,9 +17,9 @@ from dino_cli.store.export.huggingface import preprocessor_config
 from dino_cli.store.export.onnx_file import check_onnx, require_onnx, write_onnx
 from dino_cli.store.weights.digests import sha256_of
 from dino_cli.store.weights.empty import filled_network
+from dino_cli.store.weights.huggingface import read_json
 from dino_cli.store.weights.load import Weights, load
 from dino_cli.store.weights.registry import entries
-from dino_cli.store.weights.sharded import read_json
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.store.writing.staging import stage_results

@@ -11,6 +11,7 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.architecture import Architecture, architecture_from_json
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.digests import sha256_of
+from dino_cli.store.weights.huggingface import INDEXES, WEIGHT_FILES, read_json, shards
 from dino_cli.store.weights.preprocessing import (
     MOST,
     default_for,
@@ -18,14 +19,10 @@ from dino_cli.store.weights.preprocessing import (
     from_timm,
     preprocessing_from_json,
 )
-from dino_cli.store.weights.sharded import read_json, shards
 from dino_cli.store.weights.tensor_files import TensorFile, read_tensor_file
 
 __all__ = ["OwnRun", "Source", "open_source", "weight_files"]
 
-# Names of weights in a Hugging Face folder, best first.
-HUGGINGFACE_FILES = ("model.safetensors", "pytorch_model.bin")
-HUGGINGFACE_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
@@ -83,7 +80,7 @@ def open_source(path: Path, checkpoint_key: str) -> Source:
     beside = read_json(path.parent / "config.json") or {}
     if own is None and path.name.startswith("checkpoint") and _is_run(beside):
         own = _own(beside, path.parent / "config.json")
-    if own is None and path.name in HUGGINGFACE_FILES:
+    if own is None and path.name in WEIGHT_FILES:
         return _with_configs(path, [file], path.parent)
     return Source(path, (path,), file.content, own, owned=file.owned)
 
@@ -92,10 +89,10 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     """The files of weights that `open_source` reads from a file or a Hugging Face folder."""
     if not path.is_dir():
         return (path,)
-    for name in HUGGINGFACE_FILES:
+    for name in WEIGHT_FILES:
         if (path / name).is_file():
             return (path / name,)
-    for name in HUGGINGFACE_INDEXES:
+    for name in INDEXES:
         if (path / name).is_file():
             return shards(path / name)
     return ()

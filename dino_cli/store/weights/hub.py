@@ -13,9 +13,9 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.download import Unanswered, answers, cached_download, download
+from dino_cli.store.weights.huggingface import WEIGHT_FILES, read_json
 from dino_cli.store.weights.registry import ModelEntry, close_matches, entries, refuse
 from dino_cli.store.weights.repository import (
-    WEIGHT_FILES,
     absent,
     cached_file,
     hub_model,
@@ -23,7 +23,6 @@ from dino_cli.store.weights.repository import (
     switched_off,
     unreachable,
 )
-from dino_cli.store.weights.sharded import read_json
 
 __all__ = ["LocatedWeights", "locate", "on_disk", "reach"]
 

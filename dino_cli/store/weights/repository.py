@@ -19,11 +19,10 @@ from dino_cli.store.weights.download import (
     require_room,
     within,
 )
+from dino_cli.store.weights.huggingface import INDEXES, WEIGHT_FILES, shards
 from dino_cli.store.weights.registry import ModelEntry, close_matches, entries
-from dino_cli.store.weights.sharded import shards
 
 __all__ = [
-    "WEIGHT_FILES",
     "absent",
     "cache_folder",
     "cached_file",
@@ -32,9 +31,6 @@ __all__ = [
     "switched_off",
     "unreachable",
 ]
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def hub_model(

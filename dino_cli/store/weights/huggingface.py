@@ -1,4 +1,7 @@
-"""The small JSON files beside published weights. Standard library only."""
+"""A model in Hugging Face's form: which files hold its weights, and the JSON beside them.
+
+Standard library only.
+"""
 
 import json
 from pathlib import Path
@@ -6,7 +9,11 @@ from typing import Any
 
 from dino_cli.errors import TaskError
 
-__all__ = ["read_json", "shards"]
+__all__ = ["INDEXES", "WEIGHT_FILES", "read_json", "shards"]
+
+# Names of the weights, whole or divided, best first.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
