@@ -4,6 +4,7 @@ A million Python strings are a million objects, and every process that counts re
 gets its own copy of the pages they lie on. One buffer is shared by all forked processes, for good.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
@@ -58,14 +59,7 @@ class Names:
 
     def place(self, name: str, key: Callable[[str], Any] = str) -> int:
         """Where a name is or would be among these, which are sorted by `key`."""
-        low, high, wanted = 0, len(self), key(name)
-        while low < high:
-            middle = (low + high) // 2
-            if key(self[middle]) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        return bisect_left(self, key(name), key=key)
 
 
 def joined(parts: Iterable[Names]) -> Names:
