@@ -24,7 +24,7 @@ from dino_cli.data.preprocess import build_transform
 from dino_cli.data.workers import load, workers_for
 from dino_cli.errors import TaskError
 
-__all__ = ["Batch", "image_batches"]
+__all__ = ["Batch", "collate", "image_batches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def image_batches(
 
 def _batches(data: "_Files", batch_size: int, workers: int) -> Iterator[Batch]:
     workers = workers_for(-(-len(data) // batch_size), workers)
-    loading = load(data, workers=workers, batch_size=batch_size, collate_fn=_collate)
+    loading = load(data, workers=workers, batch_size=batch_size, collate_fn=collate)
     with closing(loading):
         while True:
             try:
@@ -105,7 +105,8 @@ class _Files(Dataset[tuple[int, "NDArray[np.uint8] | str"]]):
             return index, str(error) or "not enough memory for it"
 
 
-def _collate(samples: list[tuple[int, NDArray[np.uint8] | str]]) -> list[Batch]:
+def collate(samples: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> list[Batch]:
+    """Batches of positions and pixels (H, W, C), or reasons; a new one where the size changes."""
     failures = [(i, sample) for i, sample in samples if isinstance(sample, str)]
     read = [(i, sample) for i, sample in samples if not isinstance(sample, str)]
     batches = []

@@ -5,30 +5,19 @@ The draw of an image comes from (seed, epoch, image), as those of the self-super
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
 from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.loader import Batch, collate
 from dino_cli.data.views.draws import ViewDraw, ViewSpec, draw_view, epoch_order, uniforms
 from dino_cli.data.workers import load, workers_for
 
-__all__ = ["CroppedBatch", "augmented_batches", "render_crop"]
-
-
-@dataclass(frozen=True, slots=True)
-class CroppedBatch:
-    """images: uint8 (B, 3, s, s); indices: their B positions; failures: (position, reason)."""
-
-    images: Tensor
-    indices: list[int]
-    failures: list[tuple[int, str]]
+__all__ = ["augmented_batches", "render_crop"]
 
 
 def crop_spec(size: int | tuple[int, int]) -> ViewSpec:
@@ -77,16 +66,6 @@ class _Crops(Dataset[tuple[int, "NDArray[np.uint8] | str"]]):
         return index, render_crop(image, draw_view(self.spec, u, image.height, image.width))
 
 
-def _collate(samples: list[tuple[int, NDArray[np.uint8] | str]]) -> CroppedBatch:
-    failures = [(i, sample) for i, sample in samples if isinstance(sample, str)]
-    read = [(i, sample) for i, sample in samples if not isinstance(sample, str)]
-    if not read:
-        return CroppedBatch(torch.empty((0, 3, 0, 0), dtype=torch.uint8), [], failures)
-    indices, pixels = zip(*read, strict=True)
-    stacked = np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
-    return CroppedBatch(torch.from_numpy(stacked), list(indices), failures)
-
-
 def augmented_batches(
     files: Sequence[ImageFile],
     *,
@@ -96,7 +75,7 @@ def augmented_batches(
     epoch: int,
     workers: int,
     exif: bool = True,
-) -> Iterator[CroppedBatch]:
+) -> Iterator[Batch]:
     """The batches of one epoch in its order; the last one may be smaller.
 
     Unreadable files are missing from their batch and named in `failures`.
@@ -107,7 +86,8 @@ def augmented_batches(
         _Crops(files, size, seed, epoch, exif),
         workers=workers_for(len(batches), workers),
         batch_sampler=batches,
-        collate_fn=_collate,
+        collate_fn=collate,
     )
     with closing(loading):
-        yield from loading
+        for found in loading:
+            yield from found  # one: its crops are of one size
