@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_cli.core.evaluation.jaccard import bounding_box
 from dino_cli.core.masks.polygons import polygons
 from dino_cli.store.writing.atomic import atomic_write
 
@@ -123,17 +124,11 @@ def annotation(mask: Mask, segmentation: Segmentation, **more: Any) -> dict[str,
     if not mask.any():
         return None
     outline: Any = run_lengths(mask) if segmentation == "rle" else polygons(mask)
+    top, left, bottom, right = bounding_box(mask)
     return {
         **more,
         "segmentation": outline,
         "area": int(mask.sum()),
-        "bbox": box_of(mask),
+        "bbox": [left, top, right - left, bottom - top],
         "iscrowd": 0,
     }
-
-
-def box_of(mask: Mask) -> list[int]:
-    """The box around a mask that is not empty: [x, y, width, height] in pixels."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    left, top = int(columns[0]), int(rows[0])
-    return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_cli.core.evaluation.jaccard import bounding_box
+
 __all__ = ["Statistics", "boundary", "contour_accuracy", "region_similarity", "statistics"]
 
 TOLERANCE = 0.008  # of the contours' distance, as a share of the image's diagonal
@@ -47,7 +49,8 @@ def contour_accuracy(
     if not ours.any() or not theirs.any():
         return float(ours.any() == theirs.any())
     # Only pixels of the contours are looked up, so what lies outside their box is not computed.
-    ours, theirs = _boxed(ours, theirs)
+    top, left, bottom, right = bounding_box(ours | theirs)
+    ours, theirs = ours[top:bottom, left:right], theirs[top:bottom, left:right]
     disk = _disk(int(radius))
     precision = np.count_nonzero(ours & _dilated(theirs, disk)) / np.count_nonzero(ours)
     recall = np.count_nonzero(theirs & _dilated(ours, disk)) / np.count_nonzero(theirs)
@@ -88,12 +91,6 @@ def statistics(values: Sequence[float]) -> Statistics:
     borders = np.round(np.linspace(1, len(v), BINS + 1) + 1e-10).astype(int) - 1
     first, last = v[: borders[1] + 1], v[borders[-2] :]
     return Statistics(float(v.mean()), float((v > 0.5).mean()), float(first.mean() - last.mean()))
-
-
-def _boxed(a: Mask, b: Mask) -> tuple[Mask, Mask]:
-    rows, columns = (np.flatnonzero((a | b).any(axis=axis)) for axis in (1, 0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    return a[box], b[box]
 
 
 def _disk(radius: int) -> NDArray[np.uint8]:
