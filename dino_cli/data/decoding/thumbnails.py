@@ -8,17 +8,17 @@ from PIL import Image
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
 from dino_cli.data.decoding.own_depth import as_picture, read_samples
 
-__all__ = ["SIDE", "small_picture", "thumbnail"]
+__all__ = ["SIDE", "as_jpeg", "small_picture"]
 
 SIDE = 160  # pixels of the long side: sharp in a list, some 5 KB
-QUALITY = 82
+QUALITY = 82  # of JPEG
 
 
 def small_picture(path: Path, *, exif: bool = True, side: int = SIDE) -> Image.Image:
     """The whole picture, RGB, its long side `side` pixels at most.
 
-    What is no photo (an array, a TIFF of many bands) is drawn as `data.decoding.own_depth.shown`
-    does. Raises `ValueError` for a file that gives no picture.
+    What is no photo (an array, a TIFF of many bands) is drawn by `data.decoding.own_depth`. Raises
+    `ValueError` for a file that gives no picture.
     """
     try:
         picture = read_image(path, exif=exif)
@@ -31,8 +31,8 @@ def small_picture(path: Path, *, exif: bool = True, side: int = SIDE) -> Image.I
     return picture
 
 
-def thumbnail(path: Path, *, exif: bool = True, side: int = SIDE) -> bytes:
-    """As `small_picture`, as a JPEG file."""
+def as_jpeg(picture: Image.Image) -> bytes:
+    """A small RGB picture as a JPEG file."""
     buffer = io.BytesIO()
-    small_picture(path, exif=exif, side=side).save(buffer, "JPEG", quality=QUALITY)
+    picture.save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

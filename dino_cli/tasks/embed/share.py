@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.features import Kind
-from dino_cli.data.decoding.thumbnails import thumbnail
+from dino_cli.data.decoding.thumbnails import as_jpeg, small_picture
 from dino_cli.data.listing.contents import content_sha256
 from dino_cli.data.listing.image_list import ImageFile, ImageList, ImageListBuilder
 from dino_cli.errors import TaskError
@@ -169,8 +169,10 @@ def _beside(files: Sequence[ImageFile], config: EmbedConfig) -> Iterator[Any]:
 
     def work(path: Path) -> tuple[str, bytes]:
         try:
-            picture = thumbnail(path, exif=config.exif) if config.thumbnails else b""
-            return content_sha256(path), picture
+            thumbnail = b""
+            if config.thumbnails:
+                thumbnail = as_jpeg(small_picture(path, exif=config.exif))
+            return content_sha256(path), thumbnail
         except (OSError, ValueError):  # the network's own reading tells, if it matters
             return "", b""
 

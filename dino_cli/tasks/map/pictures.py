@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from dino_cli.data.decoding.thumbnails import SIDE, small_picture
+from dino_cli.data.decoding.thumbnails import SIDE, as_jpeg, small_picture
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
 from dino_cli.store.embeddings.parquet import parquet_thumbnails
@@ -16,7 +16,6 @@ from dino_cli.store.embeddings.reading import Embeddings
 
 __all__ = ["all_thumbnails", "missing_remark", "read_pictures"]
 
-QUALITY = 82  # of JPEG, as `embed --thumbnails`
 AHEAD = 64  # pictures read before they are needed
 
 
@@ -49,12 +48,7 @@ def all_thumbnails(export: Embeddings, reporter: Reporter) -> Iterator[bytes | N
         return
     for picture in _read(export, range(len(export.paths)), SIDE):
         reporter.advance()
-        if picture is None:
-            yield None
-            continue
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=QUALITY)
-        yield buffer.getvalue()
+        yield as_jpeg(picture) if picture is not None else None
 
 
 def holds_thumbnails(export: Embeddings) -> bool:
