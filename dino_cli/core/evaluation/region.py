@@ -83,7 +83,10 @@ class Statistics:
 
 
 def statistics(values: Sequence[float]) -> Statistics:
-    """Raises `ValueError` without a value. The quarters share their border frames."""
+    """Of a measure in each frame, in order; the quarters share their border frames.
+
+    Raises `ValueError` without a value.
+    """
     if not len(values):
         raise ValueError("no frame was measured")
     v = np.asarray(values, dtype=np.float64)

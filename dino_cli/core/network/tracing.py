@@ -91,9 +91,9 @@ class Exportable(nn.Module):
 def resampling(at: Tensor, source: int, positions: Positions, offset: Tensor) -> Tensor:
     """The matrix (n, source) by which bicubic interpolation makes n samples of `source`.
 
-    at: 0, 1, … n - 1, float32 (n,). offset: what the reference adds to n in the scale, for
-    `positions` "dino" (see `core.network.vit.VitArchitecture`). Equals `F.interpolate` with
-    `align_corners=False`: taps beyond an edge repeat it; antialiased, they are left out.
+    at: 0, 1, … n - 1, float32 (n,). positions: as of `VitArchitecture`. offset: what the reference
+    adds to n in the scale, for "dino". Equals `F.interpolate` with `align_corners=False`: taps
+    beyond an edge repeat it; antialiased, they are left out.
     """
     n = at[-1] + 1
     step = source / (n + offset if positions == "dino" else n)

@@ -20,7 +20,7 @@ CHUNK = 25  # drawings per message between processes: a fifth of a second of wor
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """The first `count` drawings that `seed` names, of `size` pixels; see `drawings.draw`."""
+    """The first `count` drawings that `seed` names, of `size` pixels; see `draw`."""
 
     seed: int
     count: int

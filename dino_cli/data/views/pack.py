@@ -52,7 +52,7 @@ class PhotoBatch(NamedTuple):
     block and of those with ready crops, then the rows of the stages, which count views, view-major.
     values: float32, flat: per resolution boxes (V_i, B, 5) of left, top, width, height, flip; then
     one value per row of the stages. sizes: (V_i, (h_i, w_i)). blocks: (n, H, W). ready: m.
-    unreadable: as of `CropBatch`.
+    unreadable: as of `data.views.batches.ViewBatch`.
     """
 
     pixels: Tensor
