@@ -11,8 +11,6 @@ __all__ = ["DinoError", "Interrupted", "PeerLost", "TaskError", "UsageError"]
 class DinoError(Exception):
     """What happened, the value at fault and what to do about it, as one sentence.
 
-    Parameters
-    ----------
     what: the fact, with the offending value in it ("k=0 is not a positive number").
     fix: the way out ("use -k 20"), appended after a semicolon.
     result: what was done nevertheless; a command prints it before the sentence (--json).
@@ -29,8 +27,6 @@ class DinoError(Exception):
 
 class TaskError(DinoError):
     """The task failed: a missing file, weights that do not fit, a full disk. Exit code 1."""
-
-    exit_code = 1
 
 
 class UsageError(DinoError):
