@@ -30,7 +30,6 @@ class Ranks:
 
     rank: int = 0
     count: int = 1
-    local_rank: int = 0
 
     def average(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mean of a tensor over all ranks; one collective."""
@@ -143,11 +142,7 @@ def ranks_from_environment(device: torch.device, *, minutes: float = 30.0) -> It
     if count == 1 or "RANK" not in os.environ:
         yield Ranks()
         return
-    ranks = Ranks(
-        rank=int(os.environ["RANK"]),
-        count=count,
-        local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
-    )
+    ranks = Ranks(rank=int(os.environ["RANK"]), count=count)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     _join(ranks, device, timedelta(minutes=minutes))
