@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,15 +63,12 @@ class ViewSchedule:
 
         jitter = tuple(grown(a, b) for a, b in zip(self.start, spec.jitter, strict=False))
         solarize = grown(self.start[5], spec.solarize_prob) if spec.solarize_prob > 0 else 0.0
-        return ViewSpec(
+        return replace(
+            spec,
             size=size,
-            scale=spec.scale,
             jitter=jitter,  # type: ignore[arg-type]
-            jitter_prob=spec.jitter_prob,
             grayscale_prob=grown(self.start[4], spec.grayscale_prob),
-            blur_prob=spec.blur_prob,
             solarize_prob=solarize,
-            flip_prob=spec.flip_prob,
         )
 
 
@@ -147,15 +144,19 @@ class ViewBatch(NamedTuple):
 
 
 class _Crops(Dataset[Any]):
-    channels: int = 3
-
     def __init__(
-        self, files: Sequence[ImageFile], schedule: ViewSchedule, seed: int, exif: bool
+        self,
+        files: Sequence[ImageFile],
+        schedule: ViewSchedule,
+        seed: int,
+        exif: bool,
+        channels: int,
     ) -> None:
         self.files = ImageList.of(files)  # no Python strings, which workers would each copy
         self.schedule = schedule
         self.seed = seed
         self.exif = exif
+        self.channels = channels
 
     def __len__(self) -> int:
         return len(self.files)
@@ -259,8 +260,7 @@ def crop_batches(
     views.
     """
     kind = _Samples if channels != 3 else _Photos if photos else _Crops
-    data = kind(files, schedule, plan.seed, exif)
-    data.channels = channels
+    data = kind(files, schedule, plan.seed, exif, channels)
     photos = kind is _Photos
     # OpenCV's threads must be gone before a process forks: the child would wait for them for ever.
     threads = cv2.getNumThreads()
