@@ -11,7 +11,7 @@ from dino_cli.config.export import ExportConfig
 from dino_cli.core.network.backbone import Backbone
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.store.export.card import Card
+from dino_cli.store.export.card import Card, Layout
 from dino_cli.store.export.files import halved, write_huggingface, write_reference, write_timm
 from dino_cli.store.export.huggingface import preprocessor_config
 from dino_cli.store.export.onnx_file import check_onnx, require_onnx, write_onnx
@@ -27,7 +27,12 @@ from dino_cli.store.writing.targets import check_files, check_free, explain_erro
 
 __all__ = ["export", "training_beside"]
 
-LAYOUTS = {".pth": "reference", ".safetensors": "timm", ".onnx": "onnx", "": "huggingface"}
+LAYOUTS: dict[str, Layout] = {
+    ".pth": "reference",
+    ".safetensors": "timm",
+    ".onnx": "onnx",
+    "": "huggingface",
+}
 FOLDER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "README.md")
 TOLD = ("epochs", "batch_size", "lr", "out_dim", "local_crops_number", "global_size", "seed")
 
@@ -44,7 +49,7 @@ def export(config: ExportConfig, reporter: Reporter) -> dict[str, Any]:
         return _export(config, layout, reporter)
 
 
-def _export(config: ExportConfig, layout: str, reporter: Reporter) -> dict[str, Any]:
+def _export(config: ExportConfig, layout: Layout, reporter: Reporter) -> dict[str, Any]:
     if layout == "huggingface":
         if "train" in (read_json(config.output / "config.json") or {}):
             raise TaskError(
@@ -101,7 +106,7 @@ def _export(config: ExportConfig, layout: str, reporter: Reporter) -> dict[str, 
     }
 
 
-def _layout(config: ExportConfig) -> str:
+def _layout(config: ExportConfig) -> Layout:
     suffix = config.output.suffix.lower()
     if suffix not in LAYOUTS or config.output.name in ("", ".."):
         raise UsageError(
@@ -151,7 +156,7 @@ def _is_local(config: ExportConfig) -> bool:
 
 
 @contextmanager
-def _places(config: ExportConfig, layout: str) -> Iterator[tuple[Path, Path]]:
+def _places(config: ExportConfig, layout: Layout) -> Iterator[tuple[Path, Path]]:
     """Where to write the weights and the card, which take their names together at the end."""
     if layout == "huggingface":
         with stage_results(config.output, FOLDER_FILES) as stage:

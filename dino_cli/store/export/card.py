@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.architecture import (
@@ -14,9 +14,9 @@ from dino_cli.core.network.architecture import (
     VitArchitecture,
 )
 
-__all__ = ["Card", "Layout", "describe", "loading_code"]
+__all__ = ["Card", "Layout"]
 
-Layout = str  # "reference", "timm", "huggingface", "onnx"
+Layout = Literal["reference", "timm", "huggingface", "onnx"]
 TITLES = {
     "reference": "facebookresearch/dino's names (`.pth`)",
     "timm": "timm (`.safetensors`)",
@@ -71,8 +71,28 @@ class Card:
         return front + "\n\n".join(sections) + "\n"
 
     def code(self) -> str:
-        """Python that opens the file with its own reader."""
-        return loading_code(self)
+        """Python that opens the file with its own reader and gives `model` or `session`."""
+        a, name = self.architecture, _literal(self.file.name)
+        if self.layout == "onnx":
+            lines = [
+                "import onnxruntime",
+                f"session = onnxruntime.InferenceSession({name})",
+                "# images: float32 (B, C, height, width), normalised as above",
+                "outputs = session.run(None, {'images': images})",
+            ]
+            return "\n".join(lines)
+        if self.layout == "huggingface":
+            bare = isinstance(a, VitArchitecture) and not (a.layer_scale or a.registers or a.swiglu)
+            pooler = ", add_pooling_layer=False" if bare else ""
+            lines = [
+                "from transformers import AutoImageProcessor, AutoModel",
+                f"processor = AutoImageProcessor.from_pretrained({name})",
+                f"model = AutoModel.from_pretrained({name}{pooler}).eval()",
+            ]
+            return "\n".join(lines)
+        if self.layout == "timm":
+            return _timm_code(a, name)
+        return _reference_code(a, name)
 
     def reading_options(self) -> list[str]:
         """What `dino` must be told to read the file as it was: names and shapes do not say it.
@@ -166,31 +186,6 @@ def describe(architecture: Architecture) -> str:
         *(["convolutional stem"] if a.conv_stem else []),
     ]
     return ", ".join([name, *extras])
-
-
-def loading_code(card: Card) -> str:
-    """Python that opens an exported file with its own reader and gives `model` or `session`."""
-    a, name = card.architecture, _literal(card.file.name)
-    if card.layout == "onnx":
-        lines = [
-            "import onnxruntime",
-            f"session = onnxruntime.InferenceSession({name})",
-            "# images: float32 (B, C, height, width), normalised as above",
-            "outputs = session.run(None, {'images': images})",
-        ]
-        return "\n".join(lines)
-    if card.layout == "huggingface":
-        bare = isinstance(a, VitArchitecture) and not (a.layer_scale or a.registers or a.swiglu)
-        pooler = ", add_pooling_layer=False" if bare else ""
-        lines = [
-            "from transformers import AutoImageProcessor, AutoModel",
-            f"processor = AutoImageProcessor.from_pretrained({name})",
-            f"model = AutoModel.from_pretrained({name}{pooler}).eval()",
-        ]
-        return "\n".join(lines)
-    if card.layout == "timm":
-        return _timm_code(a, name)
-    return _reference_code(a, name)
 
 
 def _literal(text: str) -> str:
