@@ -8,9 +8,9 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def _write_npz(output: Path, exported: FeatureExport, facts: Mapping[str, Any]) 
         for kind in exported.shapes:
             with member(kind) as file:
                 _write_array(file, exported, kind)
-        for name, get in (("paths", _path), ("labels", _label)):
+        for name, get in (("paths", attrgetter("path")), ("labels", attrgetter("label"))):
             longest = max((len(get(row)) for row in exported.rows()), default=1) or 1
             with member(name) as file:
                 _write_header(file, (exported.count,), f"<U{longest}")
@@ -166,16 +166,8 @@ def _reserve(file: IO[bytes], size: int) -> None:
         os.posix_fallocate(descriptor, 0, size)
 
 
-def _text(path: Path) -> Any:
-    return closing(path.open("w", encoding="utf-8", errors="surrogateescape", newline=""))
-
-
-def _path(row: Row) -> str:
-    return row.path
-
-
-def _label(row: Row) -> str:
-    return row.label
+def _text(path: Path) -> TextIO:
+    return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def _runs(values: Iterator[str], length: int = 4096) -> Iterator[list[str]]:
