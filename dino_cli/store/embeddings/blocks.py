@@ -150,11 +150,15 @@ class Blocks:
         bad = [n for n in self.done() if n not in wanted_blocks or not self._block(n).is_whole()]
         with explain_errors(self.output):
             for number in bad:
-                self._file(number).unlink(missing_ok=True)
+                self.file(number).unlink(missing_ok=True)
         return len(bad)
 
+    def file(self, number: int) -> Path:
+        """Where a block is, or will be."""
+        return self.folder / f"{number:08d}.npz"
+
     def _block(self, number: int) -> FeatureBlock:
-        return FeatureBlock(self._file(number))
+        return FeatureBlock(self.file(number))
 
     def _run(self) -> dict[str, Any]:
         try:
@@ -206,7 +210,7 @@ class Blocks:
         content["ends"] = np.cumsum([len(t) for t in thumbnails], dtype=np.int64)
         with (
             explain_errors(self.output),
-            atomic_write(self._file(number)) as temporary,
+            atomic_write(self.file(number)) as temporary,
             temporary.open("wb") as file,
         ):
             np.savez(file, allow_pickle=False, **content)
@@ -291,9 +295,6 @@ class Blocks:
             f"{str(self.folder)!r} is no interrupted run of `dino embed`",
             "remove it, or use another --output",
         )
-
-    def _file(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.npz"
 
 
 def _shown(key: str, made: Any, wanted: Any) -> str:

@@ -152,7 +152,7 @@ def other_grid(path: str, found: Sequence[int], first: Sequence[int]) -> TaskErr
 
 def _check_room(blocks: Blocks, number: int, missing: int) -> None:
     """Raises `TaskError` when the disk cannot hold what is to come: now, not after hours."""
-    one = (blocks.folder / f"{number:08d}.npz").stat().st_size
+    one = blocks.file(number).stat().st_size
     needed = one * (missing - 1) + one * blocks.count  # all blocks, then the output made of them
     free = shutil.disk_usage(blocks.folder).free
     if free < needed:
