@@ -90,7 +90,7 @@ def evaluate_all(
             reporter.remark(f"evaluation {len(done) + 1} of {len(planned)}: {one.key}")
             done.append(_measure(one, reporter))
     except (KeyboardInterrupt, Interrupted):
-        if not any(not one.error for one in done):
+        if all(one.error for one in done):
             raise Interrupted("interrupted; nothing was kept") from None
         missing = [_failed(one, "interrupted before it began") for one in planned[len(done) :]]
         _write(config, [*done, *missing])

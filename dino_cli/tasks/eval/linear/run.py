@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from dino_cli.config.embed import EmbedConfig
@@ -73,8 +72,8 @@ def linear(
         else []
     )
     classes = _classes(config, stored, train, val)
-    if val:
-        val = with_labels(val, classes, _named(config.val), reporter)
+    if config.val:
+        val = with_labels(val, classes, config.val, reporter)
     seen = _open(config, stored, reporter, given)
     if stored is None:
         _reserve(config)
@@ -83,11 +82,6 @@ def linear(
     except BaseException:
         _release(config)
         raise
-
-
-def _named(path: Path | None) -> Path:
-    assert path is not None
-    return path
 
 
 def _classes(

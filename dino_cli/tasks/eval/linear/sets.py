@@ -1,6 +1,6 @@
 """Labelled images and the frozen features in front of a linear classifier."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +161,6 @@ def extract_features(
     config: EvalLinearConfig,
     reporter: Reporter,
     name: str,
-    stop: Callable[[], None] = lambda: None,
 ) -> FrozenFeatures:
     """Features of all readable files, kept in memory: N · D · 4 bytes.
 
@@ -175,7 +174,6 @@ def extract_features(
     )
     reporter.stage(name, len(files))
     for batch in batches:
-        stop()
         skipped += [(files[i].path.as_posix(), reason) for i, reason in batch.failures]
         if skipped and config.strict:
             raise cannot_read(*skipped[0])
