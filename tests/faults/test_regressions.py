@@ -39,7 +39,7 @@ from dino_cli.store.writing.locks import lock_output
 from dino_cli.tasks.demo.training import MOMENTS, read_moments
 from dino_cli.tasks.eval.linear.training import kept_tensor
 from dino_cli.tasks.eval.video.labels import RegionScores
-from dino_cli.tasks.eval.video.run import VideoScore, is_score
+from dino_cli.tasks.eval.video.results import VideoScore, is_score
 from dino_cli.tasks.export import training_beside
 from dino_cli.tasks.provenance import recorded_preprocessing, with_recorded_network
 from dino_cli.tasks.report import charts_of

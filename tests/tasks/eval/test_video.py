@@ -18,7 +18,7 @@ from dino_cli.cli.app import app
 from dino_cli.core.evaluation.propagation import Propagation
 from dino_cli.tasks.eval.video import labels as video_labels
 from dino_cli.tasks.eval.video.labels import RegionScores
-from dino_cli.tasks.eval.video.run import VideoScore, score_table
+from dino_cli.tasks.eval.video.results import VideoScore, score_table
 
 FRAMES, SHORT, LONG = 6, 64, 100
 FAST = ("--image-size", SHORT, "--device", "cpu", "--precision", "fp32", "--workers", 2)

@@ -29,7 +29,7 @@ from dino_cli.tasks.eval.video.results import VideoScore, figures, is_score, sco
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.provenance import model_facts
 
-__all__ = ["VideoScore", "figures", "is_score", "score_table", "tables", "video"]
+__all__ = ["figures", "tables", "video"]
 
 SCORES = "scores.json"  # beside a video's masks: what resuming needs
 NAMES = ("utf-8", "surrogateescape")  # names on disk need not be UTF-8
@@ -95,7 +95,8 @@ def video(config: EvalVideoConfig, reporter: Reporter) -> dict[str, Any]:
             )
         raise Interrupted(f"interrupted{kept}") from None
     except BaseException as error:
-        _discard(folders)
+        if folders is not None:
+            folders.discard()
         if config.output is None or not isinstance(error, OSError):
             raise
         raise cannot_write(config.output, error) from None
@@ -136,11 +137,6 @@ def _folders(config: EvalVideoConfig, videos: Sequence[Video]) -> ResultFolders 
     if not config.resume:
         folders.check([PurePath(v.name) for v in videos], overwrite=config.overwrite)
     return folders
-
-
-def _discard(folders: ResultFolders | None) -> None:
-    if folders is not None:
-        folders.discard()
 
 
 def _done(
