@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dino_cli.progress import Reporter
 
 if TYPE_CHECKING:
-    from rich.console import Console, JustifyMethod, RenderableType
+    from rich.console import JustifyMethod, RenderableType
     from rich.progress import Progress, TaskID
 
 __all__ = ["Terminal", "printable"]
@@ -82,6 +82,7 @@ class Terminal(Reporter):
         self._metrics = {}
         if not self.live:
             return
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
         from rich.table import Column
         from rich.text import Text
@@ -105,7 +106,7 @@ class Terminal(Reporter):
             fixed("{task.fields[count]}"),
             fixed("{task.fields[rate]}", style="cyan"),
             fixed("{task.fields[left]}"),
-            console=self._console(),
+            console=Console(stderr=True),
             transient=True,
         )
         self._progress.start()
@@ -193,11 +194,6 @@ class Terminal(Reporter):
         Console().print(printable(text), markup=False, emoji=False, highlight=False)
 
     # Private
-
-    def _console(self) -> "Console":
-        from rich.console import Console
-
-        return Console(stderr=True)
 
     def _rate(self) -> str:
         seconds = time.monotonic() - self._started

@@ -134,10 +134,6 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return ()
 
 
-def _is_several(hint: Any) -> bool:
-    return Ellipsis in _kinds(hint)
-
-
 def _metavar(hint: Any) -> str | None:
     """`<float,float>`, or `<6 floats>`, of so many numbers; None for what Typer names well."""
     kinds = _kinds(hint)
@@ -187,7 +183,7 @@ def _parameter(f: Field[Any], hint: Any) -> inspect.Parameter:
     parser = _to_size if hint == Size else None
     if parser:
         hint = Any
-    if _is_several(hint):
+    if Ellipsis in _kinds(hint):
         hint = list[hint.__args__[0]]
         default = list(default) if isinstance(default, tuple) else default
     if meta["argument"]:

@@ -91,6 +91,7 @@ class Chart:
     alt: str
 
 
+SIZE = (520, 240)  # of a chart, width and height
 MARGIN = (14, 16, 44, 52)  # top, right, bottom, left
 FEW = 40
 
@@ -102,7 +103,6 @@ def line_chart(
     x_label: str,
     y_label: str,
     alt: str,
-    size: tuple[int, int] = (520, 240),
     y_range: tuple[float, float] | None = None,
 ) -> Chart:
     """Values y at x. y_range: of the axis; else from 0 to a round number above the largest.
@@ -112,7 +112,7 @@ def line_chart(
     points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
     if not points:
         raise ValueError("a chart needs at least one finite value")
-    width, height = size
+    width, height = SIZE
     top, right, bottom, left = MARGIN
     x_marks = _ticks(min(a for a, _ in points), max(a for a, _ in points), 8)
     y_marks = _ticks(

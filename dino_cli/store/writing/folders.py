@@ -74,7 +74,9 @@ class ResultFolders:
         for folder in present:
             if folder.is_symlink() or not folder.is_dir():
                 raise TaskError(f"{str(folder)!r} is not a folder", "choose another -o")
-            strange = [e.name for e in os.scandir(folder) if e.is_dir() or not self._ours(e.name)]
+            strange = [
+                e.name for e in os.scandir(folder) if e.is_dir() or not self.own.fullmatch(e.name)
+            ]
             if strange:
                 raise TaskError(
                     f"{str(folder)!r} holds {min(strange)!r}, which is no result of this command,"
@@ -139,9 +141,6 @@ class ResultFolders:
         if self.root.exists():
             self._remove_empty(self.root)
         self._new.clear()
-
-    def _ours(self, name: str) -> bool:
-        return self.own.fullmatch(name) is not None
 
     def _remove_empty(self, folder: Path) -> None:
         while folder != self.root or not self._root_existed:

@@ -88,7 +88,7 @@ def demo(config: DemoConfig, reporter: Reporter) -> dict[str, Any]:
                     masks=counts.masks,
                     gallery=counts.gallery,
                     sides=size,
-                    processes=_processes(config),
+                    processes=usable_threads(config.workers),
                     reporter=reporter,
                 )
             with clock("neighbours"):
@@ -170,10 +170,6 @@ def _as_given(config: DemoConfig) -> dict[str, Any]:
     """The network and the device, for the options of another command."""
     names = [f.name for f in fields(ModelOptions)] + ["device", "precision"]
     return {name: getattr(config, name) for name in names}
-
-
-def _processes(config: DemoConfig) -> int:
-    return usable_threads(config.workers)
 
 
 def _story(config: DemoConfig) -> Story:

@@ -302,14 +302,13 @@ class _Training:
         ]
 
     def result(self) -> dict[str, Any]:
-        dull = ("maps",)
         return {
             "page": str(self.output / TRAINING_PAGE),
             "run": str(self.run.path),
             "seed": self.config.seed,
             "steps": self.moments[-1]["step"],
             "total": self.total,
-            "moments": [{k: v for k, v in m.items() if k not in dull} for m in self.moments],
+            "moments": [{k: v for k, v in m.items() if k != "maps"} for m in self.moments],
             "next": [step["command"] for step in self._next()],
         }
 

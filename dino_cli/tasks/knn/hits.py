@@ -35,7 +35,7 @@ class HitsPage:
                 continue
             neighbors = [
                 {
-                    "picture": self._picture(self.index.paths[j]),
+                    "picture": _picture(self.index.paths[j], self.exif),
                     "path": self.index.paths[j],
                     "label": self.index.labels[j],
                     "similarity": rounded(found.similarities[i, n]),
@@ -44,7 +44,7 @@ class HitsPage:
             ]
             self.queries.append(
                 {
-                    "picture": self._picture(path),
+                    "picture": _picture(path, self.exif),
                     "path": path,
                     "label": found.labels[i],
                     "predicted": row[1] if row else "",
@@ -67,9 +67,6 @@ class HitsPage:
         }
         with explain_errors(output):
             write_page(output, "hits", values)
-
-    def _picture(self, path: str) -> Picture | None:
-        return _picture(path, self.exif)
 
 
 @lru_cache(maxsize=2048)
