@@ -153,9 +153,7 @@ class Backbone:
         Softmax over all tokens, then the prefix columns are dropped, so a head's sum is below 1.
         Costs one row of the last block's attention beyond the earlier blocks.
         """
-        h, w = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
-        rows = attention.last_cls_attention(self.net, x)
-        return rows[:, :, self.prefix_tokens :].reshape(*rows.shape[:2], h, w)
+        return self._of_patches(attention.last_cls_attention(self.net, x), x)
 
     @torch.inference_mode()
     def cls_attention_and_keys(

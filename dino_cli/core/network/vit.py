@@ -90,9 +90,7 @@ class VisionTransformer(TimmVisionTransformer):  # type: ignore[misc]
             weight_init="" if initialise else "skip",
             **kwargs,
         )
-        if (
-            self.cls_token is not None and initialise
-        ):  # timm starts it near zero, the reference does not
+        if initialise:  # timm starts it near zero, the reference does not
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def position_embedding(self, h: int, w: int, pixels: tuple[int, int] | None = None) -> Tensor:

@@ -33,9 +33,8 @@ def make_optimizer(name: OptimizerName, model: nn.Module) -> torch.optim.Optimiz
         return torch.optim.AdamW(groups, lr=0.0, fused=True)
     if name == "sgd":
         sgd = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
-        for (
-            group
-        ) in sgd.param_groups:  # torch leaves them uninitialised if the first step is skipped
+        # torch leaves the momenta uninitialised if the first step is skipped.
+        for group in sgd.param_groups:
             for p in group["params"]:
                 sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return sgd
