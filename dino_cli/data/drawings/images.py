@@ -4,8 +4,6 @@ Any number of labelled pictures without a download: for a demonstration that tra
 and for tests that know where the object is. A picture depends only on the arguments of `draw`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

@@ -4,8 +4,6 @@ A pattern takes u and v, (h, w) float32 each, and returns (h, w) bool. All lengt
 object, so a pattern turns, shears and grows with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ Object coordinates: u to the right, v downwards, both in [0, 1]. An object is a 
 painted in that order, each over the ones before it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache

@@ -4,8 +4,6 @@ All random numbers are drawn before the size enters, so a background is the same
 Letters: S side of the square in pixels, C fields. Image coordinates x, y run over [0, 1].
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import cv2
