@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,6 +16,7 @@ from dino_cli.data.drawings.images import CLASSES, draw
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import available_cores
+from dino_cli.store.writing.atomic import hidden_beside
 from dino_cli.store.writing.targets import already_exists, cannot_write, check_folder
 
 __all__ = ["draw_folder"]
@@ -91,20 +92,14 @@ def _draw_one(
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes its name at the end, and is removed after an error."""
-    import shutil
-    import tempfile
-
     if folder.exists():
         raise already_exists([folder], "choose a new folder")
     check_folder(folder)
-    try:
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise cannot_write(folder, error) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            fresh = stack.enter_context(hidden_beside(folder, folder=True))
+        except OSError as error:
+            raise cannot_write(folder, error) from None
         yield fresh
         fresh.chmod(0o755)
         fresh.rename(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
