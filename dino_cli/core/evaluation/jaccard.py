@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = ["VOID", "Objects", "bounding_box", "box_overlap", "centre_box", "objects_of"]
 
-VOID = 255
+VOID = 255  # of a label map, as of VOC and DAVIS: pixels of no object that count for none
 
 
 @dataclass(frozen=True)

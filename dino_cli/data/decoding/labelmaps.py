@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dino_cli.core.evaluation.jaccard import VOID
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.pixel_limit import refuse_too_large, too_large
 from dino_cli.data.listing.formats import image_formats
 
 __all__ = ["read_label_map", "resize_labels"]
 
-BACKGROUND, VOID = 0, 255
+BACKGROUND = 0
 VOID_COLOUR = (224, 224, 192)  # of the VOC palette
 MOST_LABELS = 64  # more different greys are no labels, but a soft mask
 

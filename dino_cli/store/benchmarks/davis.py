@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dino_cli.core.evaluation.jaccard import VOID
 from dino_cli.errors import TaskError
 
 __all__ = ["Labels", "Video", "encode_labels", "find_videos", "read_labels"]
 
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-VOID = 255
 FRAMES, MASKS, SPLITS = "JPEGImages", "Annotations", "ImageSets"
 
 
