@@ -17,13 +17,12 @@ __all__ = ["OWN_VITS", "RESCUING", "resolve", "stored"]
 
 # What a resumed run may change without becoming another run: where and how it computes and what it
 # keeps; with --batch-size and --accumulate only if the total batch stays (checked at the resume).
-RESUMABLE = frozenset(
-    {"accumulate", "batch_size", "checkpoint_activations", "compile", "compress_gradients"}
-    | {"cuda_graph", "data", "device", "dry_run", "eval_data", "eval_every", "gpus", "keep"}
-    | {"keep_every", "log_every", "max_pixels", "max_steps", "max_unreadable", "null"}
-    | {"print_sbatch", "resume"}
-    | {"save_every", "strict", "timeout", "views", "watch", "workers"}
-)
+RESUMABLE = frozenset({
+    "accumulate", "batch_size", "checkpoint_activations", "compile", "compress_gradients",
+    "cuda_graph", "data", "device", "dry_run", "eval_data", "eval_every", "gpus", "keep",
+    "keep_every", "log_every", "max_pixels", "max_steps", "max_unreadable", "null", "print_sbatch",
+    "resume", "save_every", "strict", "timeout", "views", "watch", "workers",
+})  # fmt: skip
 # What a person changes to save a run that went wrong: allowed, and said.
 RESCUING = frozenset({"clip_grad", "lr", "min_lr", "precision"})
 

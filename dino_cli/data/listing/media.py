@@ -73,9 +73,8 @@ def find_frames(
         files = find_images(others, reporter=reporter, null=null, offline=offline)
     if any(not os.path.isdir(argument) for argument in others):
         named = [i for i, name in enumerate(files.relatives()) if is_video_name(name)]
-        for file in map(files.__getitem__, named):
-            videos.append(file)
         if named:
+            videos += [files[i] for i in named]
             gone = set(named)
             builder = ImageListBuilder()
             builder.add(file for i, file in enumerate(files) if i not in gone)
