@@ -21,7 +21,14 @@ from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.targets import explain_errors
 from dino_cli.store.writing.tensor_files import save_state, save_tensors
 
-__all__ = ["CheckpointWriter", "find_checkpoint", "load_checkpoint", "save_teacher", "stand_in"]
+__all__ = [
+    "FORMAT",
+    "CheckpointWriter",
+    "find_checkpoint",
+    "load_checkpoint",
+    "save_teacher",
+    "stand_in",
+]
 
 FORMAT = 1
 

@@ -16,7 +16,7 @@ from dino_cli.data.listing.images import ImageList, find_images
 from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.runs.checkpoints import CheckpointWriter, load_checkpoint
+from dino_cli.store.runs.checkpoints import FORMAT, CheckpointWriter, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.writing.atomic import atomic_write, sweep_beside
 from dino_cli.store.writing.targets import already_exists, check_parent, explain_errors
@@ -130,7 +130,7 @@ def save_run(
     the teacher is the best so far.
     """
     state = {
-        "format": 1,
+        "format": FORMAT,
         "step": done,
         "student": networks.student.state_dict(),
         "teacher": networks.teacher.state_dict(),
