@@ -24,8 +24,6 @@ __all__ = [
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -62,11 +60,7 @@ class Preprocessing:
 
 
 MODEL_PANEL = "Model"
-
-
 COMPUTE_PANEL = "Computing"
-
-
 IMAGE_PANEL = "Images"
 
 

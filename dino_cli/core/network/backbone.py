@@ -1,6 +1,6 @@
 """One way to ask any timm network for features, keys and CLS attention.
 
-`Architecture` says what to build, `build` makes it empty, `Backbone` asks it.
+`Architecture` says what to build, `build` makes it, `Backbone` asks it.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from dino_cli.core.network import attention
-from dino_cli.core.network.architecture import (
-    Architecture,
-    VitArchitecture,
-)
+from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.network.vit import build_vit
 
 __all__ = ["Backbone", "build", "build_empty"]
 
 
 def build(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Module:
-    """A freshly initialised network whose `forward` gives one feature per image, (B, D)."""
+    """A freshly initialised network whose `forward` gives one feature per image, (B, D).
+
+    Raises `ValueError` for a convolutional stem that the patch size does not allow, else what timm
+    raises for a model or arguments that it does not know.
+    """
     if isinstance(architecture, VitArchitecture):
         return build_vit(architecture, drop_path=drop_path)
     arguments = dict(architecture.arguments)

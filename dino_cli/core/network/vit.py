@@ -19,8 +19,8 @@ __all__ = ["ConvStem", "VisionTransformer", "build_vit"]
 class ConvStem(nn.Sequential):
     """Patch embedding by stride-2 3×3 convolutions, (B, C, H, W) → (B, D, H/p, W/p).
 
-    log2(p) stages with batch norm and ReLU, then a 1×1 projection (Xiao et al. 2021). Patch size
-    must be a power of two, at least 2.
+    log2(p) stages with batch norm and ReLU, then a 1×1 projection (Xiao et al. 2021). Raises
+    `ValueError` unless the patch size is a power of two, at least 2.
     """
 
     def __init__(self, in_chans: int, width: int, patch_size: int) -> None:

@@ -122,7 +122,11 @@ def run_pass(
     autocast: Callable[[], AbstractContextManager[Any]],
     scale: Callable[[Tensor], Tensor] = _same,
 ) -> Pass:
-    """Teacher, student, loss and the student's gradients; scale: of the loss before backward."""
+    """Teacher, student, loss and the student's gradients, which are added to those there are.
+
+    temperature: the teacher's. forward: the student's, of groups, masks and `with_features`; scale:
+    of the loss before backward.
+    """
     # The teacher sees the two global views only, the student all of them.
     with autocast():
         with torch.no_grad():
