@@ -23,6 +23,8 @@ def main() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed: `dino … >&-`, and some daemons' jobs
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if os.environ.get("COLUMNS") == "0":  # an unknown width, which would leave no room for text
+        del os.environ["COLUMNS"]
     from dino_cli.cli.app import app
 
     signal.signal(signal.SIGTERM, _interrupt)

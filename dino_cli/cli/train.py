@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -58,5 +59,6 @@ def train(config: TrainConfig, terminal: Terminal) -> dict[str, Any] | None:
         + (f", {result['unreadable']} unreadable files" if result["unreadable"] else "")
     )
     if result["steps"] < result["of"]:  # by --max-steps, which the run remembers
-        terminal.line(f"go on with: dino train --resume {result['run']} --max-steps {result['of']}")
+        words = ["dino", "train", "--resume", result["run"], "--max-steps", str(result["of"])]
+        terminal.line(f"go on with: {shlex.join(words)}")
     return result

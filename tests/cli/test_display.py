@@ -129,6 +129,18 @@ def test_a_table_cuts_nothing_on_a_narrow_terminal(
     assert cells == [path, "0.1234", "100.00"]
 
 
+def test_a_width_of_nothing_is_an_unknown_one() -> None:
+    """As terminals say that are none."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "dino_cli", "weights", "--help"],
+        env={**os.environ, "COLUMNS": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Usage: dino weights" in shown.stdout
+
+
 def test_notes_of_tables_wrap_at_words_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

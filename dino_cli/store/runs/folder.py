@@ -10,6 +10,7 @@ RUN/watch/           photos and their attention at each epoch, for `dino report`
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,19 @@ from typing import Any
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write
 
-__all__ = ["RunFolder", "when_full"]
+__all__ = ["RunFolder", "resume_command", "when_full"]
 
 FORMAT = 1
 
 
 def when_full(run: Path) -> str:
     """What to do when the disk of a run is full."""
-    return f"make room and go on with: dino train --resume {run}"
+    return f"make room and go on with: {resume_command(run)}"
+
+
+def resume_command(run: Path | str) -> str:
+    """The command that goes on with a run, as a shell takes it."""
+    return shlex.join(["dino", "train", "--resume", str(run)])
 
 
 class RunFolder:

@@ -18,6 +18,7 @@ from dino_cli.data.views.render_batch import render_views
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Ranks
+from dino_cli.store.runs.folder import resume_command
 from dino_cli.tasks.train.setup import preprocessing_of
 
 __all__ = ["Feed", "check_readable"]
@@ -91,7 +92,7 @@ class Feed:
             raise TaskError(
                 f"{len(bad)} files are unreadable among the first {self.seen} images, more than "
                 f"{most * FIRST_IMAGES:g} in a thousand, such as {path} ({reason})",
-                f"check the data, or go on with: dino train --resume {self.run} --max-unreadable 1",
+                f"check the data, or go on with: {resume_command(self.run)} --max-unreadable 1",
             )
 
     def _next(self) -> ViewBatch | PhotoBatch:
@@ -102,7 +103,7 @@ class Feed:
                 raise
             raise TaskError(
                 "a process that loads images died (killed, or out of memory)",
-                f"go on with fewer: dino train --resume {self.run} --workers 1",
+                f"go on with fewer: {resume_command(self.run)} --workers 1",
             ) from None
         for path, reason in batch.unreadable:
             if path not in self.unreadable:

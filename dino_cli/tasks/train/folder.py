@@ -17,7 +17,7 @@ from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.runs.checkpoints import FORMAT, CheckpointWriter, load_checkpoint
-from dino_cli.store.runs.folder import RunFolder
+from dino_cli.store.runs.folder import RunFolder, resume_command
 from dino_cli.store.writing.atomic import atomic_write, sweep_beside
 from dino_cli.store.writing.targets import already_exists, check_parent, explain_errors
 from dino_cli.tasks.train.setup import attention_size_of, preprocessing_of
@@ -81,9 +81,7 @@ def create_run(
     with explain_errors(path, "choose another -o"):
         sweep_beside(folder.config)  # of a process killed before there was a run
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise already_exists(
-                [path], f"go on with dino train --resume {path}, or choose another -o"
-            )
+            raise already_exists([path], f"go on with {resume_command(path)}, or choose another -o")
         path.mkdir(parents=config.output is None, exist_ok=True)
         config = _with_list(folder, config, listed)
         folder.write_config({**described, "run": counts_of(plan), "train": to_json(config)})

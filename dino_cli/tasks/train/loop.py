@@ -35,7 +35,7 @@ from dino_cli.runtime import (
 from dino_cli.store.runs.checkpoints import CheckpointWriter
 from dino_cli.store.runs.curves import draw_loss
 from dino_cli.store.runs.events import Events
-from dino_cli.store.runs.folder import RunFolder
+from dino_cli.store.runs.folder import RunFolder, resume_command
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.train.diagnosis import Diagnosis
 from dino_cli.tasks.train.entry import finite, log_entry
@@ -205,7 +205,7 @@ class Run:
             self.ranks.barrier()
         raise Interrupted(
             f"stopped after step {done} of {self.plan.steps}; "
-            f"go on with: dino train --resume {self.folder.path}"
+            f"go on with: {resume_command(self.folder.path)}"
         )
 
     # What is told

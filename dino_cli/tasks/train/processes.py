@@ -8,6 +8,7 @@ from pathlib import Path
 from dino_cli.config.train import TrainConfig
 from dino_cli.errors import UsageError
 from dino_cli.runtime import gpus_asked, launch, processes_wanted
+from dino_cli.store.runs.folder import resume_command
 from dino_cli.tasks.train.check import check, check_views
 from dino_cli.tasks.train.setup import architecture_of
 
@@ -35,7 +36,7 @@ def train_in_processes(config: TrainConfig, command: Sequence[str]) -> bool:
         run = default_run()
         run.parent.mkdir(exist_ok=True)
         command = [command[0], "-o", str(run), *command[1:]]
-    launch(count, command, go_on=f"go on with: dino train --resume {run}")
+    launch(count, command, go_on=f"go on with: {resume_command(run)}")
     return True
 
 

@@ -27,7 +27,7 @@ from dino_cli.runtime import (
     ranks_from_environment,
 )
 from dino_cli.store.runs.checkpoints import CheckpointWriter, stand_in
-from dino_cli.store.runs.folder import RunFolder
+from dino_cli.store.runs.folder import RunFolder, resume_command
 from dino_cli.store.writing.locks import lock_output
 from dino_cli.tasks.train.check import check, check_views
 from dino_cli.tasks.train.feed import Feed, check_readable
@@ -71,7 +71,7 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
     check_views(architecture, config)
     device = rank_device(config.device)
     first = os.environ.get("RANK", "0") == "0"
-    go_on = f"go on with: dino train --resume {config.resume or config.output or 'RUN'}"
+    go_on = f"go on with: {resume_command(config.resume or config.output or 'RUN')}"
     with (
         ranks_from_environment(device, minutes=config.timeout) as ranks,
         ranks.peers_watched(go_on),

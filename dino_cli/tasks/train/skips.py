@@ -8,6 +8,7 @@ from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import Precision
 from dino_cli.store.runs.checkpoints import CheckpointWriter
+from dino_cli.store.runs.folder import resume_command
 
 __all__ = ["Skips"]
 
@@ -87,4 +88,4 @@ class Skips:
         self.writer.flush()
         folder = self.writer.folder
         has = folder.checkpoint.is_file()
-        return f"dino train --resume {folder.path}" if has else "a new run and"
+        return resume_command(folder.path) if has else "a new run and"
