@@ -3,15 +3,15 @@
 import json
 import reprlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from dino_cli.config.setting import Size, parse_size
 from dino_cli.errors import TaskError, UsageError
 
-__all__ = ["as_type", "differing", "json_text", "read_toml", "shown"]
+__all__ = ["Difference", "as_type", "difference", "json_text", "read_toml", "shown"]
 
 LARGEST = 2**63  # what a whole number of TOML is below; Python reads, but does not print, any
 
@@ -24,12 +24,42 @@ def shown(value: Any) -> str:
     return _short.repr(value)
 
 
-def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """The first key in which two objects of files that are not equal differ."""
-    missing = object()
-    return next(
-        key for key in {**ours, **theirs} if ours.get(key, missing) != theirs.get(key, missing)
-    )
+class Difference(NamedTuple):
+    """A key in which the facts of two files differ, and its values; of weights the models'."""
+
+    key: str
+    ours: Any
+    theirs: Any
+
+    def __str__(self) -> str:
+        return f"{self.told(self.ours)}, not {self.theirs}"
+
+    def told(self, value: Any) -> str:
+        """One of the values for people: "resize 256", or "a (weights 1234abcd)"."""
+        return str(value) if self.key == "weights_sha256" else f"{self.key} {value}"
+
+
+def difference(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Iterable[str] | None = None
+) -> Difference | None:
+    """The first difference between the facts of two files, among all keys or these; of two objects
+    the first one within. A key that is missing is as one without a value, but within objects."""
+    for key in keys or {**ours, **theirs}:
+        one, other = ours.get(key), theirs.get(key)
+        if one == other:
+            continue
+        if key == "weights_sha256":
+            one, other = (
+                f"{facts.get('model')} (weights {str(facts.get(key))[:8]})"
+                for facts in (ours, theirs)
+            )
+        elif isinstance(one, dict) and isinstance(other, dict):
+            missing = object()
+            inner = (k for k in {**one, **other} if one.get(k, missing) != other.get(k, missing))
+            key = next(inner)
+            one, other = one.get(key), other.get(key)
+        return Difference(key, one, other)
+    return None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from small_vit import photo, write_small_vit
 from traced_memory import traced_memory
 
-from dino_cli.config.values import differing, read_toml, shown
+from dino_cli.config.values import difference, read_toml, shown
 from dino_cli.core.evaluation.propagation import Propagation
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -134,8 +134,8 @@ def test_features_that_are_no_vectors_are_not_searched_for():
 
 
 def test_a_difference_that_is_a_key_without_a_value(tmp_path):
-    assert differing({"a": 1, "b": None}, {"a": 1}) == "b"
-    assert differing({"a": 1}, {"a": 1, "c": None}) == "c"
+    one, more = {"p": {"a": 1}}, {"p": {"a": 1, "b": None}}
+    assert difference(one, more) == difference(more, one) == ("b", None, None)
     told = {**MADE["preprocessing"], "more": None}
     for name, changes in (("f.npy", {}), ("g.npy", {"preprocessing": told})):
         write_index(tmp_path / name, np.ones((2, 4)), ["a", "b"], **changes)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_cli.config.values import differing
+from dino_cli.config.values import difference
 from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write, sync_to_disk
 from dino_cli.store.writing.targets import explain_errors
@@ -136,14 +136,13 @@ class Blocks:
         Blocks that are damaged are removed, to be made again; returns how many.
         """
         values = self._run()
-        made, wanted = values["run"], json.loads(json.dumps(dict(run)))
-        for key in {**made, **wanted}:
-            if made.get(key) != wanted.get(key):
-                raise TaskError(
-                    f"the interrupted run in {str(self.folder)!r} was made with"
-                    f" {_shown(key, made.get(key), wanted.get(key))}",
-                    "give the same options and files as then, or --overwrite to start again",
-                )
+        if different := difference(values["run"], json.loads(json.dumps(dict(run)))):
+            other = different.key == "inputs"
+            what = "other input files (or some of them changed since)" if other else different
+            raise TaskError(
+                f"the interrupted run in {str(self.folder)!r} was made with {what}",
+                "give the same options and files as then, or --overwrite to start again",
+            )
         self.size, self.files = int(values["size"]), int(values["files"])
         self.resumed, self.replaces = True, bool(values.get("replaces"))
         wanted_blocks = range(self.count)
@@ -295,14 +294,3 @@ class Blocks:
             f"{str(self.folder)!r} is no interrupted run of `dino embed`",
             "remove it, or use another --output",
         )
-
-
-def _shown(key: str, made: Any, wanted: Any) -> str:
-    if key == "inputs":
-        return "other input files (or some of them changed since)"
-    if isinstance(made, dict) and isinstance(wanted, dict):
-        key = differing(made, wanted)
-        made, wanted = made.get(key), wanted.get(key)
-    if key == "weights_sha256":
-        made, wanted = str(made)[:8], str(wanted)[:8]
-    return f"{key} {made}, not {wanted}"

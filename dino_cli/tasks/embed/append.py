@@ -2,17 +2,18 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.setting import json_ready
-from dino_cli.config.values import differing
+from dino_cli.config.values import difference
 from dino_cli.data.listing.contents import content_sha256, path_on_disk
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import TaskError
@@ -22,8 +23,14 @@ from dino_cli.store.embeddings.reading import Embeddings, open_export
 from dino_cli.store.embeddings.sources import read_sources
 from dino_cli.tasks.embed.merge import EarlierExport
 from dino_cli.tasks.embed.share import row_path
+from dino_cli.tasks.provenance import NETWORK
 
 __all__ = ["Comparison", "compare_files"]
+
+# What old and new rows must agree in, by the names in the .json.
+SAME = (
+    *NETWORK, "precision", "kinds", "preprocessing", "normalize", "multi_scale", "thumbnails",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,6 @@ def compare_files(
     config: EmbedConfig,
     files: Sequence[ImageFile],
     facts: Mapping[str, Any],
-    kinds: Sequence[str],
     reporter: Reporter,
 ) -> Comparison:
     """Compare the export at `config.output` with the files, by path and by content.
@@ -70,7 +76,7 @@ def compare_files(
     was made in another way.
     """
     export = open_export(config.output)
-    _compare(export, {**facts, "thumbnails": config.thumbnails}, kinds)
+    _check_made_alike(export, {**facts, "thumbnails": config.thumbnails})
     digests, _ = read_sources(config.output, len(export.paths))
     places = {os.path.abspath(path): i for i, path in enumerate(export.paths)}
     keep, seen = np.ones(len(digests), np.bool_), np.zeros(len(digests), np.bool_)
@@ -92,15 +98,11 @@ def compare_files(
                     new.append(file)
                 elif file.label not in ("", export.labels[place]):
                     rows[place] = file
-    wanted = {digest for _, digest in elsewhere}
-    left: dict[str, list[int]] = defaultdict(list)  # rows whose path holds their picture no more
-    for row, digest in enumerate(digests):
-        if digest in wanted and not (keep[row] and _exists(export.paths[row])):
-            left[digest].append(row)
+    free = _free_rows(export, digests, keep, {digest for _, digest in elsewhere})
     copies = 0
     for file, digest in elsewhere:
-        if left[digest]:
-            row = left[digest].pop(0)
+        if free[digest]:
+            row = free[digest].pop(0)
             keep[row] = seen[row] = True
             rows[row] = file
         else:
@@ -113,8 +115,17 @@ def compare_files(
     return Comparison(base, new, changed, moved, copies, int((~seen).sum()))
 
 
-def _exists(path: str) -> bool:
-    return os.path.exists(path_on_disk(Path(path)))
+def _free_rows(
+    export: Embeddings, digests: Sequence[str], keep: NDArray[np.bool_], wanted: Set[str]
+) -> dict[str, list[int]]:
+    """Rows whose path holds their picture no more, by its content, of the contents `wanted`."""
+    free: dict[str, list[int]] = defaultdict(list)
+    for row, digest in enumerate(digests):
+        if digest in wanted:
+            there = keep[row] and os.path.exists(path_on_disk(Path(export.paths[row])))
+            if not there:
+                free[digest].append(row)
+    return free
 
 
 def _digest(file: ImageFile) -> str:
@@ -124,23 +135,10 @@ def _digest(file: ImageFile) -> str:
         return "unreadable"  # is tried, and reported
 
 
-def _compare(export: Embeddings, facts: Mapping[str, Any], kinds: Sequence[str]) -> None:
-    made = {**export.metadata, "kinds": list(export.arrays)}
-    made.setdefault("thumbnails", False)
-    wanted = {**facts, "kinds": list(kinds)}
-    for key in (
-        "weights_sha256", "checkpoint_key", "arch", "patch_size", "heads", "precision", "kinds",
-        "preprocessing", "normalize", "multi_scale", "thumbnails",
-    ):  # fmt: skip
-        old, new = made.get(key), json_ready(wanted.get(key))
-        if old == new:
-            continue
-        if key == "weights_sha256":
-            old, new = f"{made.get('model')} ({str(old)[:8]})", f"{wanted['model']} ({new[:8]})"
-        elif isinstance(old, dict) and isinstance(new, dict):
-            key = differing(old, new)
-            old, new = old.get(key), new.get(key)
+def _check_made_alike(export: Embeddings, facts: Mapping[str, Any]) -> None:
+    made = {"thumbnails": False, **export.metadata, "kinds": list(export.arrays)}
+    if different := difference(made, json_ready(facts), SAME):
         raise TaskError(
-            f"{str(export.path)!r} was made with {key} {old}, not {new}",
+            f"{str(export.path)!r} was made with {different}",
             "give the same options as then, or embed anew with --overwrite",
         )

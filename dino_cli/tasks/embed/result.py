@@ -5,7 +5,6 @@ from pathlib import PurePath
 from typing import Any
 
 from dino_cli.config.embed import EmbedConfig
-from dino_cli.core.network.features import Kind
 from dino_cli.data.listing.images import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -55,11 +54,10 @@ def finished(
     config: EmbedConfig,
     files: Sequence[ImageFile],
     facts: Mapping[str, Any],
-    kinds: Sequence[Kind],
     reporter: Reporter,
 ) -> dict[str, Any]:
     """The result of a run that had come to its end. Raises `TaskError` for that of another."""
-    found = compare_files(config, files, facts, kinds, reporter)
+    found = compare_files(config, files, facts, reporter)
     listed = skipped_path(config.output)
     skipped = len(listed.read_text(errors="replace").splitlines()) - 1 if listed.exists() else 0
     if found.absent or found.copies or len(found.new) - len(found.changed) > skipped:

@@ -109,13 +109,13 @@ def _embed(
         nonlocal base
         new: Sequence[ImageFile] = files
         if config.append and config.output.exists():
-            found = compare_files(config, files, facts, kinds, reporter)
+            found = compare_files(config, files, facts, reporter)
             found.tell(reporter)
             base, new = found.base, found.new
             if not new and not found.moved and (has_places(base) or not config.project):
                 return _Plan([], [], 0, unchanged(config, base))
         elif config.resume and not blocks.exists() and config.output.exists():
-            return _Plan([], [], 0, finished(config, files, facts, kinds, reporter))
+            return _Plan([], [], 0, finished(config, files, facts, reporter))
         inputs = _digest(new)
         run = {**facts, "thumbnails": config.thumbnails, "inputs": inputs}
         if base is not None:

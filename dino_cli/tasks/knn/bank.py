@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dino_cli.config.values import differing
+from dino_cli.config.values import difference
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.reading import Embeddings, read_embeddings
@@ -94,19 +94,11 @@ def unlabelled(index: Embeddings) -> Bank:
 def compare(index: Embeddings, query: Mapping[str, Any], name: str) -> None:
     """Raises `TaskError` unless the same model and preprocessing made both."""
     made = index.metadata
-    for key in SAME:
-        ours, theirs = made.get(key), query.get(key)
-        if ours == theirs or (key == "multi_scale" and bool(ours) == bool(theirs)):
-            continue
-        if key == "weights_sha256":
-            ours = f"{made.get('model')} (weights {str(ours)[:8]})"
-            theirs = f"{query.get('model')} (weights {str(theirs)[:8]})"
-        elif isinstance(ours, dict) and isinstance(theirs, dict):
-            key = differing(ours, theirs)
-            ours, theirs = f"{key} {ours.get(key)}", f"{key} {theirs.get(key)}"
-        else:
-            ours, theirs = f"{key} {ours}", f"{key} {theirs}"
+    if not made.get("multi_scale") and not query.get("multi_scale"):
+        query = {**query, "multi_scale": made.get("multi_scale")}  # old files do not tell it
+    if different := difference(made, query, SAME):
         raise TaskError(
-            f"the index {str(index.path)!r} was made with {ours}, but {name} with {theirs}",
+            f"the index {str(index.path)!r} was made with {different.told(different.ours)}, but"
+            f" {name} with {different.told(different.theirs)}",
             "embed both with the same model and preprocessing",
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.eval_linear import EvalLinearConfig
+from dino_cli.config.values import difference
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.images import ImageFile, find_images
 from dino_cli.errors import TaskError
@@ -123,12 +124,11 @@ def _open(
         if config.n_last_blocks is None and config.avgpool is None and facts["n_last_blocks"]:
             config = replace(config, n_last_blocks=facts["n_last_blocks"], avgpool=facts["avgpool"])
     model = open_model(config, reporter)
-    made_of = facts.get("weights_sha256", "")
-    if facts and made_of != model.identity["weights_sha256"]:
+    different = difference(facts, model.identity, ["weights_sha256"])
+    if facts and different:
         raise TaskError(
             f"the classifier {str(config.classifier)!r} was trained on features of"
-            f" {facts.get('model')} (weights {made_of[:8]}), not of"
-            f" {model.weights.name} (weights {model.identity['weights_sha256'][:8]})",
+            f" {different.ours}, not of {different.theirs}",
             "leave out --model and --weights, or name those",
         )
     recorded = recorded_preprocessing(facts)

@@ -14,7 +14,7 @@ import torch
 from dino_cli.config.eval_video import EvalVideoConfig
 from dino_cli.config.setting import flag_of
 from dino_cli.config.shared import IMAGENET_STD, Preprocessing
-from dino_cli.config.values import differing
+from dino_cli.config.values import difference
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import Interrupted, TaskError, UsageError
 from dino_cli.progress import Reporter
@@ -161,11 +161,9 @@ def _done(
                 raise ValueError("not what was written there")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise TaskError(f"cannot read {str(path)!r}: {error}", "remove that folder") from None
-        if theirs != made_with:
-            key = differing(made_with, theirs)
+        if different := difference(theirs, made_with):
             raise TaskError(
-                f"{str(path.parent)!r} was made with {key} {theirs.get(key)},"
-                f" not {made_with.get(key)}",
+                f"{str(path.parent)!r} was made with {different}",
                 "use the same options, or another -o",
             )
         if score.frames != len(v.frames):
