@@ -78,7 +78,7 @@ class Model:
             count, _, height, width = images.shape
             raise TaskError(
                 f"{count} {what} of {width} x {height} pixels do not fit the device's memory",
-                "use a smaller --batch-size or --image-size",
+                "use a smaller --batch-size, or smaller images",
             ) from None
 
     def check_finite(self, values: Tensor, what: str = "features") -> None:

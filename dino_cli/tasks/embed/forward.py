@@ -26,7 +26,7 @@ __all__ = [
     "embed_batches",
     "embed_files",
     "embed_pixels",
-    "explain_forward",
+    "explain_network",
     "normalize_rows",
 ]
 
@@ -111,12 +111,12 @@ def embed_pixels(
     multi_scale: bool = False,
 ) -> Iterator[EmbeddedBatch]:
     """Features of pictures that are read and resized. Raises as `embed_batches` does."""
-    with explain_forward(compute.batch_size):
+    with explain_network():
         extract = Extractor(model.backbone, kinds, compile=compute.compile)
     for batch in batches:
         arrays: dict[str, NDArray[Any]] = {}
         if batch.indices:
-            with explain_forward(compute.batch_size), model.autocast(), torch.inference_mode():
+            with explain_network(), model.forward(batch.images):
                 x = normalize(batch.images, p, model.device)
                 found = extract(x, multi_scale=multi_scale)
             arrays = {kind: values.cpu().numpy() for kind, values in found.items()}
@@ -152,20 +152,11 @@ def _not_finite(kind: str, model: Model) -> TaskError:
 
 
 @contextmanager
-def explain_forward(batch_size: int) -> Iterator[None]:
-    """Turn what a person can mend in a forward pass into one sentence, saying how.
-
-    Raises `TaskError` for too little memory, `UsageError` for features or a size that the network
-    does not have.
-    """
+def explain_network() -> Iterator[None]:
+    """Raises `UsageError` for features or a size of images that the network does not have."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise TaskError(
-            f"a batch of {batch_size} pictures does not fit the device's memory",
-            f"use --batch-size {max(1, batch_size // 2)}",
-        ) from None
-    except (ValueError, AssertionError) as error:  # the backbone has no such features or size
+    except (ValueError, AssertionError) as error:
         why = " ".join(str(error).split())
         raise UsageError(
             f"this network cannot do that: {why}", "change --features or the image size"

@@ -15,7 +15,7 @@ from dino_cli.data.loader import image_batches
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.tasks.embed.forward import explain_forward
+from dino_cli.tasks.embed.forward import explain_network
 from dino_cli.tasks.model import Model
 from dino_cli.tasks.unreadable import cannot_read, nothing_read, tell_skipped
 
@@ -178,7 +178,7 @@ def extract_features(
         if skipped and config.strict:
             raise cannot_read(*skipped[0])
         if batch.indices:
-            with explain_forward(config.batch_size):
+            with explain_network():
                 x = normalize(batch.images, seen.preprocessing, seen.model.device)
                 rows.append(seen.layer.features(seen.model, x))
             kept += [files[i] for i in batch.indices]

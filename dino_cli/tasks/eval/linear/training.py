@@ -21,7 +21,7 @@ from dino_cli.progress import Reporter
 from dino_cli.store.weights.tensor_files import read_tensor_file
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.targets import explain_errors
-from dino_cli.tasks.embed.forward import explain_forward
+from dino_cli.tasks.embed.forward import explain_network
 from dino_cli.tasks.eval.linear.sets import FeatureSource, FrozenFeatures
 from dino_cli.tasks.unreadable import cannot_read, nothing_read, tell_skipped
 
@@ -154,7 +154,7 @@ def _epoch(
             raise cannot_read(*skipped[0])
         if batch.indices:
             labels = torch.tensor([number[files[i].label] for i in batch.indices], device=device)
-            with explain_forward(config.batch_size):
+            with explain_network():
                 features = seen.layer.features(seen.model, normalize(batch.images, p, device))
             total += layer.step(features, labels, rates) * len(labels)
             count += len(labels)
