@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import ComputeOptions, ModelOptions
 from dino_cli.core.network.features import Kind
-from dino_cli.data.listing.images import ImageFile, find_images
+from dino_cli.data.listing.image_list import ImageFile
+from dino_cli.data.listing.images import find_images
 from dino_cli.errors import UsageError
 from dino_cli.library.model import load_model
 from dino_cli.library.pictures import Pictures, batches_of, many_of

@@ -12,7 +12,7 @@ from PIL import Image
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data import loader, workers
 from dino_cli.data.decoding.decode import read_image
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.loader import image_batches
 from dino_cli.data.preprocess import build_transform
 from dino_cli.errors import TaskError, UsageError

@@ -17,7 +17,7 @@ from dino_cli.data.listing.shards import in_shard, is_shard, open_shard
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 
-__all__ = ["ImageFile", "ImageList", "check_exists", "find_images"]
+__all__ = ["check_exists", "find_images"]
 
 
 def find_images(

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.loader import Batch, collate
 from dino_cli.data.views.draws import ViewDraw, ViewSpec, draw_view, epoch_order, uniforms
 from dino_cli.data.workers import load, workers_for

@@ -6,7 +6,7 @@ from typing import Any
 
 from dino_cli import __version__
 from dino_cli.config.attention import AttentionConfig
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.store.coco import coco_file
 from dino_cli.store.pictures.attention import RESULT_NAMES
 from dino_cli.tasks.attention.draw import DrawnResults

@@ -8,7 +8,7 @@ from typing import Any
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.listing.media import find_media
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.videos import NO_H264, h264_program

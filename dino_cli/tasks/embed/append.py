@@ -15,7 +15,7 @@ from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.setting import json_ready
 from dino_cli.config.values import difference
 from dino_cli.data.listing.contents import content_sha256, path_on_disk
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import usable_threads

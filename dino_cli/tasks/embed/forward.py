@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dino_cli.config.shared import ComputeOptions, Preprocessing
 from dino_cli.core.network.features import GRID_KINDS, Extractor, Kind
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.loader import Batch, image_batches
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError, UsageError

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from dino_cli.config.embed import EmbedConfig
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.writing.tables import skipped_path

@@ -16,7 +16,7 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.features import Kind
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.contents import path_on_disk
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.listing.media import find_frames
 from dino_cli.errors import DinoError, Interrupted, TaskError
 from dino_cli.progress import Reporter

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dino_cli.config.shared import ComputeOptions, Preprocessing
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.loader import image_batches
 from dino_cli.data.preprocess import normalize
 from dino_cli.progress import Reporter

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import Picture, picture
 from dino_cli.store.pictures.attention import npy

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from dino_cli.data.decoding.decode import UnreadableImage
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.tasks.pca.features import FittedColours, PatchFeatures, extract_patches, fit
 from dino_cli.tasks.pca.plan import PcaPlan

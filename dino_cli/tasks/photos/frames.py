@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.video import PictureFrames, VideoFrames, open_pictures, open_video
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.tasks.photos.reading import LoadedPhoto, PhotoReader
 from dino_cli.tasks.unreadable import cannot_read

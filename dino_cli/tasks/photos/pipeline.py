@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.tasks.photos.reading import LoadedPhoto, PhotoReader, UnreadPhoto
 from dino_cli.tasks.photos.results import Results

@@ -19,7 +19,7 @@ from dino_cli.config.shared import Preprocessing
 from dino_cli.core.masks.layout import PatchLayout
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.own_depth import as_picture, read_input
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.preprocess import build_transform
 from dino_cli.errors import DinoError, TaskError, UsageError
 from dino_cli.runtime import usable_threads

@@ -11,7 +11,7 @@ from typing import Any
 from dino_cli import __version__
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.config.pca import PcaConfig
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.errors import DinoError, Interrupted
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page

@@ -11,7 +11,7 @@ from dino_cli.core.training.droppath import draw_masks
 from dino_cli.core.training.step import Views
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.own_depth import read_input
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.views.batches import BatchPlan, ViewBatch, normalize_views
 from dino_cli.data.views.pack import PhotoBatch
 from dino_cli.data.views.render_batch import render_views

@@ -12,7 +12,8 @@ from dino_cli.config.setting import to_json
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, architecture_to_json
 from dino_cli.core.training.step import Networks
-from dino_cli.data.listing.images import ImageList, find_images
+from dino_cli.data.listing.image_list import ImageList
+from dino_cli.data.listing.images import find_images
 from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter

@@ -6,7 +6,8 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.evaluation.neighbors import nearest, votes
 from dino_cli.core.network.backbone import Backbone
 from dino_cli.core.training.step import Networks
-from dino_cli.data.listing.images import ImageFile, find_images
+from dino_cli.data.listing.image_list import ImageFile
+from dino_cli.data.listing.images import find_images
 from dino_cli.data.loader import image_batches
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import UsageError

@@ -20,7 +20,7 @@ from dino_cli.core.training.step import (
     start_centre,
     train_step,
 )
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import Interrupted, TaskError
 from dino_cli.progress import Reporter

@@ -13,7 +13,8 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.training.step import Networks
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
-from dino_cli.data.listing.images import ImageFile, ImageList, find_images
+from dino_cli.data.listing.image_list import ImageFile, ImageList
+from dino_cli.data.listing.images import find_images
 from dino_cli.data.views.batches import BatchPlan, ViewBatch, crop_batches
 from dino_cli.data.views.pack import PhotoBatch
 from dino_cli.errors import TaskError

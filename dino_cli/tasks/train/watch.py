@@ -13,7 +13,7 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.backbone import Backbone
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.own_depth import as_picture, read_input
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.preprocess import build_transform, normalize
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.store.runs.watched import write_attention, write_photos

@@ -9,7 +9,7 @@ from small_vit import disc, photo, video
 
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.video import open_pictures, open_video
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.listing.media import find_media
 from dino_cli.errors import TaskError
 

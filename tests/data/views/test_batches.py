@@ -9,7 +9,8 @@ from PIL import Image
 from pil_views import SPEC
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.data.listing.images import ImageFile, find_images
+from dino_cli.data.listing.image_list import ImageFile
+from dino_cli.data.listing.images import find_images
 from dino_cli.data.views.batches import BatchPlan, ViewSchedule, crop_batches, normalize_views
 from dino_cli.data.views.draws import ViewSpec, draw_view, epoch_order, uniforms
 from dino_cli.data.views.render import render_view

@@ -6,7 +6,7 @@ import pytest
 
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.video import PictureFrames
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.photos.frames import EvenFrames, check_frames, find_videos

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_cli.data.listing.formats import image_suffixes
-from dino_cli.data.listing.images import ImageFile, find_images
+from dino_cli.data.listing.image_list import ImageFile
+from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 
 __all__ = ["ORIGINAL", "STRONG", "CopyBlock", "find_blocks"]

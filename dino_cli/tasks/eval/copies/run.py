@@ -15,7 +15,8 @@ from dino_cli.core.network.backbone import Backbone
 from dino_cli.core.pca.moments import Moments
 from dino_cli.core.pca.whitening import Whitening
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
-from dino_cli.data.listing.images import ImageFile, find_images
+from dino_cli.data.listing.image_list import ImageFile
+from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.writing.tables import csv_table

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from dino_cli.config.eval_linear import EvalLinearConfig
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.tasks.eval.report import Example, spread
 from dino_cli.tasks.eval.tiles import photo_tiles

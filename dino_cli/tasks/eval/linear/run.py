@@ -10,7 +10,8 @@ from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.eval_linear import EvalLinearConfig
 from dino_cli.config.values import difference
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
-from dino_cli.data.listing.images import ImageFile, find_images
+from dino_cli.data.listing.image_list import ImageFile
+from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.classifier import Classifier, read_classifier

@@ -10,7 +10,8 @@ from torch import Tensor
 from dino_cli.config.eval_linear import EvalLinearConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.evaluation.linear import linear_features
-from dino_cli.data.listing.images import ImageFile, find_images
+from dino_cli.data.listing.image_list import ImageFile
+from dino_cli.data.listing.images import find_images
 from dino_cli.data.loader import image_batches
 from dino_cli.data.preprocess import normalize
 from dino_cli.errors import TaskError, UsageError

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dino_cli.config.eval_linear import EvalLinearConfig
 from dino_cli.core.evaluation.linear import LinearClassifiers, cosine_rate, top_hits
-from dino_cli.data.listing.images import ImageFile
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.preprocess import normalize
 from dino_cli.data.views.draws import epoch_order
 from dino_cli.data.views.linear_crops import augmented_batches

@@ -14,7 +14,8 @@ from dino_cli.config.eval_retrieval import EvalRetrievalConfig
 from dino_cli.config.ranges import check_positive
 from dino_cli.core.network.features import Extractor
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
-from dino_cli.data.listing.images import ImageFile, find_images
+from dino_cli.data.listing.image_list import ImageFile
+from dino_cli.data.listing.images import find_images
 from dino_cli.data.preprocess import thumbnail_transform
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter

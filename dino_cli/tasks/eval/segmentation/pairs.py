@@ -9,7 +9,8 @@ from dino_cli.config.eval_segmentation import EvalSegmentationConfig
 from dino_cli.core.evaluation.jaccard import Objects, objects_of
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.labelmaps import read_label_map, resize_labels
-from dino_cli.data.listing.images import ImageFile, find_images
+from dino_cli.data.listing.image_list import ImageFile
+from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.photos.reading import LoadedPhoto
