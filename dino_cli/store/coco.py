@@ -17,7 +17,7 @@ from typing import Any, Literal, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_cli.core.evaluation.jaccard import bounding_box
+from dino_cli.core.evaluation.overlaps import bounding_box
 from dino_cli.core.masks.polygons import polygons
 from dino_cli.store.writing.atomic import atomic_write
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_cli.core.evaluation.jaccard import bounding_box
+from dino_cli.core.evaluation.overlaps import bounding_box
 
 __all__ = ["Statistics", "boundary", "contour_accuracy", "region_similarity", "statistics"]
 

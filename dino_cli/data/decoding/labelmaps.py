@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dino_cli.core.evaluation.jaccard import VOID
+from dino_cli.core.evaluation.overlaps import VOID
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.pixel_limit import refuse_too_large, too_large
 from dino_cli.data.listing.formats import image_formats

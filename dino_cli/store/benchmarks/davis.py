@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dino_cli.core.evaluation.jaccard import VOID
+from dino_cli.core.evaluation.overlaps import VOID
 from dino_cli.errors import TaskError
 
 __all__ = ["Labels", "Video", "encode_labels", "find_videos", "read_labels"]

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from golden_files import Golden, enlarged, eval_golden_folder, golden_backbone
 
-from dino_cli.core.evaluation.jaccard import objects_of
 from dino_cli.core.evaluation.linear import (
     LinearClassifiers,
     cosine_rate,
     linear_features,
     top_hits,
 )
+from dino_cli.core.evaluation.overlaps import objects_of
 from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.backbone import Backbone
 

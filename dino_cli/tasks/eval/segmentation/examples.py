@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dino_cli.config.eval_segmentation import EvalSegmentationConfig
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.evaluation.jaccard import Objects
+from dino_cli.core.evaluation.overlaps import Objects
 from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import Picture, cut_out, picture

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from dino_cli.config.eval_segmentation import EvalSegmentationConfig
-from dino_cli.core.evaluation.jaccard import Objects, objects_of
+from dino_cli.core.evaluation.overlaps import Objects, objects_of
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.labelmaps import read_label_map, resize_labels
 from dino_cli.data.listing.image_list import ImageFile

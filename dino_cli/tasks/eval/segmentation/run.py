@@ -9,7 +9,7 @@ from typing import Any
 from dino_cli.config.eval_segmentation import EvalSegmentationConfig
 from dino_cli.config.ranges import check_batches, check_threshold
 from dino_cli.config.setting import parse_size
-from dino_cli.core.evaluation.jaccard import Objects
+from dino_cli.core.evaluation.overlaps import Objects
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.evaluation.jaccard import Objects, bounding_box, box_overlap, centre_box
+from dino_cli.core.evaluation.overlaps import Objects, bounding_box, box_overlap, centre_box
 from dino_cli.core.masks.objects import (
     best_heads,
     components,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dino_cli.core.evaluation.jaccard import bounding_box, box_overlap, centre_box, objects_of
+from dino_cli.core.evaluation.overlaps import bounding_box, box_overlap, centre_box, objects_of
 
 
 def slow_overlap(mask, labels, value, patch):
