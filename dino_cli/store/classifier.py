@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.tensor_files import read_tensor_file
-from dino_cli.store.writing.tensor_files import save_tensors
+from dino_cli.store.writing.tensors import save_tensors
 
 __all__ = ["Classifier", "read_classifier", "write_classifier"]
 

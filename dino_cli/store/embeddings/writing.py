@@ -27,7 +27,7 @@ from dino_cli.store.embeddings.parquet import Projection, write_parquet
 from dino_cli.store.embeddings.sources import write_sources
 from dino_cli.store.writing.tables import row_writer
 from dino_cli.store.writing.targets import explain_errors
-from dino_cli.store.writing.tensor_files import safetensors_header
+from dino_cli.store.writing.tensors import safetensors_header
 
 __all__ = ["write_export"]
 

@@ -14,7 +14,7 @@ from dino_cli.errors import TaskError
 from dino_cli.store.export.huggingface import huggingface_config, preprocessor_config
 from dino_cli.store.export.names import huggingface_names, reference_names
 from dino_cli.store.weights.load import Weights
-from dino_cli.store.writing.tensor_files import save_state, save_tensors
+from dino_cli.store.writing.tensors import save_state, save_tensors
 
 __all__ = ["halved", "write_huggingface", "write_reference", "write_timm"]
 

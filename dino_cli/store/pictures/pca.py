@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from dino_cli.core.masks.layout import PatchLayout
 from dino_cli.core.pca.colours import Components
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.tensor_files import save_tensors
+from dino_cli.store.writing.tensors import save_tensors
 
 __all__ = ["PCA_NAMES", "beside", "colour_picture", "contact_sheet", "write_components"]
 

@@ -19,7 +19,7 @@ from dino_cli.store.runs.folder import RunFolder, when_full
 from dino_cli.store.weights.tensor_files import lasting_name
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.targets import explain_errors
-from dino_cli.store.writing.tensor_files import save_state, save_tensors
+from dino_cli.store.writing.tensors import save_state, save_tensors
 
 __all__ = [
     "FORMAT",

@@ -11,7 +11,7 @@ from dino_cli.store.weights.download import partial_files
 from dino_cli.store.weights.folders import weight_files
 from dino_cli.store.weights.hub import LocatedWeights, locate
 from dino_cli.store.weights.registry import shipped_folder
-from dino_cli.store.weights.repository import cache_folder
+from dino_cli.store.weights.repository import hub_folder
 
 __all__ = ["VerifiedFile", "remove_model", "verify_model"]
 
@@ -65,7 +65,7 @@ def _remove(name: str, found: LocatedWeights) -> tuple[Path, int]:
     path = found.path
     if path.parent == shipped_folder():
         raise TaskError(f"the model {name!r} ships with the package", "leave it")
-    hub = cache_folder()
+    hub = hub_folder()
     if path.is_relative_to(hub):
         folder = hub / path.relative_to(hub).parts[0]
         return folder, _delete_folder(folder)

@@ -24,8 +24,8 @@ from dino_cli.store.weights.registry import ModelEntry, close_matches, entries
 
 __all__ = [
     "absent",
-    "cache_folder",
     "cached_file",
+    "hub_folder",
     "hub_model",
     "remote_size",
     "switched_off",
@@ -84,8 +84,8 @@ def _fetch(repository: str, file: str, reporter: Reporter, entry: ModelEntry | N
     if size is None:
         return None
     if size >= 10**6:
-        reporter.remark(f"fetching {repository} ({size / 1e6:.0f} MB) into {cache_folder()}")
-    require_room(cache_folder(), size, f"{file} of {repository!r}")
+        reporter.remark(f"fetching {repository} ({size / 1e6:.0f} MB) into {hub_folder()}")
+    require_room(hub_folder(), size, f"{file} of {repository!r}")
     path = _downloaded(repository, file, size, reporter)
     if file in WEIGHT_FILES or file.startswith(("model-", "pytorch_model-")):
         _check(repository, path)
@@ -153,7 +153,7 @@ def _downloaded(repository: str, file: str, size: int, reporter: Reporter) -> Pa
         path = Path(huggingface_hub.hf_hub_download(repository, file, **options))
     except Exception as error:  # as above; a broken connection is not even an OSError
         if isinstance(error, OSError) and error.errno is not None:
-            raise no_room(f"{file} of {repository!r}", cache_folder(), error) from None
+            raise no_room(f"{file} of {repository!r}", hub_folder(), error) from None
         text = " ".join(str(error).split())[:100] or type(error).__name__
         raise TaskError(
             f"the download of {file} from {repository!r} broke off ({text})",
@@ -206,7 +206,7 @@ def switched_off() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def cache_folder() -> Path:
+def hub_folder() -> Path:
     """Where huggingface_hub keeps its files."""
     from huggingface_hub import constants
 
@@ -216,7 +216,7 @@ def cache_folder() -> Path:
 def absent(model: ModelEntry | str) -> TaskError:
     name = model.name if isinstance(model, ModelEntry) else model
     return TaskError(
-        f"the model {name!r} is not on this disk (neither shipped nor in {cache_folder()})",
+        f"the model {name!r} is not on this disk (neither shipped nor in {hub_folder()})",
         f"fetch it once with `dino weights download {name}` and no --offline, or give a file with"
         " --weights",
     )
@@ -230,7 +230,7 @@ def unreachable(model: ModelEntry | str, why: str) -> TaskError:
         else f"https://huggingface.co/{name}"
     )
     return TaskError(
-        f"the model {name!r} cannot be fetched: {why}, and {cache_folder()} does not hold it",
+        f"the model {name!r} cannot be fetched: {why}, and {hub_folder()} does not hold it",
         f"fetch it elsewhere ({where}) and give the file with --weights, or copy that cache from a"
         " machine that has it and use --offline",
     )

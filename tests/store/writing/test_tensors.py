@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dino_cli.store.writing.atomic import atomic_write
-from dino_cli.store.writing.tensor_files import save_state, save_tensors
+from dino_cli.store.writing.tensors import save_state, save_tensors
 
 TEXTS = {"format": "pt", "dino": '{"a": "ü\\n"}', "z": "", "model": "x", "b": "🦕"}
 
@@ -46,7 +46,7 @@ def test_a_full_disk_is_an_os_error(tmp_path, call, limit):
     code = (
         "import resource, torch\n"
         "from pathlib import Path\n"
-        "from dino_cli.store.writing.tensor_files import save_state, save_tensors\n"
+        "from dino_cli.store.writing.tensors import save_state, save_tensors\n"
         f"path, state = Path({str(tmp_path / 'x')!r}), {{'w': torch.ones(9000)}}\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         f"try:\n    {call}\nexcept OSError as error:\n    print(error.errno)\n"
