@@ -13,7 +13,9 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.config.values import as_type, read_toml, shown
 from dino_cli.errors import TaskError, UsageError
 
-__all__ = ["OWN_VITS", "RESCUING", "resolve", "stored"]
+__all__ = ["OWN_VITS", "RESCUING", "RUN_FORMAT", "read_run", "resolve", "stored"]
+
+RUN_FORMAT = 1  # of a run's config.json
 
 # What a resumed run may change without becoming another run: where and how it computes and what it
 # keeps; with --batch-size and --accumulate only if the total batch stays (checked at the resume).
@@ -72,29 +74,35 @@ def _restarted(run: Path) -> bool:
     return count.isdigit() and int(count) > 0 and (run / "config.json").is_file()
 
 
+def read_run(run: Path) -> dict[str, Any]:
+    """The config.json of a run folder. Raises `TaskError` when there is none, or a damaged one."""
+    path = run / "config.json"
+    if not path.is_file():
+        why = "is not a run folder: it has no config.json" if run.exists() else "does not exist"
+        raise TaskError(f"{run} {why}", "give the folder that `dino train -o` made")
+    try:
+        values = json.loads(path.read_text())
+        if values["format"] != RUN_FORMAT or not isinstance(values["train"], dict):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise _damaged(path) from None
+    return dict(values)
+
+
 def stored(values: Mapping[str, Any], source: Path) -> TrainConfig:
     """The options that a run's config.json holds. Raises `TaskError` when they are damaged."""
     try:
         return TrainConfig(**_typed(values["train"], source))
     except (ValueError, KeyError, TypeError, AttributeError, UsageError):
-        raise TaskError(
-            f"{source} is not the configuration of a run", "restore it or start anew"
-        ) from None
+        raise _damaged(source) from None
+
+
+def _damaged(source: Path) -> TaskError:
+    return TaskError(f"{source} is not the configuration of a run", "restore it or start anew")
 
 
 def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
-    path = run / "config.json"
-    if not path.is_file():
-        why = "is not a run folder: it has no config.json" if run.exists() else "does not exist"
-        raise TaskError(
-            f"{run} {why}",
-            "give the folder that dino train -o made",
-        )
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        values = {}
-    config = stored(values, path)
+    config = stored(read_run(run), run / "config.json")
     for name in sorted(set(flags) - RESUMABLE - RESCUING):
         if flags[name] != getattr(config, name):
             raise UsageError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from dino_cli import __version__
 from dino_cli.config.report import ReportConfig
-from dino_cli.config.resolve import stored
+from dino_cli.config.resolve import read_run, stored
 from dino_cli.config.setting import arguments, options
 from dino_cli.config.train import TrainConfig
 from dino_cli.data.views.batches import BatchPlan
@@ -60,7 +60,7 @@ def report(config: ReportConfig, reporter: Reporter) -> dict[str, Any]:
     Raises `TaskError` for a folder without a run or without a line in its log.
     """
     folder = RunFolder(config.run)
-    described = folder.read_config()
+    described = read_run(config.run)
     page = config.output or config.run / "report.html"
     check_files([page], overwrite=config.overwrite)
     entries = Log.read(folder.log)

@@ -15,12 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dino_cli.errors import TaskError
+from dino_cli.config.resolve import RUN_FORMAT
 from dino_cli.store.writing.atomic import atomic_write
 
 __all__ = ["RunFolder", "resume_command", "when_full"]
-
-FORMAT = 1
 
 
 def when_full(run: Path) -> str:
@@ -34,7 +32,7 @@ def resume_command(run: Path | str) -> str:
 
 
 class RunFolder:
-    """Paths of one run, and its configuration. Only rank 0 writes."""
+    """Paths of one run; `config.resolve.read_run` reads its configuration. Only rank 0 writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,23 +47,4 @@ class RunFolder:
     def write_config(self, values: Mapping[str, Any]) -> None:
         """config.json: `format`, `architecture`, `preprocessing`, `attention_size`, `train`."""
         with atomic_write(self.config) as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, **values}, indent=2) + "\n")
-
-    def read_config(self) -> dict[str, Any]:
-        """Raises `TaskError` when there is no run, or a damaged one."""
-        if not self.config.is_file():
-            here = self.path.exists()
-            why = "is not a run folder: it has no config.json" if here else "does not exist"
-            raise TaskError(
-                f"{self.path} {why}",
-                "give the folder that `dino train -o` made",
-            )
-        try:
-            values = json.loads(self.config.read_text())
-            if values["format"] != FORMAT or not isinstance(values["train"], dict):
-                raise ValueError
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise TaskError(
-                f"{self.config} is not the configuration of a run", "restore it or start anew"
-            ) from None
-        return dict(values)
+            temporary.write_text(json.dumps({"format": RUN_FORMAT, **values}, indent=2) + "\n")

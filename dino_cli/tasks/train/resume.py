@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dino_cli.config.resolve import RESCUING
+from dino_cli.config.resolve import RESCUING, read_run
 from dino_cli.config.setting import flag_of, to_json
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.training.step import Networks
@@ -38,7 +38,7 @@ def resume_point(
 
 def _tell_changes(config: TrainConfig, folder: RunFolder, reporter: Reporter) -> None:
     """Say what makes this another run than the one that was started, to save it."""
-    before, now = folder.read_config()["train"], to_json(config)
+    before, now = read_run(folder.path)["train"], to_json(config)
     for name in sorted(RESCUING):
         if before.get(name) != now[name]:
             reporter.remark(f"from here on with {flag_of(name)} {now[name]}, not {before[name]}")
@@ -49,7 +49,7 @@ def tell_batches(
 ) -> None:
     """Say that batch norm, which sees a micro-batch of all processes, now sees other ones, and the
     same of KoLeo, which sees that of one process."""
-    options = folder.read_config()["train"]
+    options = read_run(folder.path)["train"]
     batch = options.get("batch_size", config.batch_size)
     if config.koleo_weight and batch != config.batch_size:
         reporter.remark(
