@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Literal
 
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import COMPUTE_PANEL, ImageOptions, ListOptions, NetworkOptions
+from dino_cli.config.shared import (
+    COMPUTE_PANEL,
+    OUTPUT_PANEL,
+    VIDEO_PANEL,
+    ImageOptions,
+    ListOptions,
+    NetworkOptions,
+)
 
-__all__ = ["OUTPUT_PANEL", "VIDEO_PANEL", "AttentionConfig", "Palette"]
-
-OUTPUT_PANEL = "Results"
-VIDEO_PANEL = "Videos"
+__all__ = ["AttentionConfig", "Palette"]
 
 Palette = Literal["inferno", "magma", "plasma", "viridis", "cividis", "turbo", "grey"]
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dino_cli.config.attention import VIDEO_PANEL
 from dino_cli.config.setting import setting
 from dino_cli.config.shared import (
     IMAGE_PANEL,
+    VIDEO_PANEL,
     ImageOptions,
     ListOptions,
     NetworkOptions,

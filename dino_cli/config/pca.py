@@ -4,9 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dino_cli.config.attention import OUTPUT_PANEL, VIDEO_PANEL
 from dino_cli.config.setting import setting
-from dino_cli.config.shared import COMPUTE_PANEL, ImageOptions, ListOptions, NetworkOptions
+from dino_cli.config.shared import (
+    COMPUTE_PANEL,
+    OUTPUT_PANEL,
+    VIDEO_PANEL,
+    ImageOptions,
+    ListOptions,
+    NetworkOptions,
+)
 
 __all__ = ["PcaConfig"]
 

@@ -12,6 +12,8 @@ __all__ = [
     "IMAGENET_STD",
     "IMAGE_PANEL",
     "MODEL_PANEL",
+    "OUTPUT_PANEL",
+    "VIDEO_PANEL",
     "ComputeOptions",
     "EvalNetworkOptions",
     "ImageOptions",
@@ -62,6 +64,8 @@ class Preprocessing:
 MODEL_PANEL = "Model"
 COMPUTE_PANEL = "Computing"
 IMAGE_PANEL = "Images"
+OUTPUT_PANEL = "Results"
+VIDEO_PANEL = "Videos"
 
 
 @dataclass(frozen=True, kw_only=True)
