@@ -16,6 +16,8 @@ from dino_cli.data.drawings.patterns import Pattern
 from dino_cli.data.drawings.shapes import SHAPES, Part, Role, shape
 from dino_cli.data.drawings.textures import Backgrounds, fractal, hsv, patchwork
 
+__all__ = ["CLASSES", "Drawing", "draw", "union_mask"]
+
 Style = Literal["early", "final"]
 Palette = dict[Role, NDArray[np.float32]]
 

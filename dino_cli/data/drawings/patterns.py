@@ -10,6 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "Pattern",
+    "bands",
+    "bars",
+    "bricks",
+    "check_band",
+    "chevrons",
+    "diamonds",
+    "dots",
+    "pane",
+    "rays",
+    "rings",
+]
+
 Field = NDArray[np.float32]
 Ink = NDArray[np.bool_]
 Pattern = Callable[[Field, Field], Ink]

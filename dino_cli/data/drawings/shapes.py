@@ -26,6 +26,8 @@ from dino_cli.data.drawings.patterns import (
     rings,
 )
 
+__all__ = ["SHAPES", "Part", "Role", "shape"]
+
 Points = NDArray[np.float32]  # (n, 2) corners (u, v)
 Role = Literal["main", "second", "third", "dark"]
 Pair = tuple[float, float]

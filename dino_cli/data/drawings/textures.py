@@ -11,6 +11,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+__all__ = ["TEXTURES", "Backgrounds", "fractal", "hsv", "patchwork", "texture"]
+
 Backgrounds = Literal["seen", "unseen"]
 Field = NDArray[np.float32]  # (S, S)
 
