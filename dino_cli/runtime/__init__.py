@@ -1,6 +1,7 @@
 """The machine: devices and precision, ranks, signals. Imports torch; open to tasks, data, store."""
 
 from dino_cli.runtime.devices import (
+    DTYPES,
     Precision,
     autocast,
     available_cores,
@@ -22,6 +23,7 @@ from dino_cli.runtime.signals import (
 )
 
 __all__ = [
+    "DTYPES",
     "Precision",
     "Ranks",
     "StopOverdue",

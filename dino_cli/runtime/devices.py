@@ -10,6 +10,7 @@ import torch
 from dino_cli.errors import UsageError
 
 __all__ = [
+    "DTYPES",
     "Precision",
     "autocast",
     "available_cores",
@@ -21,6 +22,11 @@ __all__ = [
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 def available_cores() -> int:
@@ -88,9 +94,9 @@ def _chosen(name: str, device: torch.device) -> Precision:
         return "bf16" if device.type == "cpu" and cpu_multiplies_bf16() else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UsageError("fp16 is emulated on a CPU and slow", "use --precision bf16 or fp32")
-    if name not in ("fp32", "bf16", "fp16"):
+    if name not in DTYPES:
         raise UsageError(f"unknown precision {name!r}", "use auto, fp32, bf16 or fp16")
-    return name  # type: ignore[return-value]
+    return name
 
 
 def cpu_multiplies_bf16() -> bool:
@@ -110,8 +116,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     """Matrix products in the given precision; parameters, norms and softmax stay fp32."""
     if precision == "fp32":
         return nullcontext()
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.type, dtype)
+    return torch.autocast(device.type, DTYPES[precision])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 
+from dino_cli.runtime import DTYPES, Precision
 from dino_cli.tasks.bench.measure import finish
 
 __all__ = ["matrix_peak", "memory_bandwidth"]
@@ -12,9 +13,9 @@ __all__ = ["matrix_peak", "memory_bandwidth"]
 TRIES = 5
 
 
-def matrix_peak(device: torch.device, precision: str) -> float:
+def matrix_peak(device: torch.device, precision: Precision) -> float:
     """Operations per second of a large square product, the best of five tries."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = DTYPES[precision]
     n = 1536 if device.type == "cpu" else 8192
     a = torch.randn(n, n, device=device).to(dtype)
     b = torch.randn(n, n, device=device).to(dtype)

@@ -16,7 +16,7 @@ from dino_cli.core.training.loss import dino_loss, teacher_targets
 from dino_cli.core.training.step import StepValues, Views, run_pass, train_step
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import Precision, autocast, choose_device, choose_precision
+from dino_cli.runtime import DTYPES, Precision, autocast, choose_device, choose_precision
 from dino_cli.tasks.bench.limits import matrix_peak
 from dino_cli.tasks.bench.measure import describe, paired, row
 from dino_cli.tasks.bench.memory import peak_memory
@@ -92,7 +92,6 @@ def _loss_memory(
     rows = config.batch_size
     views = sum(count for count, _ in SIZES)
     centre = torch.zeros(1, config.out_dim, device=device)
-    halves = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
     def peak(loss: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> int:
         student = torch.rand(views * rows, config.out_dim, device=device).to(dtype).requires_grad_()
@@ -102,7 +101,7 @@ def _loss_memory(
     return {
         "ours": peak(
             lambda s, t: dino_loss(s, teacher_targets(t, centre, 0.04), views=views),
-            halves[precision],
+            DTYPES[precision],
         ),
         "reference": peak(
             lambda s, t: pair_loss(s, t, centre, views),
