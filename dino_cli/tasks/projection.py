@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dino_cli.core.evaluation.neighbors import nearest
+from dino_cli.core.evaluation.neighbors import Rows, nearest
 from dino_cli.core.pca.plane import principal_plane
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.parquet import Projection
-from dino_cli.store.embeddings.reading import FeatureArray
 
 __all__ = ["Method", "has_umap", "neighbors_of", "project"]
 
@@ -24,7 +23,7 @@ BLOCK = 8192
 
 
 def project(
-    features: FeatureArray,
+    features: Rows,
     reporter: Reporter,
     *,
     method: Literal["auto", "pca", "umap"] = "auto",
@@ -65,7 +64,7 @@ def project(
 
 
 def neighbors_of(
-    features: FeatureArray, most: int = NEIGHBORS
+    features: Rows, most: int = NEIGHBORS
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Rows of the nearest others by cosine (N, K), nearest first, and their distances."""
     count = features.shape[0]
@@ -93,7 +92,7 @@ def has_umap() -> bool:
 
 
 def _umap(
-    features: FeatureArray, rows: NDArray[np.int64], distances: NDArray[np.float32]
+    features: Rows, rows: NDArray[np.int64], distances: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     from umap import UMAP
 

@@ -33,7 +33,7 @@ ROW_MASK = 2**ROW_BITS - 1
 
 
 class Rows(Protocol):
-    """Features (N, D) that are read in slices: an array, a memory map, a file."""
+    """Features (N, D), or (N, h, w, D), read in slices of rows: an array, a memory map, a file."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

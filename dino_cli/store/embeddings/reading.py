@@ -10,11 +10,12 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_cli.core.evaluation.neighbors import Rows
 from dino_cli.errors import DinoError, TaskError
 from dino_cli.store.embeddings.facts import are_facts, are_names
 from dino_cli.store.embeddings.formats import SUFFIXES, file_of_kind
@@ -22,7 +23,6 @@ from dino_cli.store.embeddings.parquet import read_parquet
 
 __all__ = [
     "Embeddings",
-    "FeatureArray",
     "FeatureRows",
     "embeddings_paths",
     "is_feature_file",
@@ -32,15 +32,6 @@ __all__ = [
 ]
 
 AGAIN = "make it with `dino embed`"
-
-
-class FeatureArray(Protocol):
-    """Features (N, D), or (N, h, w, D), read in slices of rows."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
 
 
 class FeatureRows:
@@ -71,11 +62,11 @@ class Embeddings:
     """
 
     path: Path
-    features: FeatureArray
+    features: Rows
     paths: list[str]
     labels: list[str]
     metadata: Mapping[str, Any]
-    arrays: Mapping[str, FeatureArray] = field(default_factory=dict)
+    arrays: Mapping[str, Rows] = field(default_factory=dict)
 
 
 def is_feature_file(name: str) -> bool:
@@ -145,7 +136,7 @@ def open_export(path: Path) -> Embeddings:
 
 def _read_npy(path: Path) -> Embeddings:
     paths, labels, metadata = _read_beside(path)
-    arrays: dict[str, FeatureArray] = {}
+    arrays: dict[str, Rows] = {}
     kinds = list(metadata.get("arrays") or {metadata.get("features", "cls"): None})
     for kind in kinds:
         file = file_of_kind(path, kind, kinds)
@@ -218,7 +209,7 @@ def _read_npz(path: Path) -> Embeddings:
         members = {kind: _member(path, kind) for kind in metadata["arrays"]}
         if not all(map(_are_vectors, members.values())):
             raise ValueError("no vectors")
-        arrays: dict[str, FeatureArray] = {k: FeatureRows(path, m) for k, m in members.items()}
+        arrays: dict[str, Rows] = {k: FeatureRows(path, m) for k, m in members.items()}
         first = next(iter(arrays.values()))
     except Exception:  # as above
         raise _unlike(path) from None
@@ -256,7 +247,7 @@ def _read_safetensors(path: Path) -> Embeddings:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-        arrays: dict[str, FeatureArray] = {}
+        arrays: dict[str, Rows] = {}
         for kind in metadata["arrays"]:
             about = header[kind]
             dtype = {"F32": "<f4", "F16": "<f2"}[about["dtype"]]
@@ -278,7 +269,7 @@ def _read_parquet(path: Path) -> Embeddings:
         raise
     except Exception:  # as above
         raise _unlike(path) from None
-    arrays: dict[str, FeatureArray] = dict(file.columns)
+    arrays: dict[str, Rows] = dict(file.columns)
     first = next(iter(arrays.values()))
     return Embeddings(path, first, file.paths, file.labels, file.metadata, arrays)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_cli.core.evaluation.neighbors import Rows
 from dino_cli.errors import TaskError
-from dino_cli.store.embeddings.reading import FeatureArray
 
 __all__ = ["ChainedRows", "FiniteRows"]
 
@@ -16,7 +16,7 @@ __all__ = ["ChainedRows", "FiniteRows"]
 class ChainedRows:
     """Rows of several feature files as one."""
 
-    def __init__(self, parts: Sequence[FeatureArray]) -> None:
+    def __init__(self, parts: Sequence[Rows]) -> None:
         self._parts = parts
         self._ends = np.cumsum([part.shape[0] for part in parts])
         self.shape: tuple[int, ...] = (int(self._ends[-1]), *parts[0].shape[1:])
@@ -40,7 +40,7 @@ class FiniteRows:
     and the votes of all queries that meet it.
     """
 
-    def __init__(self, rows: FeatureArray, names: Sequence[str], path: Path) -> None:
+    def __init__(self, rows: Rows, names: Sequence[str], path: Path) -> None:
         self._rows, self._names, self._path = rows, names, path
         self._sound = 0  # the first rows, which were looked at: a search reads them again and again
 

@@ -16,7 +16,7 @@ from dino_cli.core.evaluation.ranking import average_precision, positive_ranks, 
 from dino_cli.progress import Reporter
 from dino_cli.store.benchmarks.ground_truth import GroundTruth, Relevance
 
-__all__ = ["DIFFICULTIES", "KS", "Ranking", "Rows", "rank_classes", "rank_landmarks"]
+__all__ = ["DIFFICULTIES", "KS", "Ranking", "TableRows", "rank_classes", "rank_landmarks"]
 
 DIFFICULTIES = ("easy", "medium", "hard")
 KS = (1, 5, 10)
@@ -24,7 +24,7 @@ BLOCK = 256  # queries compared with all images at a time
 
 SHOWN = 5  # images of a ranking that are told one by one
 
-Rows = list[list[object]]
+TableRows = list[list[object]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Ranking:
 
 def rank_landmarks(
     truth: GroundTruth, queries: Tensor, database: Tensor
-) -> tuple[dict[str, Any], Rows, list[Ranking]]:
+) -> tuple[dict[str, Any], TableRows, list[Ranking]]:
     """Precision for each difficulty, a table of each query's, the header first, and rankings.
 
     queries: (Q, D), database: (M, D), of any length. Queries without positives are left out, as by
@@ -48,7 +48,7 @@ def rank_landmarks(
     """
     similarity = F.normalize(queries, dim=1) @ F.normalize(database, dim=1).T
     order = similarity.argsort(dim=1, descending=True, stable=True)
-    rows: Rows = [["query", *(f"ap_{name}" for name in DIFFICULTIES)]]
+    rows: TableRows = [["query", *(f"ap_{name}" for name in DIFFICULTIES)]]
     measured: dict[str, list[list[float]]] = {name: [] for name in DIFFICULTIES}
     rankings: list[Ranking] = []
     for number, (one, ranking) in enumerate(zip(truth.truth, order.numpy(), strict=True)):
@@ -86,7 +86,7 @@ def _lists(one: Relevance, difficulty: str) -> tuple[list[int], list[int]]:
 
 def rank_classes(
     labels: Sequence[str], names: Sequence[str], descriptors: Tensor, reporter: Reporter
-) -> tuple[dict[str, Any], Rows, list[Ranking]]:
+) -> tuple[dict[str, Any], TableRows, list[Ranking]]:
     """Every image of a class ranks all others, (M, D); those of its class are the positives.
 
     Images without a label, and those alone in their class, are ranked but do not ask.
@@ -95,7 +95,7 @@ def rank_classes(
     sizes = np.bincount(numbers, minlength=len(classes))
     asking = [i for i, label in enumerate(labels) if label and sizes[numbers[i]] > 1]
     unit = F.normalize(descriptors, dim=1)
-    rows: Rows = [["path", "label", "average_precision", "first_rank"]]
+    rows: TableRows = [["path", "label", "average_precision", "first_rank"]]
     rankings: list[Ranking] = []
     first: list[int] = []
     reporter.stage("ranking", len(asking), "queries")

@@ -32,7 +32,7 @@ from dino_cli.tasks.eval.retrieval.examples import choose_examples, examples
 from dino_cli.tasks.eval.retrieval.ranking import (
     DIFFICULTIES,
     KS,
-    Rows,
+    TableRows,
     rank_classes,
     rank_landmarks,
 )
@@ -85,7 +85,7 @@ def _check(config: EvalRetrievalConfig) -> None:
 
 def _landmarks(
     truth: GroundTruth, config: EvalRetrievalConfig, reporter: Reporter
-) -> tuple[dict[str, Any], Rows]:
+) -> tuple[dict[str, Any], TableRows]:
     images, queries = (
         [
             ImageFile(path, "", PurePath(path.name))
@@ -103,7 +103,7 @@ def _landmarks(
     return {**result, **_facts(config, model)}, rows
 
 
-def _classes(config: EvalRetrievalConfig, reporter: Reporter) -> tuple[dict[str, Any], Rows]:
+def _classes(config: EvalRetrievalConfig, reporter: Reporter) -> tuple[dict[str, Any], TableRows]:
     files = find_images([str(config.root)])
     if max(Counter(file.label for file in files if file.label).values(), default=0) < 2:
         raise TaskError(
