@@ -15,6 +15,7 @@ from dino_cli.config.bench import (
     BenchTrainConfig,
     BenchViewsConfig,
 )
+from dino_cli.config.values import counted
 
 __all__ = ["bench"]
 
@@ -124,7 +125,7 @@ def _shown(result: dict[str, Any], terminal: Terminal) -> dict[str, Any]:
         cells.append(f"{row['limit']:.3g} ({row['limit_is']})")
         table.append([*cells, f"{100 * row['share_of_limit']:.1f} %", str(row["pairs"])])
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    threads = f"{result['threads']} thread" + ("" if result["threads"] == 1 else "s")
+    threads = counted(result["threads"], "thread")
     where = f"{result['device']}, {threads}" if result["device"] == "cpu" else result["device"]
     terminal.table(f"{where}; {versions}", columns, table)
     return result

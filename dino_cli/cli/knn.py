@@ -6,6 +6,7 @@ from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
 from dino_cli.config.knn import KnnConfig
+from dino_cli.config.values import counted
 from dino_cli.errors import UsageError
 
 
@@ -114,7 +115,6 @@ def _duplicates(result: dict[str, Any], terminal: Terminal) -> None:
         )
     where = f"{result['output']}: " if "output" in result else ""
     terminal.line(
-        f"{where}{result['pairs']} {'pair' if result['pairs'] == 1 else 'pairs'} in"
-        f" {result['groups']} {'group' if result['groups'] == 1 else 'groups'} among"
+        f"{where}{counted(result['pairs'], 'pair')} in {counted(result['groups'], 'group')} among"
         f" {result['index']} images; {result['duplicates']} could go"
     )

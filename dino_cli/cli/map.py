@@ -7,6 +7,7 @@ from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
 from dino_cli.config.map import MapConfig
+from dino_cli.config.values import counted
 
 
 @command(app, "map", MapConfig)
@@ -22,10 +23,9 @@ def map_(config: MapConfig, terminal: Terminal) -> dict[str, Any]:
 
     result = draw_map(config, terminal)
     shown = f", {result['thumbnails']} shown" if result["thumbnails"] is not None else ""
-    pictures = "1 picture" if result["count"] == 1 else f"{result['count']} pictures"
     terminal.line(
-        f"{result['output']}: {pictures}{shown}, by {result['method'].upper()},"
-        f" {result['seconds']:.1f} s"
+        f"{result['output']}: {counted(result['count'], 'picture')}{shown},"
+        f" by {result['method'].upper()}, {result['seconds']:.1f} s"
     )
     if result["site"]:
         folder = shlex.quote(result["output"])

@@ -1,4 +1,4 @@
-"""Values of TOML and JSON files: as the types of options, compared, told, written."""
+"""Values of TOML and JSON files: as the types of options, compared, told, written; and counts."""
 
 import json
 import reprlib
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 from dino_cli.config.setting import Size, parse_size
 from dino_cli.errors import TaskError, UsageError
 
-__all__ = ["Difference", "as_type", "difference", "json_text", "read_toml", "shown"]
+__all__ = ["Difference", "as_type", "counted", "difference", "json_text", "read_toml", "shown"]
 
 LARGEST = 2**63  # what a whole number of TOML is below; Python reads, but does not print, any
 
@@ -22,6 +22,15 @@ _short.maxstring = _short.maxother = 100
 def shown(value: Any) -> str:
     """A value of a file as an error names it: of a long or deep one the beginning."""
     return _short.repr(value)
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 video`, `2 videos`; many: where that is more than a noun and its regular plural."""
+    if count == 1:
+        return f"1 {one}"
+    if many is None:
+        many = one[:-1] + "ies" if one.endswith("y") else one + ("es" if one[-1] == "s" else "s")
+    return f"{count} {many}"
 
 
 class Difference(NamedTuple):

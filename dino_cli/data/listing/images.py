@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TextIO
 
+from dino_cli.config.values import counted
 from dino_cli.data.decoding.arrays import ARRAY_SUFFIX
 from dino_cli.data.decoding.video_frames import in_video
 from dino_cli.data.listing.folder_index import pictures_below
@@ -63,7 +64,7 @@ def find_images(
         else:
             _add(builder, name, stdin if stdin is not None else sys.stdin, null)
     if builder.repeated:
-        times = "1 picture is" if builder.repeated == 1 else f"{builder.repeated} pictures are"
+        times = counted(builder.repeated, "picture is", "pictures are")
         reporter.remark(f"{times} named more than once; each is used once")
     return builder.build()
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dino_cli.config.setting import flag_of
 from dino_cli.config.shared import Preprocessing
+from dino_cli.config.values import counted
 from dino_cli.core.network.architecture import (
     VIT_SIZES,
     Architecture,
@@ -201,8 +202,7 @@ def _listed(what: str, names: list[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    count = f"{len(names)} tensor" + ("s" if len(names) > 1 else "")
-    return f"{count} {what} ({', '.join(names[:SHOWN])}{more})"
+    return f"{counted(len(names), 'tensor')} {what} ({', '.join(names[:SHOWN])}{more})"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dino_cli import __version__
 from dino_cli.config.attention import AttentionConfig
+from dino_cli.config.values import counted
 from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.store.coco import coco_file
 from dino_cli.store.pictures.attention import RESULT_NAMES
@@ -75,8 +76,7 @@ class Outputs(Results):
             for kind, file in self.coco.items()
         }
         if self.cards:
-            inputs = "1 input" if len(self.cards) == 1 else f"{len(self.cards)} inputs"
-            told[str(self.root / PAGE)] = f"{inputs} to look at"
+            told[str(self.root / PAGE)] = f"{counted(len(self.cards), 'input')} to look at"
         return told
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.setting import json_ready
-from dino_cli.config.values import difference
+from dino_cli.config.values import counted, difference
 from dino_cli.data.listing.contents import content_sha256, path_on_disk
 from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.errors import TaskError
@@ -50,15 +50,13 @@ class Comparison:
     def tell(self, reporter: Reporter) -> None:
         """Remarks on what `--append` does beyond embedding new files."""
         if self.copies:
-            are = "1 picture is" if self.copies == 1 else f"{self.copies} pictures are"
+            are = counted(self.copies, "picture is", "pictures are")
             reporter.remark(f"{are} there already under another name, and left out")
         if self.changed:
-            count = len(self.changed)
-            have = "1 picture has" if count == 1 else f"{count} pictures have"
+            have = counted(len(self.changed), "picture has", "pictures have")
             reporter.remark(f"{have} changed since, and are embedded again at the end")
         if self.moved:
-            count = len(self.moved)
-            have = "1 picture has" if count == 1 else f"{count} pictures have"
+            have = counted(len(self.moved), "picture has", "pictures have")
             reporter.remark(f"{have} another path or class now, which the old rows take over")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
+from dino_cli.config.values import counted
 from dino_cli.core.network.features import Kind
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.contents import path_on_disk
@@ -123,7 +124,7 @@ def _embed(
         if blocks.exists() and config.resume:
             damaged = blocks.open(run)
             if damaged:
-                are = "1 block was" if damaged == 1 else f"{damaged} blocks were"
+                are = counted(damaged, "block was", "blocks were")
                 reporter.remark(f"{are} damaged, and made again")
         else:
             size = block_size(len(new), config.batch_size, ranks.count)

@@ -20,7 +20,6 @@ __all__ = [
     "ExampleTile",
     "Table",
     "check_report",
-    "counted",
     "report",
     "section",
     "spread",
@@ -58,12 +57,6 @@ class Example:
 
     title: str
     tiles: Sequence[ExampleTile]
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 video`, `2 videos`."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun[-1] == "s" else "s")
-    return f"{count} {noun if count == 1 else plural}"
 
 
 def spread(count: int, most: int = 6) -> list[int]:

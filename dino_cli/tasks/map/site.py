@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dino_cli.config.map import MapConfig
+from dino_cli.config.values import counted
 from dino_cli.progress import Reporter
 from dino_cli.store.atlas import SITE_FILES, check_earlier, export_site, require_atlas, write_table
 from dino_cli.store.embeddings.formats import is_utf8
@@ -33,7 +34,7 @@ def make_site(
         projected = Projection(projected.places, *neighbors_of(export.features))
     count, shown = len(export.paths), 0
 
-    def counted() -> Iterator[bytes | None]:
+    def read() -> Iterator[bytes | None]:
         nonlocal shown
         for content in all_thumbnails(export, reporter):
             shown += content is not None
@@ -43,11 +44,11 @@ def make_site(
         table = Path(scratch, "pictures.parquet")
         reporter.stage("reading pictures" if config.thumbnails else "writing", count)
         with explain_errors(table, "make room, or set TMPDIR to another folder"):
-            pictures = counted() if config.thumbnails else None
+            pictures = read() if config.thumbnails else None
             write_table(table, export.paths, export.labels, projected, pictures)
         reporter.finish()
         if odd := sum(not is_utf8(path) for path in export.paths):
-            which = "1 path is" if odd == 1 else f"{odd} paths are"
+            which = counted(odd, "path is", "paths are")
             reporter.remark(f"{which} not valid UTF-8: the site shows \\xNN for such bytes")
         if config.thumbnails:
             missing_remark(count - shown, count, reporter)

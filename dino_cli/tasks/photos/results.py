@@ -11,6 +11,7 @@ from typing import Any
 from dino_cli import __version__
 from dino_cli.config.attention import AttentionConfig
 from dino_cli.config.pca import PcaConfig
+from dino_cli.config.values import counted
 from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.errors import DinoError, Interrupted
 from dino_cli.progress import Reporter
@@ -127,7 +128,7 @@ class Results:
         if not self.rows:
             raise nothing_read(unread)
         if unread:
-            are = "1 file was" if len(unread) == 1 else f"{len(unread)} files were"
+            are = counted(len(unread), "file was", "files were")
             why = "skipped" if self.unfit else "unreadable and skipped"
             reporter.remark(f"{are} {why}; see {self.root / SKIPPED}")
         return {

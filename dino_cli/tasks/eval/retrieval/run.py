@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dino_cli.config.eval_retrieval import EvalRetrievalConfig
 from dino_cli.config.ranges import check_positive
+from dino_cli.config.values import counted
 from dino_cli.core.network.features import Extractor
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.image_list import ImageFile
@@ -27,7 +28,7 @@ from dino_cli.store.benchmarks.ground_truth import (
 )
 from dino_cli.store.writing.tables import csv_table
 from dino_cli.tasks.eval.descriptors import DescriptorBatch, described, described_all
-from dino_cli.tasks.eval.report import Table, check_report, counted, report, write_report
+from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.eval.retrieval.examples import choose_examples, examples
 from dino_cli.tasks.eval.retrieval.ranking import (
     DIFFICULTIES,

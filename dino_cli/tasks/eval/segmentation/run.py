@@ -9,12 +9,13 @@ from typing import Any
 from dino_cli.config.eval_segmentation import EvalSegmentationConfig
 from dino_cli.config.ranges import check_batches, check_threshold
 from dino_cli.config.setting import parse_size
+from dino_cli.config.values import counted
 from dino_cli.core.evaluation.overlaps import Objects
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.writing.tables import csv_table
-from dino_cli.tasks.eval.report import Table, check_report, counted, report, write_report
+from dino_cli.tasks.eval.report import Table, check_report, report, write_report
 from dino_cli.tasks.eval.segmentation.examples import choose_examples, examples
 from dino_cli.tasks.eval.segmentation.pairs import LabelledPhoto, find_pairs, objects_in
 from dino_cli.tasks.eval.segmentation.scores import ImageScore, find_masks, mean_scores, score
@@ -178,8 +179,8 @@ def _tell(done: _Scored, reporter: Reporter) -> None:
         first, more = next(iter(done.skipped.values())), len(done.skipped) - 1
         reporter.remark(f"skipped {first}" + (f", and {more} more" if more else ""))
     if done.empty:
-        have = "label map has" if done.empty == 1 else "label maps have"
-        reporter.remark(f"{done.empty} {have} no object; left out")
+        have = counted(done.empty, "label map has", "label maps have")
+        reporter.remark(f"{have} no object; left out")
 
 
 def _write_scores(

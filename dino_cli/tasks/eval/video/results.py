@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dino_cli.config.values import counted
 from dino_cli.core.evaluation.region import statistics
-from dino_cli.tasks.eval.report import Table, counted
+from dino_cli.tasks.eval.report import Table
 from dino_cli.tasks.eval.video.labels import RegionScores
 
 __all__ = ["VideoScore", "figures", "is_score", "score_table", "tables"]
