@@ -43,7 +43,7 @@ def build_transform(p: Preprocessing) -> Callable[[Picture], NDArray[Any]]:
     return partial(_transform, p)
 
 
-def thumbnail_transform(side: int, least: int = 1) -> Callable[[Image.Image], NDArray[np.uint8]]:
+def thumbnail_transform(side: int, least: int) -> Callable[[Image.Image], NDArray[np.uint8]]:
     """RGB picture → uint8 (H, W, 3), the long side at most `side` pixels; picklable.
 
     Pillow's own thumbnail by Lanczos, aspect kept; a smaller picture stays as it is. The result

@@ -119,9 +119,9 @@ def open_model(options: NetworkOptions, reporter: Reporter) -> Model:
     return Model(backbone, device, precision, replace(weights, tensors={}))
 
 
-def untrained_twin(model: Model, seed: int = 0) -> Model:
+def untrained_twin(model: Model) -> Model:
     """The same architecture, freshly initialised; leaves the global random state alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         net = build(model.weights.architecture)
     return replace(model, backbone=Backbone(net.to(model.device)))

@@ -63,12 +63,10 @@ def project(
     return Projection(places, rows, distances), used
 
 
-def neighbors_of(
-    features: Rows, most: int = NEIGHBORS
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def neighbors_of(features: Rows) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Rows of the nearest others by cosine (N, K), nearest first, and their distances."""
     count = features.shape[0]
-    k = min(most, count - 1)
+    k = min(NEIGHBORS, count - 1)
     rows, distances = np.zeros((count, k), np.int64), np.zeros((count, k), np.float32)
     if not k:
         return rows, distances

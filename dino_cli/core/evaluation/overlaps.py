@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = ["VOID", "Objects", "bounding_box", "box_overlap", "centre_box", "objects_of"]
 
+BOX = 0.6  # of each side, of a box that knows nothing of the picture
 VOID = 255  # of a label map, as of VOC and DAVIS: pixels of no object that count for none
 
 
@@ -46,10 +47,10 @@ def objects_of(labels: NDArray[np.integer]) -> Objects:
     return Objects(values, maps)
 
 
-def centre_box(height: int, width: int, share: float = 0.6) -> NDArray[np.bool_]:
-    """A centred box of `share` of the height and of the width: bool (height, width)."""
+def centre_box(height: int, width: int) -> NDArray[np.bool_]:
+    """A centred box of 60 % of the height and of the width: bool (height, width)."""
     box = np.zeros((height, width), bool)
-    top, left = round(height * (1 - share) / 2), round(width * (1 - share) / 2)
+    top, left = round(height * (1 - BOX) / 2), round(width * (1 - BOX) / 2)
     box[top : height - top, left : width - left] = True
     return box
 

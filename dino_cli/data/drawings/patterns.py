@@ -66,7 +66,7 @@ def rays(u0: float, v0: float, count: int) -> Pattern:
     return ink
 
 
-def dots(period: float, radius: float, du: float = 0.0, dv: float = 0.0) -> Pattern:
+def dots(period: float, radius: float, du: float, dv: float) -> Pattern:
     """Round dots in rows, every second row shifted by half a period."""
 
     def ink(u: Field, v: Field) -> Ink:

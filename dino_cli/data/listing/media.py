@@ -56,8 +56,8 @@ def find_frames(
     fps: float | None,
     reporter: Reporter,
     *,
-    null: bool = False,
-    offline: bool = False,
+    null: bool,
+    offline: bool,
 ) -> MediaList:
     """As `find_images`, and every video, named or in a folder, as its frames after the pictures.
 

@@ -27,7 +27,7 @@ def is_url(argument: str) -> bool:
     return "://" in argument
 
 
-def fetch_shards(urls: Sequence[str], reporter: Reporter, *, offline: bool = False) -> list[str]:
+def fetch_shards(urls: Sequence[str], reporter: Reporter, *, offline: bool) -> list[str]:
     """Local paths of the shards behind the URLs, in their order.
 
     What was fetched before stays; processes that want the same one wait for it. Raises `TaskError`

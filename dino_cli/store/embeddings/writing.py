@@ -32,6 +32,7 @@ from dino_cli.store.writing.tensors import safetensors_header
 __all__ = ["write_export"]
 
 SAFETENSORS = {"<f4": "F32", "<f2": "F16"}
+RUN = 4096  # texts that are written at a time
 
 
 def write_export(
@@ -170,11 +171,11 @@ def _text(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _runs(values: Iterator[str], length: int = 4096) -> Iterator[list[str]]:
+def _runs(values: Iterator[str]) -> Iterator[list[str]]:
     run: list[str] = []
     for value in values:
         run.append(value)
-        if len(run) == length:
+        if len(run) == RUN:
             yield run
             run = []
     if run:

@@ -131,7 +131,7 @@ def attention_pictures(
     fitted: Sequence[PixelMask],
     compared: Sequence[HeadTile],
     style: Style,
-    point: tuple[float, float] | None = None,
+    point: tuple[float, float] | None,
 ) -> dict[str, Pixels | Mask | Image.Image]:
     """The pictures of one photo or frame by name, without suffix; masks as bool.
 

@@ -26,7 +26,7 @@ def record_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def expected(path: Path, pinned: str | None = None) -> tuple[str, str] | None:
+def expected(path: Path, pinned: str | None) -> tuple[str, str] | None:
     """The digest a file should have and who says so (`pinned`, `hub`, `recorded`); None: nobody."""
     if pinned is not None:
         return pinned, "pinned"

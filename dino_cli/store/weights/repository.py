@@ -92,7 +92,7 @@ def _fetch(repository: str, file: str, reporter: Reporter, entry: ModelEntry | N
     return path
 
 
-def remote_size(repository: str, file: str, entry: ModelEntry | None = None) -> int | None:
+def remote_size(repository: str, file: str, entry: ModelEntry | None) -> int | None:
     """Bytes of a file on the hub; None when the hub has no such file.
 
     Raises `TaskError` when the hub does not answer in time, or does not give the repository.

@@ -100,11 +100,11 @@ def attend(
 
 
 def mask_pictures(
-    seen: AttentionResult, chosen: Sequence[int | str], masks: str, best: int | None = None
+    seen: AttentionResult, chosen: Sequence[int | str], masks: str, best: int
 ) -> list[MaskPicture]:
     """What gets pictures of its own: the photo's one mask if there is one, and the chosen heads.
 
-    best: the head to take for `best`, instead of this photo's own.
+    best: the head to take for `best`; of a frame its video's, not its own.
     """
     result = []
     if seen.whole is not None:
@@ -122,7 +122,7 @@ def mask_pictures(
     for choice in chosen:
         for head in range(count) if choice == "all" else [choice]:
             name = head if isinstance(head, str) else f"head{head}"
-            found = {"mean": count, "best": seen.best if best is None else best}
+            found = {"mean": count, "best": best}
             index = found.get(str(head), head)
             assert isinstance(index, int)
             heat = seen.attention.mean(dim=0) if head == "mean" else seen.attention[index]

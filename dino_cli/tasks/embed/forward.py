@@ -80,8 +80,8 @@ def embed_batches(
     reporter: Reporter,
     *,
     kinds: Sequence[Kind],
-    strict: bool = False,
-    multi_scale: bool = False,
+    strict: bool,
+    multi_scale: bool,
     done: int = 0,
 ) -> Iterator[EmbeddedBatch]:
     """Features of the readable files, in order. Memory does not grow with their number.
@@ -108,7 +108,7 @@ def embed_pixels(
     compute: ComputeOptions,
     *,
     kinds: Sequence[Kind],
-    multi_scale: bool = False,
+    multi_scale: bool,
 ) -> Iterator[EmbeddedBatch]:
     """Features of pictures that are read and resized. Raises as `embed_batches` does."""
     with explain_network():

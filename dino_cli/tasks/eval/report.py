@@ -59,9 +59,9 @@ class Example:
     tiles: Sequence[ExampleTile]
 
 
-def spread(count: int, most: int = 6) -> list[int]:
-    """At most `most` places of `count`, evenly apart, the first and the last among them."""
-    few = min(count, most)
+def spread(count: int) -> list[int]:
+    """At most six places of `count`, evenly apart, the first and the last among them."""
+    few = min(count, 6)
     return [round(i * (count - 1) / max(1, few - 1)) for i in range(few)]
 
 
@@ -85,7 +85,7 @@ def write_report(
     result: Mapping[str, Any],
     figures: Mapping[str, float],
     tables: Sequence[Table],
-    examples: Sequence[Example] = (),
+    examples: Sequence[Example],
 ) -> None:
     """`result.json` and `index.html` of one evaluation. Raises `OSError`."""
     (stage / RESULT).write_text(json_text(result) + "\n", encoding="utf-8")

@@ -25,7 +25,7 @@ class CopyBlock:
     originals: list[list[int]]
 
 
-def find_blocks(root: Path, *, leave_out: Sequence[Path] = ()) -> list[CopyBlock]:
+def find_blocks(root: Path, *, leave_out: Sequence[Path]) -> list[CopyBlock]:
     """The originals first, then the strong copies, then all other folders that hold images.
 
     Copies stand in their block as their originals do, sorted by name; strong ones share the first
