@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dino_cli.config.attention import AttentionConfig
-from dino_cli.config.ranges import check_batches, check_fps, check_threshold
-from dino_cli.config.setting import parse_size
+from dino_cli.config.ranges import check_threshold
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.coco import Segmentation
 from dino_cli.store.pictures.attention import Style
 from dino_cli.store.pictures.figures import rgb_of
 from dino_cli.tasks.model import Model, open_model
+from dino_cli.tasks.photos.inputs import check_inputs
 from dino_cli.tasks.photos.query import Query, parse_query
 from dino_cli.tasks.photos.reading import PhotoReader, photo_reader
 from dino_cli.tasks.photos.results import PAGE
@@ -64,13 +64,8 @@ class AttentionPlan:
 
 def read_options(config: AttentionConfig) -> AttentionRequest:
     """Raises `UsageError` for what cannot be, before anything is loaded or looked for."""
-    if not config.images:
-        raise UsageError("no picture given", "name files or folders: dino attention photo.jpg")
+    check_inputs(config, "dino attention photo.jpg")
     check_threshold(config.threshold)
-    check_batches(config.batch_size, config.workers)
-    check_fps(config.fps)
-    if config.image_size:
-        parse_size(config.image_size)
     pictures, coco = _formats(config.format)
     try:
         outline = rgb_of(config.outline)

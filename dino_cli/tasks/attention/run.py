@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,15 @@ from dino_cli.config.attention import AttentionConfig
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.image_list import ImageFile
-from dino_cli.data.listing.media import find_media
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.videos import NO_H264, h264_program
 from dino_cli.store.writing.locks import lock_output
-from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.attention.outputs import Outputs
 from dino_cli.tasks.attention.plan import AttentionPlan, plan, read_options
 from dino_cli.tasks.attention.stills import run_stills
 from dino_cli.tasks.attention.videos import run_video
-from dino_cli.tasks.photos.frames import Videos, find_videos
+from dino_cli.tasks.photos.frames import Videos
+from dino_cli.tasks.photos.inputs import find_inputs
 from dino_cli.tasks.photos.reading import unread
 
 __all__ = ["attention"]
@@ -34,26 +34,17 @@ def attention(config: AttentionConfig, reporter: Reporter) -> dict[str, Any]:
     Ctrl-C; inputs that are done stay. After any other error nothing new is left.
     """
     asked = read_options(config)
-    pictures, videos = find_media(config.images, reporter, null=config.null, offline=config.offline)
-    photos, clips = find_videos(pictures, videos, config.fps, exif=config.exif)
+    photos, clips = find_inputs(config, reporter)
     inputs = [*photos, *clips.files]
     with lock_output(config.output), ExitStack() as stack:
         out = Outputs(config, inputs, asked, stack)
         out.check()
         planned = plan(config, asked, reporter)
-        try:
-            with explain_errors(config.output):
-                _look_at_all(planned, out, clips, reporter)
-                result = out.told(reporter) | {"shared": out.told_shared()}
-                out.write_shared(planned)
-            return result
-        except KeyboardInterrupt:
-            with explain_errors(config.output):
-                out.write_shared(planned)
-            raise out.interrupted() from None
-        except BaseException:
-            out.discard()
-            raise
+        with out.working(partial(out.write_shared, planned)):
+            _look_at_all(planned, out, clips, reporter)
+            result = out.told(reporter) | {"shared": out.told_shared()}
+            out.write_shared(planned)
+        return result
 
 
 def _look_at_all(

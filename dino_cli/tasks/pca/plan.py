@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from dino_cli.config.pca import PcaConfig
-from dino_cli.config.ranges import check_batches, check_fps, check_positive
-from dino_cli.config.setting import parse_size
+from dino_cli.config.ranges import check_positive
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.photos.frames import Videos
+from dino_cli.tasks.photos.inputs import check_inputs
 from dino_cli.tasks.photos.reading import PhotoReader, photo_reader
 
 __all__ = ["PcaPlan", "check_options", "plan"]
@@ -26,13 +26,8 @@ class PcaPlan:
 
 def check_options(config: PcaConfig) -> None:
     """Raises `UsageError` for what cannot be, before anything is loaded or looked for."""
-    if not config.images:
-        raise UsageError("no picture given", "name files or folders: dino pca photos/")
+    check_inputs(config, "dino pca photos/")
     check_positive("--fit", config.fit, 100)
-    check_batches(config.batch_size, config.workers)
-    check_fps(config.fps)
-    if config.image_size:
-        parse_size(config.image_size)
 
 
 def plan(config: PcaConfig, clips: Videos, reporter: Reporter) -> PcaPlan:

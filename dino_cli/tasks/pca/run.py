@@ -1,21 +1,20 @@
 """`dino pca`: patch features as colours, over a photo, a folder jointly, or a video."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from dino_cli.config.pca import PcaConfig
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
-from dino_cli.data.listing.media import find_media
 from dino_cli.progress import Reporter
 from dino_cli.store.pictures.figures import png
 from dino_cli.store.pictures.pca import PCA_NAMES, contact_sheet, write_components
 from dino_cli.store.pictures.videos import NO_H264, h264_program
 from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.locks import lock_output
-from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.pca.drawing import Drawings
 from dino_cli.tasks.pca.plan import check_options, plan
-from dino_cli.tasks.photos.frames import find_videos
+from dino_cli.tasks.photos.inputs import find_inputs
 from dino_cli.tasks.photos.results import PAGE, Results
 
 __all__ = ["pca"]
@@ -33,8 +32,7 @@ def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
     other error nothing new is left.
     """
     check_options(config)
-    pictures, videos = find_media(config.images, reporter, null=config.null, offline=config.offline)
-    photos, clips = find_videos(pictures, videos, config.fps, exif=config.exif)
+    photos, clips = find_inputs(config, reporter)
     inputs = [*photos, *clips.files]
     shared = [] if config.each else [BASIS]
     shared += [SHEET] if len(photos) > 1 else []
@@ -46,19 +44,11 @@ def pca(config: PcaConfig, reporter: Reporter) -> dict[str, Any]:
         if clips.files and h264_program() is None:
             reporter.remark(NO_H264)
         drawings = Drawings(planned, results, len(photos), reporter)
-        try:
-            with explain_errors(config.output):
-                drawings.run()
-                result = results.told(reporter) | _told(drawings)
-                _write_shared(drawings)
-            return result
-        except KeyboardInterrupt:
-            with explain_errors(config.output):
-                _write_shared(drawings)
-            raise results.interrupted() from None
-        except BaseException:
-            results.discard()
-            raise
+        with results.working(partial(_write_shared, drawings)):
+            drawings.run()
+            result = results.told(reporter) | _told(drawings)
+            _write_shared(drawings)
+        return result
 
 
 def _told(drawings: Drawings) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 import csv
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,22 @@ class Results:
         shown = {"cards": cards, "total": len(self.rows), "version": __version__, **values}
         write_page(self.root / PAGE, template, {"title": f"dino {template}", **shown})
 
-    def interrupted(self) -> Interrupted:
-        """The error after Ctrl-C, when what could not be read of the inputs so far is listed."""
-        with explain_errors(self.root):
-            self._list_skipped()
-        done = f"{len(self.rows)} of {len(self.inputs)} inputs are done and kept"
-        return Interrupted(f"interrupted: {done} in {str(self.root)!r}")
+    @contextmanager
+    def working(self, write_shared: Callable[[], None]) -> Iterator[None]:
+        """The work goes on inside. After Ctrl-C the inputs that are done stay, `write_shared` makes
+        what they share, and `Interrupted` is raised; after any other error nothing new is left."""
+        try:
+            with explain_errors(self.root):
+                yield
+        except KeyboardInterrupt:
+            with explain_errors(self.root):
+                write_shared()
+                self._list_skipped()
+            done = f"{len(self.rows)} of {len(self.inputs)} inputs are done and kept"
+            raise Interrupted(f"interrupted: {done} in {str(self.root)!r}") from None
+        except BaseException:
+            self._discard()
+            raise
 
     def _list_skipped(self) -> list[tuple[str, str]]:
         """Paths and reasons of what could not be read; in skipped.csv too if anything is done."""
@@ -159,7 +169,7 @@ class Results:
             _list_skipped(self.root / SKIPPED, inputs, unread)
         return unread
 
-    def discard(self) -> None:
+    def _discard(self) -> None:
         """Take back what was written and did not exist before."""
         for path in self._new:
             with suppress(OSError):
