@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dino_cli.config.knn import KnnConfig
-from dino_cli.core.evaluation.neighbors import PAIR_BLOCK, similar_pairs
+from dino_cli.core.evaluation.neighbors import PAIR_BLOCK, Rows, similar_pairs
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import choose_device
@@ -40,28 +41,10 @@ def find_duplicates(config: KnnConfig, reporter: Reporter) -> dict[str, Any]:
         )
     index = open_index(config.index)
     device = choose_device(config.device)
-    total = len(index.paths)
-    reporter.stage("comparing", total)
-    firsts, seconds, values = [], [], []
     on = "cpu" if device.type == "mps" else device
-    blocks = similar_pairs(index.features, threshold, most=MOST_PAIRS, device=on)
-    try:
-        for start, (first, second, similarity) in zip(
-            range(0, total, PAIR_BLOCK), blocks, strict=True
-        ):
-            firsts.append(first.numpy())
-            seconds.append(second.numpy())
-            values.append(similarity.numpy())
-            reporter.advance(min(PAIR_BLOCK, total - start))
-    except OverflowError:
-        raise TaskError(
-            f"more than {MOST_PAIRS:,} pairs are as similar as {threshold:g}",
-            "use a higher --duplicates",
-        ) from None
-    reporter.finish()
-    a, b = np.concatenate(firsts), np.concatenate(seconds)
-    similarities = np.concatenate(values)
-    count, groups = len(a), _groups(total, a, b)
+    a, b, similarities = _pairs(index.features, threshold, on, reporter)
+    total, count = len(index.paths), len(a)
+    groups = _groups(total, a, b)
 
     def rows() -> Iterator[tuple[int, str, str, float]]:
         for one, other, value in zip(a.tolist(), b.tolist(), similarities.tolist(), strict=True):
@@ -85,6 +68,28 @@ def find_duplicates(config: KnnConfig, reporter: Reporter) -> dict[str, Any]:
         for row in rows():
             write(row)
     return {**result, "output": str(config.output)}
+
+
+def _pairs(
+    features: Rows, threshold: float, device: torch.device | str, reporter: Reporter
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Both rows of each pair, and its cosine."""
+    total = features.shape[0]
+    reporter.stage("comparing", total)
+    blocks = similar_pairs(features, threshold, most=MOST_PAIRS, device=device)
+    found = []
+    try:
+        for start, block in zip(range(0, total, PAIR_BLOCK), blocks, strict=True):
+            found.append([values.numpy() for values in block])
+            reporter.advance(min(PAIR_BLOCK, total - start))
+    except OverflowError:
+        raise TaskError(
+            f"more than {MOST_PAIRS:,} pairs are as similar as {threshold:g}",
+            "use a higher --duplicates",
+        ) from None
+    reporter.finish()
+    firsts, seconds, similarities = map(np.concatenate, zip(*found, strict=True))
+    return firsts, seconds, similarities
 
 
 def _groups(total: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> dict[int, int]:

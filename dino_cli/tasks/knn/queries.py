@@ -12,11 +12,12 @@ from dino_cli.config.knn import KnnConfig
 from dino_cli.config.setting import to_json
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.evaluation.neighbors import Rows
+from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.listing.media import find_frames
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.embeddings.reading import Embeddings, is_feature_file
-from dino_cli.tasks.embed.forward import embed_files
+from dino_cli.tasks.embed.forward import EmbedResult, embed_files
 from dino_cli.tasks.knn.bank import compare, open_index
 from dino_cli.tasks.model import open_model
 from dino_cli.tasks.provenance import (
@@ -98,43 +99,46 @@ def _of_pictures(
             f" {index.metadata.get('features')!r}, which are no vectors",
             "make the index again with `dino embed`",
         )
-    several = bool(index.metadata.get("multi_scale", False))
+    batches = embed_files(
+        files,
+        model,
+        p,
+        options,
+        reporter,
+        kind=kind,
+        strict=config.strict,
+        multi_scale=bool(index.metadata.get("multi_scale", False)),
+    )
     skipped: list[tuple[str, str]] = []
-
-    def chunks() -> Iterator[tuple[Rows, Sequence[int]]]:
-        position = {file: i for i, file in enumerate(files)}
-        features: list[NDArray[np.float32]] = []
-        which: list[int] = []
-        for batch in embed_files(
-            files,
-            model,
-            p,
-            options,
-            reporter,
-            kind=kind,
-            strict=config.strict,
-            multi_scale=several,
-        ):
-            skipped.extend(batch.skipped)
-            if batch.files:
-                features.append(batch.features)
-                which += [position[file] for file in batch.files]
-            if len(which) >= CHUNK:
-                yield np.concatenate(features), which
-                features, which = [], []
-        if which:
-            yield np.concatenate(features), which
-
     classes = {label for label in index.labels if label}
     labels = [file.label or _parent_class(file.path, classes) for file in files]
     return Queries(
         [file.path.as_posix() for file in files],
         labels,
-        chunks(),
+        _chunks(files, batches, skipped),
         pictures=True,
         named=all(file.label for file, label in zip(files, labels, strict=True) if label),
         skipped=skipped,
     )
+
+
+def _chunks(
+    files: Sequence[ImageFile], batches: Iterator[EmbedResult], skipped: list[tuple[str, str]]
+) -> Iterator[tuple[Rows, Sequence[int]]]:
+    """Batches together until there are enough features to search with. skipped: grows."""
+    position = {file: i for i, file in enumerate(files)}
+    features: list[NDArray[np.float32]] = []
+    which: list[int] = []
+    for batch in batches:
+        skipped.extend(batch.skipped)
+        if batch.files:
+            features.append(batch.features)
+            which += [position[file] for file in batch.files]
+        if len(which) >= CHUNK:
+            yield np.concatenate(features), which
+            features, which = [], []
+    if which:
+        yield np.concatenate(features), which
 
 
 def _parent_class(path: Path, classes: Set[str]) -> str:
