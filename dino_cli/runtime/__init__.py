@@ -2,6 +2,7 @@
 
 from dino_cli.runtime.devices import (
     DTYPES,
+    SMALL_NETWORK,
     Precision,
     autocast,
     available_cores,
@@ -24,6 +25,7 @@ from dino_cli.runtime.signals import (
 
 __all__ = [
     "DTYPES",
+    "SMALL_NETWORK",
     "Precision",
     "Ranks",
     "StopOverdue",

@@ -11,6 +11,7 @@ from dino_cli.errors import UsageError
 
 __all__ = [
     "DTYPES",
+    "SMALL_NETWORK",
     "Precision",
     "autocast",
     "available_cores",
@@ -27,6 +28,7 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+SMALL_NETWORK = 3_000_000  # weights; below, a second thread on a CPU costs more than it gives
 
 
 def available_cores() -> int:

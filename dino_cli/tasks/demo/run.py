@@ -17,7 +17,7 @@ from dino_cli.config.shared import ModelOptions
 from dino_cli.data.drawings.images import CLASSES
 from dino_cli.errors import Interrupted, UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import one_thread, usable_threads
+from dino_cli.runtime import SMALL_NETWORK, one_thread, usable_threads
 from dino_cli.store.pages import write_page
 from dino_cli.store.writing.staging import stage_results
 from dino_cli.store.writing.targets import check_free
@@ -49,7 +49,6 @@ class DemoSizes:
 
 FULL = DemoSizes()
 BRIEF = DemoSizes(bank=300, queries=100, masks=24, gallery=6)  # networks that are 25 × slower
-SMALL_NETWORK = 3_000_000  # weights
 
 
 def demo_seed(seed: int) -> int:

@@ -20,6 +20,7 @@ from dino_cli.data.views.pack import PhotoBatch
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import (
+    SMALL_NETWORK,
     Ranks,
     choose_precision,
     cores_per_process,
@@ -54,8 +55,6 @@ from dino_cli.tasks.train.setup import (
 from dino_cli.tasks.train.watch import Watch
 
 __all__ = ["train"]
-
-SMALL_NETWORK = 3_000_000  # parameters; below, a second thread on a CPU costs more than it gives
 
 
 @within_pixel_limit
