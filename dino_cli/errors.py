@@ -14,9 +14,11 @@ class DinoError(Exception):
     what: the fact, with the offending value in it ("k=0 is not a positive number").
     fix: the way out ("use -k 20"), appended after a semicolon.
     result: what was done nevertheless; a command prints it before the sentence (--json).
+    told: whether another process beside this one says it.
     """
 
     exit_code = 1
+    told = False
 
     def __init__(self, what: str, fix: str = "", *, result: object = None) -> None:
         self.what = what

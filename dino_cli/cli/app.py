@@ -147,10 +147,11 @@ def _speaks(error: DinoError) -> bool:
         return False
     if rank != "0" or isinstance(error, PeerLost):
         try:
-            time.sleep(6 if isinstance(error, PeerLost) else 4)
+            # Whoever ends before the one that tells would have the launcher end that one.
+            time.sleep(10 if error.told else 6 if isinstance(error, PeerLost) else 4)
         except KeyboardInterrupt:
             return False
-    return True
+    return not error.told
 
 
 def _say(sentence: str) -> None:

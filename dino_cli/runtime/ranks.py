@@ -53,7 +53,8 @@ class Ranks:
     def first(self, make: Callable[[], T]) -> T:
         """What `make` returns on rank 0, or raises there, on every rank; a collective.
 
-        What is no error of ours is a `PeerLost` on the others: they are not to blame.
+        What is no error of ours is a `PeerLost` on the others: they are not to blame. Of an error
+        that rank 0 tells, the others of its machine are silent.
         """
         if self.count == 1:
             return make()
@@ -70,6 +71,7 @@ class Ranks:
                 raise
         torch.distributed.broadcast_object_list(box, src=0)
         if box[1] is not None:
+            box[1].told = self.rank > 0 and os.environ.get("LOCAL_RANK", "0") != "0"
             raise box[1]
         return box[0]  # type: ignore[no-any-return]
 

@@ -28,9 +28,12 @@ def test_any_error_of_the_first_process_reaches_the_others(monkeypatch, error):
         box[:] = sent
 
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", receive)
-    told = TaskError if isinstance(error, TaskError) else PeerLost
-    with pytest.raises(told, match=str(error)):
-        Ranks(rank=1, count=2).first(fail)
+    expected = TaskError if isinstance(error, TaskError) else PeerLost
+    for local_rank in ("1", "0"):  # of the same machine, of another
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        with pytest.raises(expected, match=str(error)) as raised:
+            Ranks(rank=1, count=2).first(fail)
+        assert raised.value.told == (local_rank == "1")
 
 
 @pytest.mark.parametrize("fails", [False, True])
