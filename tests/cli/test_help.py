@@ -115,6 +115,34 @@ def test_an_unknown_topic_names_a_close_one():
     assert "lists the topics" in CliRunner().invoke(app, ["help", "zzzzzz"]).stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "where", "says"),
+    [
+        (["nan"], "dino help problems", "such steps change nothing"),
+        (["CUDA out of memory"], "dino help problems", "--checkpoint-activations"),
+        (["cuda", "out", "of", "memory"], "dino help problems", "--checkpoint-activations"),
+        (["finetuning"], "dino help problems", "dino export makes a model"),
+        (["faq"], "dino help problems", "frequent questions"),
+        (["koleo"], "dino train --help", "--koleo-weight: "),
+        (["confusion"], "dino knn --help", "--confusion: "),
+    ],
+)
+def test_other_words_are_searched_for(words, where, says):
+    shown = CliRunner().invoke(app, ["help", *words])
+    assert shown.exit_code == 0
+    hits = dict(hit.split("\n", 1) for hit in shown.stdout.rstrip().split("\n\n"))
+    assert says in " ".join(hits[where].split())
+    found = json.loads(CliRunner().invoke(app, ["help", *words, "--json"]).stdout)["found"]
+    assert [where, True] in [[hit["help"], says in hit["text"]] for hit in found]
+
+
+def test_a_search_that_finds_much_shows_the_first():
+    shown = CliRunner().invoke(app, ["help", "images"])
+    found = json.loads(CliRunner().invoke(app, ["help", "images", "--json"]).stdout)["found"]
+    assert shown.stdout.count("\n\n") == 8
+    assert f"{len(found) - 8} other places not shown" in shown.stderr
+
+
 def test_long_paragraphs_wrap_and_code_does_not():
     text = (
         "# a: b\n\n" + "word " * 40 + "\n\n- " + "item " * 30 + "\n\n```sh\n" + "x" * 90 + "\n```\n"
