@@ -20,7 +20,10 @@ COLLAPSED_SPREAD = 0.3
 FEW_IMAGES = 8
 # With targets so alike, an entropy above this share of ln K is uniform, below it one-hot collapse.
 UNIFORM_SHARE = 0.5
-UNIFORM_LOSS = 0.97  # share of ln K; below it the run still learns, slowly
+# Below this share of ln K a run still learns, slowly, unless targets are equal to a thousandth nat:
+# then the loss is that of a centre which has not caught up.
+UNIFORM_LOSS = 0.97
+SAME_SPREAD = 0.001
 # Healthy runs move weights by .05 to .2 % of their length in a step; with a hundred times their
 # rate by 1.5 to 5 %. LARS takes steps in proportion to that length: 1.2 to 2.1 % at the 4.8 of the
 # original's ResNet-50, and with its momentum at most 10 · η (.001) · the rate.
@@ -81,13 +84,12 @@ class Diagnosis:
         if self.config.batch_size < FEW_IMAGES:  # the figures are of one process's micro-batch
             return
         spread, share, step = entry["target_spread"], entry["entropy_share"], entry["step"]
-        learning = entry["loss"] is not None and entry["loss"] < UNIFORM_LOSS * self.most
-        if (
-            spread is None
-            or share is None
-            or spread > COLLAPSED_SPREAD
-            or (share > UNIFORM_SHARE and learning)
-        ):
+        if spread is None or share is None:
+            self.collapsed_since = None
+            return
+        low = entry["loss"] is not None and entry["loss"] < UNIFORM_LOSS * self.most
+        learning = share > UNIFORM_SHARE and low and spread > SAME_SPREAD
+        if spread > COLLAPSED_SPREAD or learning:
             self.collapsed_since = None
             return
         if self.collapsed_since is None:

@@ -168,6 +168,19 @@ def test_few_images_are_no_collapse(batch):
     assert told_of_a_point(batch=batch) == []
 
 
+@pytest.mark.parametrize(("spread", "said"), [(0.0, True), (0.05, False)])
+def test_equal_targets_are_a_collapse_though_the_loss_is_low_for_a_moment(spread, said):
+    """A centre that overshoots makes one target of low loss on its way from a point to uniform."""
+    heard = Heard()
+    plan = BatchPlan(images=1000, epochs=10, batch=16, seed=0)
+    diagnosis = Diagnosis(TrainConfig(out_dim=1024), plan, heard)
+    uniform = {"target_spread": 0.0, "entropy_share": 0.98, "loss": 6.87, "update_ratio": 0.001}
+    moment = {**uniform, "target_spread": spread, "entropy_share": 0.7, "loss": 5.3}
+    for step, entry in enumerate([uniform, uniform, uniform, moment, uniform, uniform, uniform]):
+        diagnosis.see({**entry, "step": 10 * step, "data_wait": 0.0}, seconds=1.0)
+    assert [remark.partition(":")[0] for remark in heard.remarks] == ["uniform collapse"] * said
+
+
 # Effective ranks of whole runs, a line each 50 steps of 9,469 photos in batches of 64, a line each
 # 100 of 12,000 drawings in batches of 32: k-NN rose all the while.
 HEALTHY = {
