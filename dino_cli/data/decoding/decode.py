@@ -17,7 +17,7 @@ from PIL.ExifTags import Base
 
 from dino_cli.data.decoding.pixel_limit import refuse_too_large, too_large
 from dino_cli.data.decoding.video_frames import in_video, is_video_name, read_video_frame
-from dino_cli.data.listing.formats import HEIF_SUFFIXES, image_formats
+from dino_cli.data.listing.formats import HEIF_SUFFIXES, image_formats, what_else
 from dino_cli.data.listing.shards import in_shard, read_member
 
 __all__ = [
@@ -125,6 +125,8 @@ def _grey(values: NDArray[np.generic], mode: str, bits: int) -> NDArray[np.uint8
 def reason_of(path: Path, error: Exception) -> str:
     """Why a file gives no picture, in a few words without its path."""
     if isinstance(error, FileNotFoundError):
+        if any(os.path.isfile(str(path).rpartition(separator)[0]) for separator in ",; "):
+            return "no such file; lists separate a label from the path by a tab"
         return "no such file"
     if isinstance(error, PermissionError):
         return "no permission to read it"
@@ -143,6 +145,8 @@ def reason_of(path: Path, error: Exception) -> str:
             return "HEIF pictures need the package pillow-heif (pip install 'dino-cli[heif]')"
         if path.suffix.lower() == ".npy":
             return "an array, which models of other --in-chans than 3 read"
+        if told := what_else(path.name):
+            return f"{told[0]}, no picture; {told[1]}"
         return "not a picture that Pillow knows"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."

@@ -10,6 +10,7 @@ from dino_cli.config.values import counted
 from dino_cli.data.decoding.arrays import ARRAY_SUFFIX
 from dino_cli.data.decoding.video_frames import in_video
 from dino_cli.data.listing.folder_index import pictures_below
+from dino_cli.data.listing.formats import what_else
 from dino_cli.data.listing.globs import expand_braces, expand_pattern, is_pattern
 from dino_cli.data.listing.image_list import ImageFile, ImageList, ImageListBuilder
 from dino_cli.data.listing.lists import read_list, read_stdin
@@ -116,6 +117,8 @@ def _add(builder: ImageListBuilder, argument: str, stdin: TextIO, null: bool) ->
             return
     except (OSError, ValueError) as error:
         raise _unreadable(argument, error) from None
+    if told := what_else(path.name):
+        raise TaskError(f"{argument!r} is {told[0]}, no picture", told[1])
     builder.add([ImageFile(path, "", PurePath(path.name))])
 
 

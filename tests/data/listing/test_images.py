@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as PillowImage
 from traced_memory import traced_memory
 
-from dino_cli.data.decoding.decode import read_image
+from dino_cli.data.decoding.decode import UnreadableImage, read_image
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -137,6 +137,40 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         found(tmp_path / "none.txt")
     with pytest.raises(TaskError, match="File name too long"):
         found("x" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("name", "fact", "way"),
+    [
+        ("labels.csv", "is a table, no picture", "a tab before a label"),
+        ("photos.ZIP", "is an archive, no picture", "as an uncompressed .tar"),
+        ("train.h5", "is a store of arrays, no picture", "save its pictures as files"),
+        ("scan.nii.gz", "is a medical volume, no picture", "--in-chans 1"),
+    ],
+)
+def test_other_files_of_data_are_told_for_what_they_are(
+    tmp_path: Path, name: str, fact: str, way: str
+) -> None:
+    touch(tmp_path, name, "list.txt")
+    with pytest.raises(TaskError, match=fact) as caught:
+        found(tmp_path / name)
+    assert way in str(caught.value)
+    (tmp_path / name).write_text("content")
+    (tmp_path / "list.txt").write_text(name)
+    (listed,) = find_images([str(tmp_path / "list.txt")])
+    with pytest.raises(UnreadableImage, match=fact.removeprefix("is ")):
+        read_image(listed.path)
+
+
+@pytest.mark.parametrize("line", ["a.jpg,cat", "a.jpg cat", "a.jpg;cat"])
+def test_a_label_after_anything_but_a_tab_is_told(tmp_path: Path, line: str) -> None:
+    touch(tmp_path, "a.jpg", "list.txt")
+    (tmp_path / "list.txt").write_text(line)
+    (listed,) = find_images([str(tmp_path / "list.txt")])
+    with pytest.raises(UnreadableImage, match=r"no such file; lists separate a label .* by a tab"):
+        read_image(listed.path)
+    with pytest.raises(UnreadableImage, match=r"no such file$"):
+        read_image(tmp_path / "b.jpg cat")
 
 
 def test_unreadable_folder_is_an_error_not_a_gap(
