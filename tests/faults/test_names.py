@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, title_of
-from small_vit import invoke, photo, write_small_vit
+from small_vit import invoke, photo, video, write_small_vit
+
+from dino_cli.data.decoding.video_frames import open_capture
+from dino_cli.store.pictures import videos
 
 SCRIPT = "<script>document.title='ran'</script>"
 HANDLER = "<img src=x onerror=\"document.title='ran'\">"
@@ -106,6 +109,36 @@ def test_names_on_the_command_line(strange, tmp_path):
         rows = list(csv.reader(file))[1:]
     assert rows[0][0] == "./=1+1.png"
     assert len(rows) == len(some)
+
+
+VIDEO_NAMES = ["latin-\udce9", "🦕 émoji", "new\nline", "a:b", "p%03d", "-o", "x#frame=1"]
+
+
+@pytest.mark.parametrize("h264", [True, False])
+def test_videos_of_any_name_are_read_and_written(strange, tmp_path, monkeypatch, capfd, h264):
+    """OpenCV ends the process at a name that is not UTF-8; FFmpeg takes `a:b` for an address."""
+    if not h264:
+        monkeypatch.setattr(videos, "h264_program", lambda: None)
+    (tmp_path / "clips").mkdir()
+    seed = video(tmp_path / "seed.mp4", frames=3).read_bytes()
+    for name in VIDEO_NAMES:
+        (tmp_path / "clips" / f"{name}.mp4").write_bytes(seed)
+    (tmp_path / "clips" / "empty.mp4").write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "clips")
+    weights = ("--weights", strange / "w.safetensors")
+    if h264:
+        invoke("embed", ".", "a:b.mp4", "empty.mp4", *weights, "-o", tmp_path / "f.npy")
+        with (tmp_path / "f.csv").open(errors="surrogateescape", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 3 * len(VIDEO_NAMES)
+        skipped = (tmp_path / "f.skipped.csv").read_text(errors="surrogateescape")
+        assert "empty file" in skipped
+        assert skipped.count("empty.mp4") == 1
+    invoke("attention", ".", *weights, "--head", "mean", "-o", tmp_path / "a:ttention")
+    for name in VIDEO_NAMES:
+        capture = open_capture(tmp_path / "a:ttention" / name / "heat_mean.mp4")
+        assert [capture.grab() for _ in range(4)] == [True, True, True, False]
+    assert capfd.readouterr().err.count("WARN") == 0
 
 
 def test_results_stay_inside_the_output(strange, tmp_path):

@@ -4,10 +4,8 @@ OpenCV decodes, with the FFmpeg inside its wheel; pictures of a folder can stand
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.decoding.video_frames import open_capture, opencv_quiet
 from dino_cli.data.listing.image_list import ImageFile
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
 ]
 
 DEFAULT_FPS = 25.0  # of a file that does not tell
-SILENT = 0  # OpenCV's LOG_LEVEL_SILENT
 
 
 @dataclass
@@ -69,8 +67,8 @@ def open_video(path: Path, fps: float | None = None) -> VideoFrames:
         raise UnreadableImage("no such file")
     if path.stat().st_size == 0:
         raise UnreadableImage("empty file")
-    with _quiet():
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    with opencv_quiet():
+        capture = open_capture(path)
         got, first = capture.read() if capture.isOpened() else (False, None)
         if not got or first is None:
             capture.release()
@@ -79,22 +77,10 @@ def open_video(path: Path, fps: float | None = None) -> VideoFrames:
         own = own if 0 < own < 1000 else DEFAULT_FPS
         count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         capture.release()  # seeking back to the first frame is not exact in every format
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        capture = open_capture(path)
     kept = min(own, fps) if fps else own
     size = (int(first.shape[0]), int(first.shape[1]))
     return VideoFrames(path, size, kept, round(count * kept / own), own, capture)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """OpenCV says nothing on stderr inside."""
-    levels: Any = getattr(cv2.utils, "logging", cv2)  # where they were before OpenCV 4.13
-    before = levels.getLogLevel()
-    levels.setLogLevel(SILENT)
-    try:
-        yield
-    finally:
-        levels.setLogLevel(before)
 
 
 @dataclass

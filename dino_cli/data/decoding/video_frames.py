@@ -6,9 +6,11 @@ that a frame is always the one of that number, whatever the format can seek to.
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,15 +19,50 @@ from PIL import Image
 
 from dino_cli.config.frame_names import split_frame
 
-__all__ = ["VIDEO_SUFFIXES", "in_video", "is_video_name", "numbers_of_frames", "read_video_frame"]
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "in_video",
+    "is_video_name",
+    "numbers_of_frames",
+    "open_capture",
+    "opencv_quiet",
+    "read_video_frame",
+]
 
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"}
 )
 COUNTED = frozenset({".avi", ".m4v", ".mov", ".mp4"})  # their headers count frames; others estimate
 
+SILENT = 0  # OpenCV's LOG_LEVEL_SILENT
+
 # FFmpeg and OpenCV write about damaged files on stderr by themselves; we say it in one sentence.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+@contextmanager
+def opencv_quiet() -> Iterator[None]:
+    """OpenCV says nothing on stderr inside."""
+    levels: Any = getattr(cv2.utils, "logging", cv2)  # where they were before OpenCV 4.13
+    before = levels.getLogLevel()
+    levels.setLogLevel(SILENT)
+    try:
+        yield
+    finally:
+        levels.setLogLevel(before)
+
+
+def open_capture(video: str | Path) -> cv2.VideoCapture:
+    """OpenCV's reader of a file, whatever its name; one that is not open for what is no video.
+
+    Raises OSError for a file that cannot be opened.
+    """
+    # OpenCV crashes on names that are not UTF-8, and FFmpeg takes `a:b.mp4` for an address.
+    with open(video, "rb") as file, opencv_quiet():
+        name = os.path.abspath(video)
+        if not name.isascii():
+            name = f"/dev/fd/{file.fileno()}"
+        return cv2.VideoCapture(name, cv2.CAP_FFMPEG)
 
 
 def is_video_name(name: str) -> bool:
@@ -65,7 +102,7 @@ class _Reader:
 
     def __init__(self, video: str, stamp: tuple[int, int]) -> None:
         self.video, self.stamp, self.process = video, stamp, os.getpid()
-        self.capture = cv2.VideoCapture(video, cv2.CAP_FFMPEG)
+        self.capture = open_capture(video)
         self.next = 0
 
     def read(self, number: int) -> NDArray[np.uint8]:
@@ -90,6 +127,8 @@ def read_video_frame(video: str, number: int) -> Image.Image:
     Raises OSError, `EOFError` for a number past the end, `ValueError` for what is no video.
     """
     status = os.stat(video)
+    if not status.st_size:
+        raise ValueError("empty file")
     stamp = (status.st_size, status.st_mtime_ns)
     reader: _Reader | None = getattr(_own, "reader", None)
     if reader is not None and reader.process != os.getpid():

@@ -1,5 +1,6 @@
 """Write videos: H.264 by an FFmpeg program where there is one, else MPEG-4 part 2 by OpenCV."""
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -59,10 +60,7 @@ class VideoWriter:
         height, width = self.size
         program = h264_program()
         if program is None:
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._opencv = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, (width, height))
-            if not self._opencv.isOpened():
-                raise OSError(f"OpenCV cannot write {path.name}")
+            self._opencv = _opencv_writer(path, (width, height), fps)
             return
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the writer)
         rate = Fraction(fps).limit_denominator(1001)
@@ -71,7 +69,7 @@ class VideoWriter:
         file = "-threads 1 -pix_fmt yuv420p -movflags +faststart -f mp4"
         line = f"-y -loglevel error {given} {made} {file}".split()
         self._program = subprocess.Popen(
-            [program, *line, str(path)],
+            [program, *line, os.path.abspath(path)],  # it takes `a:b.mp4` for an address
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
@@ -122,6 +120,22 @@ class VideoWriter:
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").split("\n")
         return f"FFmpeg: {next((line for line in lines if line.strip()), 'failed')}"
+
+
+def _opencv_writer(path: Path, size: tuple[int, int], fps: float) -> cv2.VideoWriter:
+    """size: width and height. Only the name itself has to be UTF-8, not those of its folders."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise OSError(f"OpenCV cannot write {path.name}: {error.strerror}") from None
+    try:
+        name, code = f"/dev/fd/{folder}/{path.name}", cv2.VideoWriter.fourcc(*"mp4v")
+        writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, code, fps, size)
+    finally:
+        os.close(folder)
+    if not writer.isOpened():
+        raise OSError(f"OpenCV cannot write {path.name}")
+    return writer
 
 
 @contextmanager
