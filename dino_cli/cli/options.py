@@ -89,6 +89,14 @@ class _Command(TyperCommand):
             if name in self.paths and "" in ([value] if equals else [word]):
                 # An unset variable of a shell, which would be the working folder
                 raise UsageError(f"{name} is given an empty name", "name a file or folder")
+            if name in ("-o", "--output") and (value if equals else word) == "-":
+                raise UsageError(
+                    "-o - is no file: results are not written to stdout",
+                    "name one, or take --json for what the command tells",
+                )
+        for before, word in zip(["", *args], args, strict=False):
+            if not word and not self._takes_value(before):
+                raise UsageError("an argument is an empty name", "name a file or folder")
         spread: list[str] = []
         flag = ""
         for word in self._without_commas(args):
@@ -103,6 +111,10 @@ class _Command(TyperCommand):
             if getattr(error, "ctx", ctx) is None:  # a misuse that does not know its command
                 error.ctx = ctx  # type: ignore[attr-defined]
             raise
+
+    def _takes_value(self, flag: str) -> bool:
+        known = [p for p in self.params if flag in (*p.opts, *p.secondary_opts)]
+        return any(not getattr(p, "is_flag", False) for p in known)
 
     def _without_commas(self, args: list[str]) -> Iterator[str]:
         for flag, word in zip(["", *args], args, strict=False):

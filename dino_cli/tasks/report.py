@@ -15,7 +15,7 @@ from dino_cli.config.resolve import read_run, stored
 from dino_cli.config.setting import arguments, options
 from dino_cli.config.train import TrainConfig
 from dino_cli.data.views.batches import BatchPlan
-from dino_cli.errors import TaskError
+from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import Chart, heat, line_chart, picture, write_page
 from dino_cli.store.runs.folder import RunFolder
@@ -62,6 +62,8 @@ def report(config: ReportConfig, reporter: Reporter) -> dict[str, Any]:
     folder = RunFolder(config.run)
     described = read_run(config.run)
     page = config.output or config.run / "report.html"
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"the report is a page, which {str(page)!r} is not", "use -o report.html")
     check_files([page], overwrite=config.overwrite)
     entries = Log.read(folder.log)
     lines = [entry for entry in entries if "step" in entry]

@@ -35,3 +35,19 @@ def test_an_empty_name_is_no_folder(flag: str) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     said = f"{flag.rstrip('=')} is given an empty name; name a file or folder\n"
     assert result.stderr == f"dino: error: {said}"
+
+
+@pytest.mark.parametrize("words", [["embed", "", "-q"], ["knn", "-q", ""], ["train", "a", ""]])
+def test_an_empty_argument_is_no_folder_either(words: list[str]) -> None:
+    result = CliRunner().invoke(app, [*words, "--device", "cpu"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "dino: error: an argument is an empty name; name a file or folder\n"
+
+
+@pytest.mark.parametrize("flag", [["-o", "-"], ["--output", "-"], ["--output=-"]])
+@pytest.mark.parametrize("command", ["embed", "attention", "map", "report", "train"])
+def test_no_result_is_named_as_if_it_were_stdout(command: str, flag: list[str]) -> None:
+    """A file or folder `-` would be made, which no command can name afterwards."""
+    result = CliRunner().invoke(app, [command, "x", *flag])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("dino: error: -o - is no file: results are not written to")

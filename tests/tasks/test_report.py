@@ -123,6 +123,7 @@ def test_what_is_missing_is_said(run, tmp_path):
     (run / "log.jsonl").unlink()
     assert "has no step yet" in dino("report", run, "--overwrite", code=1).stderr
     assert "does not exist" in dino("report", run, "-o", tmp_path / "no" / "p.html", code=1).stderr
+    assert "is a page, which" in dino("report", run, "-o", tmp_path / "p.pdf", code=2).stderr
 
 
 def test_a_damaged_watch_folder_is_left_out(run):
