@@ -46,7 +46,18 @@ def knn(config: KnnConfig, terminal: Terminal) -> dict[str, Any] | None:
             ["k", "top-1 %", "top-5 %"],
             [[k, f"{a['top1']:.2f}", f"{a['top5']:.2f}"] for k, a in result["k"].items()],
         )
-    if "predictions" in result:
+    if any("neighbors" in one for one in result.get("predictions", ())):
+        terminal.table(
+            "",
+            ["path", "neighbor", "similarity"],
+            [
+                [str(p["path"]), str(n["path"]), f"{n['similarity']:.4f}"]
+                for p in result["predictions"]
+                for n in p["neighbors"]
+            ],
+            rest="-o neighbors.csv keeps all",
+        )
+    elif "predictions" in result:
         terminal.table(
             "",
             ["path", "predicted", "probability"],

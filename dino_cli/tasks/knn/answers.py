@@ -24,8 +24,8 @@ class Answers:
     """Collects what the blocks of a search say; then gives the result.
 
     Predictions go to the .csv or the page that `config.output` names. Without one they are part of
-    the result, unless labels that the person gave tell how good they are. write: appends a row to
-    the .csv.
+    the result, unless labels that the person gave tell how good they are. named: with their
+    neighbours, whatever is known. write: appends a row to the .csv.
     """
 
     def __init__(
@@ -35,6 +35,8 @@ class Answers:
         queries: Queries,
         counts: NeighborCounts,
         write: Callable[[Sequence[object]], None] | None,
+        *,
+        named: bool,
     ) -> None:
         self.config, self.bank, self.queries, self.counts = config, bank, queries, counts
         self.seen = 0  # queries
@@ -48,7 +50,8 @@ class Answers:
         )
         self.hits = HitsPage(bank.index, counts.named, config.exif) if config.page else None
         self.listed: list[Sequence[object]] | None = None
-        if config.output is None and not (self.scored and queries.named):
+        self.named = named
+        if config.output is None and (named or not (self.scored and queries.named)):
             self.listed = []
         self._keep = write if self.listed is None else self.listed.append
 
@@ -122,24 +125,32 @@ class Answers:
         if config.output is not None:
             result["output"] = str(config.output)
         elif self.listed is not None:
-            keys = ("path", "predicted", "probability")
-            result["predictions"] = [
-                {key: None if cell == "" else cell for key, cell in zip(keys, row, strict=False)}
-                for row in self.listed
-            ]
+            result["predictions"] = [self._told(row) for row in self.listed]
         return result
+
+    def _told(self, row: Sequence[object]) -> dict[str, object]:
+        keys = ("path", "predicted", "probability")
+        told: dict[str, object] = {
+            key: None if cell == "" else cell for key, cell in zip(keys, row, strict=False)
+        }
+        if self.named:
+            told["neighbors"] = [
+                {"path": path, "similarity": similarity}
+                for path, similarity in zip(row[4::2], row[5::2], strict=True)
+            ]
+        return told
 
 
 @contextmanager
 def answers(
-    config: KnnConfig, bank: Bank, queries: Queries, counts: NeighborCounts
+    config: KnnConfig, bank: Bank, queries: Queries, counts: NeighborCounts, *, named: bool
 ) -> Iterator[Answers]:
     """Answers whose .csv takes its name when the block succeeds."""
     if config.output is None or config.page:
-        yield Answers(config, bank, queries, counts, None)
+        yield Answers(config, bank, queries, counts, None, named=named)
         return
     with predictions_file(config.output, counts.named) as write:
-        yield Answers(config, bank, queries, counts, write)
+        yield Answers(config, bank, queries, counts, write, named=named)
 
 
 @contextmanager

@@ -71,7 +71,8 @@ def bank_of(index: Embeddings, reporter: Reporter) -> Bank:
     if not classes:
         raise TaskError(
             f"the index {str(index.path)!r} has no labels",
-            "embed a folder that has one folder per class, or a .txt list with labels",
+            "embed a folder that has one folder per class, or a .txt list with labels; to search"
+            " without classes add --neighbors 5 or -o hits.html",
         )
     numbers = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([numbers.get(label, -1) for label in index.labels])

@@ -38,6 +38,11 @@ def check_votes(config: KnnConfig) -> None:
 
 
 def _check_confusion(config: KnnConfig) -> None:
+    if config.duplicates is not None and (config.confusion or config.per_class):
+        asked = "--confusion" if config.confusion else "--per-class"
+        raise UsageError(
+            f"{asked} does not go with --duplicates, which classifies nothing", "leave one out"
+        )
     if config.confusion is None:
         return
     if config.confusion.suffix != ".png":

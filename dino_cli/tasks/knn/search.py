@@ -172,12 +172,13 @@ def predict(
 ) -> Iterator[list[object]]:
     """Rows of the predictions: path, predicted, probability, label, then neighbours.
 
-    Below `min_similarity` nothing is predicted: "" and no probability.
+    Below `min_similarity`, and without classes, nothing is predicted: "" and no probability.
     """
-    order, shares = vote(found, bank, k, temperature)
-    known = torch.ones(len(order), dtype=torch.bool)
-    if min_similarity is not None:
-        known = found.similarities[:, 0] >= min_similarity
+    known = torch.full((len(found.paths),), bool(bank.classes))
+    if bank.classes:
+        order, shares = vote(found, bank, k, temperature)
+        if min_similarity is not None:
+            known = found.similarities[:, 0] >= min_similarity
     for i, path in enumerate(found.paths):
         row: list[object] = [path, "", "", found.labels[i]]
         if known[i]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_files import clusters, write_features, write_index
-from in_process import dino, knn
+from in_process import dino, knn, refusal
 from PIL import Image
 
 from dino_cli.tasks.knn import duplicates
@@ -45,6 +45,49 @@ def test_classes_are_counted_as_the_predictions_say(tmp_path: Path) -> None:
         assert min(picture.size) > 300
     text = dino("knn", *fixed, "--overwrite").stdout
     assert "class\tqueries\ttop-1 %\tmost often taken for\ttimes\nc0\t" in text
+
+
+def test_neighbours_are_told_with_and_without_classes(tmp_path: Path) -> None:
+    vectors, labels = clusters(30, 1)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit.T - 2 * np.eye(30)
+    nearest = np.argsort(-cosines, axis=1)[:, :3]
+    for name, given in (("with", labels), ("without", [""] * 30)):
+        index = write_index(tmp_path / f"{name}.npy", vectors, given)
+        result = knn("--index", index, "--neighbors", 3)
+        paths = [one["path"] for one in result["predictions"]]
+        assert bool(result["k"]) == all(one["predicted"] for one in result["predictions"])
+        assert bool(result["k"]) == (name == "with")
+        knn("--index", index, "--neighbors", 3, "-o", tmp_path / f"{name}-found.csv")
+        rows = predictions(tmp_path / f"{name}-found.csv")
+        for i, (one, row) in enumerate(zip(result["predictions"], rows, strict=True)):
+            assert [n["path"] for n in one["neighbors"]] == [paths[j] for j in nearest[i]]
+            assert [n["similarity"] for n in one["neighbors"]] == pytest.approx(
+                [cosines[i, j] for j in nearest[i]], abs=1e-5
+            )
+            for number, n in enumerate(one["neighbors"], 1):
+                assert row[f"neighbor{number}"] == n["path"]
+                assert float(row[f"similarity{number}"]) == n["similarity"]
+            assert row["predicted"] == (one["predicted"] or "")
+        lines = dino("knn", "--index", index, "--neighbors", 3).stdout.splitlines()
+        shown = lines[lines.index("path\tneighbor\tsimilarity") + 1 :]
+        assert len(shown) == 90
+        assert shown[0].split("\t")[:2] == [paths[0], paths[nearest[0][0]]]
+
+
+def test_figures_of_classes_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    bare = write_index(tmp_path / "bare.npy", np.eye(4), [""] * 4)
+    index = write_index(tmp_path / "i.npy", np.eye(4), ["a", "a", "b", "b"])
+    other = write_index(tmp_path / "q.npy", np.eye(4), ["z"] * 4)
+    matrix = ["--confusion", tmp_path / "c.png"]
+    for asked, name in ((matrix, "--confusion"), (["--per-class"], "--per-class")):
+        said = refusal(2, "knn", "--index", index, "--duplicates", 0.9, *asked)
+        assert f"{name} does not go with --duplicates" in said
+        said = refusal(1, "knn", other, "--index", index, *asked)
+        assert f"{name} needs queries whose classes are known" in said
+        said = refusal(1, "knn", "--index", bare, "-o", tmp_path / "h.html", *asked)
+        assert f"{name} needs queries whose classes are known" in said
+    assert not list(tmp_path.glob("*.png")) + list(tmp_path.glob("*.html"))
 
 
 def test_what_is_like_nothing_known_is_rejected(tmp_path: Path) -> None:
