@@ -80,7 +80,7 @@ def embed(
     many = many_of(images)
     files: Sequence[ImageFile] = []
     if all(isinstance(one, str | PathLike) for one in many):
-        files = find_images([str(one) for one in many])
+        files = find_images([str(one) for one in many]).labelled()
         found = embed_batches(
             files,
             opened,

@@ -64,6 +64,17 @@ class ImageList(Sequence[ImageFile]):
         builder.add(files)
         return builder.build()
 
+    def labelled(self) -> "ImageList":
+        """The same pictures; where none has a label and they lie in folders of several names, each
+        has the name of its own. A shard is no such folder."""
+        names = [os.path.basename(os.path.abspath(path)) for path in self._paths]
+        if any(self._labels) or len(set(names)) < 2 or not all(map(os.path.isdir, self._paths)):
+            return self
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        label_ids = np.array([numbers[name] for name in names], np.int32)[self._folder_ids]
+        folders = list(zip(self._paths, self._relatives, strict=True))
+        return ImageList(self._names, self._folder_ids, label_ids, folders, numbers)
+
     def __len__(self) -> int:
         return len(self._names)
 

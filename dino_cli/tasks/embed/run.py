@@ -95,11 +95,12 @@ def _embed(
     reporter: Reporter,
     started: float,
 ) -> dict[str, Any]:
-    files, rates = ranks.first(
+    found_files, rates = ranks.first(
         lambda: find_frames(
             config.paths, config.fps, reporter, null=config.null, offline=config.offline
         )
     )
+    files = found_files.labelled()
     ranks.first(lambda: _keep_inputs(config, kinds, files))
     model = open_model(config, reporter)
     p = transform_of(config, model)

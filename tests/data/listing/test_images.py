@@ -97,6 +97,26 @@ def test_lists_are_relative_to_themselves(tmp_path: Path) -> None:
     assert [i.relative for i in images] == [PurePath("a/2.jpg"), PurePath("a/1.jpg")]
 
 
+def test_folders_given_one_by_one_are_classes_when_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "p/cat/1.jpg", "p/dog/2.jpg", "p/dog/old/3.jpg", "q/dog/4.jpg")
+    monkeypatch.chdir(tmp_path / "p")
+
+    def labels(*arguments: str) -> dict[str, str]:
+        files = find_images(arguments)
+        told = files.labelled()
+        assert [(a.path, a.relative) for a in told] == [(b.path, b.relative) for b in files]
+        return {file.path.stem: file.label for file in told}
+
+    assert labels("*/*.jpg") == {"1": "cat", "2": "dog"}
+    assert labels("dog/2.jpg", "cat", "../q/dog") == {"1": "cat", "2": "dog", "4": "dog"}
+    assert labels("../p/dog/../cat/.", "dog/2.jpg") == {"1": "cat", "2": "dog"}
+    assert labels("cat", "dog") == {"1": "", "2": "", "3": "old"}  # a folder says a class
+    assert labels("dog/2.jpg", "../q/dog") == {"2": "", "4": ""}  # one class is none
+    assert labels(".") == {"1": "cat", "2": "dog", "3": "dog"}
+
+
 def test_labels_of_lists(tmp_path: Path) -> None:
     (tmp_path / "folders.txt").write_text("a/1.jpg\nb/1.jpg\n")
     (tmp_path / "columns.txt").write_text("a/1.jpg\ttabby cat\nb/2.jpg\nb/3.jpg\t\n")
