@@ -26,8 +26,10 @@ class ExportConfig(ModelOptions):
         flag="--output,-o",
     )
     half: bool = setting(False, "Store the weights in half precision: half the size.")
-    features: Literal["cls", "cls+mean"] = setting(
-        "cls", "Of an .onnx: the class token, or with the mean of the patch tokens behind it."
+    features: Literal["cls", "cls+mean", "patch"] = setting(
+        "cls",
+        "Of an .onnx: the class token, or with the mean of the patch tokens behind it; or the grid"
+        " of patch tokens (B, rows, columns, D).",
     )
     attention: bool = setting(
         False,

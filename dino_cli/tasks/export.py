@@ -196,8 +196,7 @@ def _onnx(
             f"{weights.name} has no attention of a class token", "leave --attention out"
         )
     if config.features != "cls" and not backbone.prefix_tokens:
-        raise UsageError(f"{weights.name} has no patch tokens to average", "use --features cls")
-    options = {"mean": config.features == "cls+mean", "attention": config.attention}
+        raise UsageError(f"{weights.name} has no patch tokens", "use --features cls")
     patch_size, channels = backbone.patch_size, weights.architecture.in_chans
     native = max(min(weights.preprocessing.cut or (224,)) // patch_size, 1) * patch_size
     sizes = [(patch_size * 4, patch_size * 6), (patch_size * 7, patch_size * 3)]
@@ -205,7 +204,8 @@ def _onnx(
     any_size = write_onnx(
         net,
         target,
-        **options,
+        kind=config.features,
+        attention=config.attention,
         half=config.half,
         patch_size=patch_size,
         native=native,
@@ -223,7 +223,15 @@ def _onnx(
     else:
         sizes = [(native, native)] * 2
         reporter.remark(f"{weights.name} takes images of {native}x{native} only, in ONNX too")
-    difference = check_onnx(net, target, sizes, **options, half=config.half, channels=channels)
+    difference = check_onnx(
+        net,
+        target,
+        sizes,
+        kind=config.features,
+        attention=config.attention,
+        half=config.half,
+        channels=channels,
+    )
     reporter.finish()
     return replace(card, any_size=any_size, difference=difference)
 

@@ -3,7 +3,7 @@
 Symbols: B images, H heads, D features, (h, w) patches of the images, n = h or w.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.layers import RotaryEmbeddingDinoV3
@@ -13,24 +13,30 @@ from dino_cli.core.network.architecture import Positions
 from dino_cli.core.network.attention import block_input, row_and_keys
 from dino_cli.core.network.vit import VisionTransformer
 
-__all__ = ["Exportable", "resampling"]
+__all__ = ["Exportable", "ExportedKind", "resampling"]
+
+ExportedKind = Literal["cls", "cls+mean", "patch"]
 
 PLAIN, ANTIALIASED = -0.75, -0.5  # parameter `a` of PyTorch's two bicubic kernels
 
 
 class Exportable(nn.Module):
-    """Normalised images (B, C, height, width), float32 → features (B, D), or (B, 2D) with `mean`.
+    """Normalised images (B, C, height, width), float32 → features of a `kind`.
 
-    mean: append the mean of the patch tokens to the class token. attention: return also the last
-    block's attention of the class token to the patches, (B, H, h, w), softmax over all tokens.
+    kind: "cls", the class token (B, D), or of a convnet its pooled features; "cls+mean", with the
+    mean of the patch tokens behind it (B, 2D); "patch", the patch tokens (B, h, w, D). attention:
+    return also the last block's attention of the class token to the patches, (B, H, h, w), softmax
+    over all tokens.
     Computes what `core.network.backbone.Backbone` does with nothing that a tracer cannot follow:
     positions are resampled by two small matrix products, which hold for any size. Changes `net`.
     """
 
-    def __init__(self, net: nn.Module, *, mean: bool = False, attention: bool = False) -> None:
+    def __init__(
+        self, net: nn.Module, *, kind: ExportedKind = "cls", attention: bool = False
+    ) -> None:
         super().__init__()
         self.net: Any = net.eval()
-        self.mean, self.attention = mean, attention
+        self.kind, self.attention = kind, attention
         if isinstance(net, VisionTransformer):
             net.position_embedding = self._positions  # type: ignore[method-assign]
         rope = getattr(net, "rope", None)
@@ -39,21 +45,27 @@ class Exportable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         if not self.attention:
-            return self._features(self.net.forward_features(images))
+            return self._features(self.net.forward_features(images), images)
         with block_input(self.net) as seen:
             tokens = self.net.forward_features(images)
         rows = row_and_keys(self.net, *seen[0])[0][:, :, self.net.num_prefix_tokens :]
-        patch_size = self.net.patch_embed.patch_size[0]
-        h, w = images.shape[-2] // patch_size, images.shape[-1] // patch_size
-        return self._features(tokens), rows.reshape(rows.shape[0], rows.shape[1], h, w)
+        h, w = self._grid(images)
+        return self._features(tokens, images), rows.reshape(rows.shape[0], rows.shape[1], h, w)
 
-    def _features(self, tokens: Tensor) -> Tensor:
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        patch_size = self.net.patch_embed.patch_size[0]
+        return images.shape[-2] // patch_size, images.shape[-1] // patch_size
+
+    def _features(self, tokens: Tensor, images: Tensor) -> Tensor:
         prefix = int(getattr(self.net, "num_prefix_tokens", 0))
         if tokens.ndim != 3 or not prefix:
             pooled: Tensor = self.net.forward_head(tokens, pre_logits=True)
             return pooled
-        cls = tokens[:, 0]
-        return torch.cat([cls, tokens[:, prefix:].mean(dim=1)], dim=1) if self.mean else cls
+        cls, patches = tokens[:, 0], tokens[:, prefix:]
+        if self.kind == "patch":
+            h, w = self._grid(images)
+            return patches.reshape(patches.shape[0], h, w, patches.shape[2])
+        return torch.cat([cls, patches.mean(dim=1)], dim=1) if self.kind == "cls+mean" else cls
 
     def _positions(self, h: int, w: int, pixels: Any = None) -> Tensor:
         """As `VisionTransformer.position_embedding`, without a branch on the size.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from dino_cli.core.network.tracing import Exportable
+from dino_cli.core.network.tracing import Exportable, ExportedKind
 from dino_cli.errors import TaskError
 
 __all__ = ["check_onnx", "require_onnx", "write_onnx"]
@@ -39,7 +39,7 @@ def write_onnx(
     net: nn.Module,
     path: Path,
     *,
-    mean: bool,
+    kind: ExportedKind,
     attention: bool,
     half: bool,
     patch_size: int,
@@ -59,7 +59,7 @@ def write_onnx(
             f"the weights of {size / 1e9:.1f} GB do not fit one ONNX file, which holds 2 GB",
             "export a Hugging Face folder or timm's .safetensors",
         )
-    module = Exportable(net, mean=mean, attention=attention)
+    module = Exportable(net, kind=kind, attention=attention)
     names = ["features", *(["attention"] if attention else [])]
     batch, rows, columns = Dim("batch"), Dim("rows"), Dim("columns")
     any_size = torch.zeros(2, channels, patch_size * 5, patch_size * 7)
@@ -91,7 +91,7 @@ def check_onnx(
     path: Path,
     sizes: Sequence[tuple[int, int]],
     *,
-    mean: bool,
+    kind: ExportedKind,
     attention: bool,
     half: bool,
     channels: int,
@@ -106,7 +106,7 @@ def check_onnx(
         # Not by its name, which need not be UTF-8.
         content, providers = path.read_bytes(), ["CPUExecutionProvider"]
         session = onnxruntime.InferenceSession(content, providers=providers)
-    module = Exportable(net, mean=mean, attention=attention)
+    module = Exportable(net, kind=kind, attention=attention)
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
     for count, size in enumerate(sizes, 1):

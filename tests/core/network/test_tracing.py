@@ -44,11 +44,13 @@ def test_what_is_exported_computes_what_the_backbone_does(name, size):
     tokens, expected = backbone.tokens(x), backbone.cls_attention(x)
     mean = tokens[:, backbone.prefix_tokens :].mean(dim=1)
     with torch.inference_mode():
-        features, attention = Exportable(net, mean=True, attention=True)(x)
+        features, attention = Exportable(net, kind="cls+mean", attention=True)(x)
         plain = Exportable(net)(x)
+        grid = Exportable(net, kind="patch")(x)
     torch.testing.assert_close(features, torch.cat([tokens[:, 0], mean], dim=1), **CLOSE)
     torch.testing.assert_close(plain, tokens[:, 0], **CLOSE)
     torch.testing.assert_close(attention, expected, **CLOSE)
+    torch.testing.assert_close(grid, backbone.patch_tokens(x).unflatten(1, size), **CLOSE)
 
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
