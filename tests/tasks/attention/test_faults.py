@@ -100,6 +100,21 @@ def test_interruption_lists_what_could_not_be_read(attention, tmp_path, monkeypa
     assert "in/1.png,not a picture" in (tmp_path / "attention/skipped.csv").read_text()
 
 
+@pytest.mark.parametrize("shared", [[], ["--html", "--format", "coco"]])
+def test_interruption_before_anything_is_done_leaves_nothing(
+    attention, tmp_path, monkeypatch, shared
+):
+    from dino_cli.tasks.attention import stills
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    photo(tmp_path / "cat.png")
+    monkeypatch.setattr(stills, "attend", interrupted)
+    assert "0 of 1 inputs are done" in attention("cat.png", *shared, code=130).stderr
+    assert not (tmp_path / "attention").exists()
+
+
 def test_failure_to_write_is_told_and_leaves_nothing(attention, tmp_path, monkeypatch):
     photos = [photo(tmp_path / f"{i}.png") for i in range(3)]
     from dino_cli.store.writing.folders import ResultFolders
@@ -121,6 +136,8 @@ def test_failure_to_write_is_told_and_leaves_nothing(attention, tmp_path, monkey
     ("options", "message"),
     [
         (["--head", "3"], "head 3 asked for"),
+        (["--head", "0,4"], "head 4 asked for"),
+        (["--head", "²"], "--head '²'"),
         (["--head", "-1"], "--head '-1'"),
         (["--head", "first"], "--head 'first'"),
         (["--head", ""], "--head ''"),

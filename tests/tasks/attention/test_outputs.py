@@ -1,6 +1,6 @@
-"""`dino attention`: queries, layers, COCO files, objects, colours, the page; as a command."""
+"""`dino attention`: queries, layers, COCO files, objects, colours; as a command."""
 
-import html.parser
+import hashlib
 import json
 import re
 
@@ -45,6 +45,15 @@ def test_query_gives_the_attention_of_the_patch_at_the_point(attention, tmp_path
     assert not np.array_equal(
         _picture("attention/cat/grid.png"), _picture("of-cls/cat/grid.png")
     )  # the point is marked
+
+
+def test_blocks_are_counted_from_the_end_too(attention, tmp_path):
+    photo(tmp_path / "cat.png")
+    for layer in (0, -2, -1):
+        attention("cat.png", "--layer", layer, "--head", "mean", "-o", layer + 2)
+    first, same, last = (np.load(f"{layer + 2}/cat/attention.npy") for layer in (0, -2, -1))
+    assert np.array_equal(first, same)
+    assert not np.allclose(first, last, rtol=1e-2)
 
 
 def test_a_network_without_class_token_can_be_asked_at_a_point(attention, tmp_path):
@@ -116,7 +125,7 @@ def test_masks_from_tokens_and_their_score(attention, tmp_path):
 def test_colours_of_heat_maps_and_outlines(attention, tmp_path):
     photo(tmp_path / "cat.png")
     attention("cat.png", "--head", "mean", "-o", "a")
-    attention("cat.png", "--head", "mean", "-o", "b", "--palette", "grey", "--outline", "lime")
+    attention("cat.png", "--head", "mean", "-o", "b", "--palette", "grey", "--outline", "#00ff0080")
     inferno, grey = (Image.open(f"{o}/cat/heat_mean.png").convert("RGB") for o in "ab")
     assert (np.ptp(np.asarray(grey).astype(int), axis=-1) == 0).all()
     assert np.ptp(np.asarray(inferno).astype(int), axis=-1).max() > 100
@@ -155,6 +164,69 @@ def test_coco_holds_the_masks_of_the_pictures(attention, tmp_path, capsys):
         assert 0 <= one["score"] <= 1
         assert one["area"] == mask.sum()
     assert len(read.anns) == 10
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("options", [[], ["--refine", "guided", "--instances"]])
+def test_masks_have_the_size_of_a_photo_too_large_for_overlays(
+    attention, tmp_path, capsys, options
+):
+    coco = pytest.importorskip("pycocotools.coco")
+    photo(tmp_path / "wide.png", (2000, 90))
+    attention("wide.png", "--masks", "seeded", *options, "--format", "coco,pictures")
+    mask = _masks_of("wide", "seeded")
+    read = coco.COCO("attention/coco.json")
+    capsys.readouterr()
+    assert (read.imgs[1]["height"], read.imgs[1]["width"]) == mask.shape == (90, 2000)
+    parts = [read.annToMask(one).astype(bool) for one in read.anns.values()]
+    assert np.array_equal(np.any(parts, axis=0), mask)
+    assert 0 < mask.mean() < 1
+    overlay = _picture("attention/wide/overlay_seeded.png").astype(int)
+    assert overlay.shape == (72, 1600, 3)
+    # The photo is seen as it is inside the mask, and nowhere else.
+    small = Image.open("wide.png").resize((1600, 72), Image.Resampling.BOX)
+    kept = np.abs(overlay - np.asarray(small)).max(-1) < 40
+    there = np.asarray(Image.fromarray(mask).resize((1600, 72), Image.Resampling.NEAREST))
+    assert kept[there].mean() > 0.8 > 0.1 > kept[~there].mean()
+
+
+@pytest.mark.parametrize("kind", ["rle", "polygons"])
+def test_coco_names_heads_files_and_the_network(attention, tmp_path, small_vit_weights, kind):
+    for i in range(4):
+        photo(tmp_path / "in" / f"{i}.png", (90, 60), seed=i)
+    photo(tmp_path / "more" / "x.png")
+    options = ["--head", "2, all,2", "--image-size", 64, "--json"]
+    formats = {"rle": "coco,coco", "polygons": "polygons, pictures"}[kind]
+    told = json.loads(attention("in", "more/x.png", *options, "--format", formats).stdout)
+    name = {"rle": "coco", "polygons": "coco-polygons"}[kind]
+    read = json.loads((tmp_path / f"attention/{name}.json").read_text())
+    assert [(one["id"], one["name"]) for one in read["categories"]] == [
+        (1, "head2"), (2, "head0"), (3, "head1"),
+    ]  # fmt: skip
+    files = [*(f"in/{i}.png" for i in range(4)), "more/x.png"]
+    assert [image["file_name"] for image in read["images"]] == files
+    assert [(image["height"], image["width"]) for image in read["images"]] == [
+        *[(60, 90)] * 4, (50, 70),
+    ]  # fmt: skip
+    digest = hashlib.sha256(small_vit_weights.read_bytes()).hexdigest()
+    assert read["info"]["weights_sha256"] == digest
+    assert len(read["annotations"]) == 3 * 5
+    best = [row["best_head"] for row in told["images"]]
+    for image, head in enumerate(best, 1):
+        scores = {
+            read["categories"][one["category_id"] - 1]["name"]: one["score"]
+            for one in read["annotations"]
+            if one["image_id"] == image
+        }
+        assert scores[f"head{head}"] == max(scores.values()) > min(scores.values())
+    folders = [row["folder"] for row in told["images"]]
+    assert (
+        folders
+        == {
+            "rle": [None] * 5,
+            "polygons": [f"attention/{file.removesuffix('.png')}" for file in "0123x"],
+        }[kind]
+    )
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -226,70 +298,3 @@ def test_scores_of_heads_are_their_overlaps_with_the_seeded_mask(attention, tmp_
     read = json.loads((tmp_path / "attention/coco.json").read_text())
     scores = [one["score"] for one in read["annotations"]]
     np.testing.assert_allclose(scores, expected, atol=1e-3)
-
-
-# The page
-
-
-class _Page(html.parser.HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.words += data
-
-
-@pytest.mark.parametrize("masks", ["attention", "seeded"])
-def test_page_shows_every_photo_and_asks_nobody(attention, tmp_path, masks):
-    for i in range(3):
-        photo(tmp_path / "in" / f"{i}<b>.png", seed=i)
-    attention("in", "--html", "--masks", masks, "--instances")
-    page = _Page((tmp_path / "attention/index.html").read_text())
-    assert page.words.count("<b>.png") == 3
-    pictures = [a for tag, a in page.tags if tag == "img"]
-    heads = 4 + (3 if masks == "attention" else 1)  # heat maps of the mean and 3 heads, masks
-    assert len(pictures) == 3 * (1 + heads + (masks == "attention"))
-    assert all(a["src"].startswith("data:image/") and a["alt"] for a in pictures)
-    assert not any(tag == "script" for tag, _ in page.tags)
-    assert not any("href" in a and not a["href"].startswith("data:") for _, a in page.tags)
-
-
-def test_page_tells_the_scores_of_objects_beside_the_picture(attention, tmp_path):
-    """In the text, since what is drawn in a tile has another size on each screen."""
-    photo(tmp_path / "cat.png", (140, 100))
-    options = ["--head", "mean", "--threshold", "0.5", "--image-size", 96]
-    options += ["--instances", "--html", "--format", "coco"]
-    attention("cat.png", *options)
-    page = _Page((tmp_path / "attention/index.html").read_text())
-    read = json.loads((tmp_path / "attention/coco.json").read_text())
-    expected = [f"{one['score']:.2f}" for one in read["annotations"]]
-    assert len(expected) > 1
-    colours = [a["style"] for tag, a in page.tags if tag == "span" and "style" in a]
-    assert len(set(colours)) == len(colours) == min(8, len(expected))
-    assert "".join(expected[:8]) in page.words
-
-
-def test_guesses_are_named_on_the_page_and_can_be_chosen(attention, tmp_path, monkeypatch):
-    from dino_cli.tasks.attention import look
-
-    for i in range(4):
-        photo(tmp_path / "in" / f"{i}.png", (70 + 20 * i, 60), seed=i)
-    options = ["--masks", "seeded", "--image-size", 80]
-    rows = json.loads(attention("in", *options, "--json").stdout)["images"]
-    scores = sorted(row["score"] for row in rows)
-    monkeypatch.setitem(look.GUESS_BELOW, "seeded", (scores[0] + scores[-1]) / 2)
-    attention("in", *options, "--html", "--format", "coco", "-o", "b")
-    page = _Page((tmp_path / "b/index.html").read_text())
-    classes = [a.get("class") for tag, a in page.tags if tag == "li"]
-    said = sum(score < (scores[0] + scores[-1]) / 2 for score in scores)
-    assert 0 < said < 4
-    assert (classes.count("unsure"), classes.count("sure")) == (said, 4 - said)
-    assert [a["id"] for tag, a in page.tags if tag == "input"] == ["everything", "guesses", "sure"]
-    read = json.loads((tmp_path / "b/coco.json").read_text())
-    assert sum(one.get("guess", False) for one in read["annotations"]) == said
