@@ -213,6 +213,16 @@ def test_an_interruption_keeps_what_is_done_with_all_that_is_shared(pca, tmp_pat
     assert len(page.pictures("the photo")) == 3
 
 
+def test_the_components_do_not_replace_the_weights(pca, tmp_path, small_vit_weights):
+    photo(tmp_path / "cat.png")
+    (tmp_path / "pca").mkdir()
+    weights = tmp_path / "pca/components.safetensors"
+    weights.write_bytes(small_vit_weights.read_bytes())
+    said = pca("cat.png", "--weights", weights, "--overwrite", code=1).stderr
+    assert "components.safetensors' is read, and would be replaced" in said
+    assert weights.read_bytes() == small_vit_weights.read_bytes()
+
+
 def test_features_that_are_not_finite_are_an_error(pca, tmp_path, small_vit_weights):
     photo(tmp_path / "cat.png")
     tensors = small_vit().state_dict()

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from page_reader import levels, rises_with
 from PIL import Image
 from small_vit import PATCH, SIDE, no_class_token, photo, small_vit
 
@@ -45,6 +46,16 @@ def test_query_gives_the_attention_of_the_patch_at_the_point(attention, tmp_path
     assert not np.array_equal(
         _picture("attention/cat/grid.png"), _picture("of-cls/cat/grid.png")
     )  # the point is marked
+
+
+def test_the_last_pixel_is_at_a_hundred_per_cent(attention, tmp_path):
+    photo(tmp_path / "cat.png")
+    for folder, point in {"a": "100%,100%", "b": "69,49", "c": "100%,0%", "d": "69,0"}.items():
+        attention("cat.png", "--query", point, "--head", "mean", "-o", folder)
+    last, same, top, other = (np.load(f"{folder}/cat/attention.npy") for folder in "abcd")
+    assert np.array_equal(last, same)
+    assert np.array_equal(top, other)
+    assert not np.allclose(last, top, rtol=1e-2)
 
 
 def test_blocks_are_counted_from_the_end_too(attention, tmp_path):
@@ -91,6 +102,7 @@ def test_a_point_outside_all_photos_is_misuse(attention, tmp_path, strict):
         (["--query", "40,50%"], "is not a point"),
         (["--query=-4,5"], "is not a point"),
         (["--query", "101%,50%"], "outside"),
+        (["--query", "50%,101%"], "outside"),
         (["--layer", "2"], "has 2 blocks, 0 to 1"),
         (["--layer", "-3"], "layer -3"),
         (["--format", "png"], "--format 'png'"),
@@ -135,6 +147,44 @@ def test_colours_of_heat_maps_and_outlines(attention, tmp_path):
     ]
     assert green[0] == 0
     assert green[1] > 20
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("masks", "layer"), [("seeded", 0), ("tokens", 0), ("tokens", -1), ("cut", -1)]
+)
+def test_the_one_mask_of_a_photo_is_that_of_the_network(attention, tmp_path, masks, layer):
+    """Each by its features, and scored: a mask by its clear patches, a part by those in it."""
+    from dino_cli.core.masks import objects
+
+    squares = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    Image.fromarray(squares.repeat(16, 0).repeat(16, 1)).save(tmp_path / "cat.png")
+    options = ["--masks", masks, "--layer", layer, "--image-size", 64, "--instances", "--json"]
+    told = attention("cat.png", *options, "--format", "pictures,coco", "--head", "mean").stdout
+    (row,) = json.loads(told)["images"]
+    image = Image.open("cat.png")
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (Preprocessing().mean, Preprocessing().std))
+    heads, keys, tokens = Backbone(small_vit()).attention_keys_and_tokens(
+        (x - mean) / std, layer=layer
+    )
+    seeded = objects.seeded_masks(heads, keys)
+    expected = {
+        "seeded": seeded,
+        "tokens": objects.token_masks(heads, tokens),
+        "cut": objects.cut_masks(heads, keys),
+    }
+    assert len({mask.numpy().tobytes() for mask in expected.values()}) == 3
+    clear = objects.certainties(keys, seeded)[0].numpy()
+    score = objects.overlap(expected["cut"], seeded)[0] if masks == "cut" else clear.mean()
+    assert row["score"] == pytest.approx(float(score), abs=1e-3)
+    mask = expected[masks][0].numpy()
+    assert np.array_equal(_masks_of("cat", masks), mask.repeat(8, 0).repeat(8, 1))
+    parts = json.loads((tmp_path / "attention/coco.json").read_text())["annotations"]
+    inside = sum(one["score"] * one["area"] for one in parts) / sum(one["area"] for one in parts)
+    assert inside == pytest.approx(clear[mask].mean(), abs=1e-3)
+    heat = levels(np.asarray(Image.open("attention/cat/heat_mean.png").convert("RGB")), "inferno")
+    assert rises_with(heat[4::8, 4::8], heads[0].mean(0).numpy())
 
 
 # COCO
@@ -182,7 +232,9 @@ def test_masks_have_the_size_of_a_photo_too_large_for_overlays(
     assert np.array_equal(np.any(parts, axis=0), mask)
     assert 0 < mask.mean() < 1
     overlay = _picture("attention/wide/overlay_seeded.png").astype(int)
-    assert overlay.shape == (72, 1600, 3)
+    assert (
+        overlay.shape == (*_picture("attention/wide/heat_head1.png").shape[:2], 3) == (72, 1600, 3)
+    )
     # The photo is seen as it is inside the mask, and nowhere else.
     small = Image.open("wide.png").resize((1600, 72), Image.Resampling.BOX)
     kept = np.abs(overlay - np.asarray(small)).max(-1) < 40
