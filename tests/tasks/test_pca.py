@@ -112,6 +112,9 @@ def test_a_network_without_class_token(pca, tmp_path):
     row = json.loads(pca(*options, "--json").stdout)["images"][0]
     assert row["grid"] == [6, 8]
     assert 0 < row["foreground"] < 1
+    dark = (_picture("pca/cat/pca.png") == (18, 18, 20)).all(-1)[4::8, 4::8][:6, :8]
+    border = np.concatenate([dark[0], dark[-1], dark[1:-1, 0], dark[1:-1, -1]])
+    assert border.mean() > dark.mean()  # things are photographed in the middle
     assert "no class token" in pca(*options, "--features", "keys", "-o", "x", code=2).stderr
 
 

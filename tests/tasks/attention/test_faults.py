@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
-from small_vit import files_in, photo, pictures_of
+from small_vit import files_in, photo, pictures_of, small_vit
 
 
 def test_unreadable_files_are_skipped_and_named(attention, tmp_path):
@@ -182,6 +184,16 @@ def test_a_convnet_is_refused_with_the_reason(attention, tmp_path):
     )  # fmt: skip
     assert "has no attention" in result.stderr
     assert "convnet" in result.stderr
+
+
+def test_attention_that_is_not_finite_is_an_error(attention, tmp_path, small_vit_weights):
+    tensors = small_vit().state_dict()
+    tensors["blocks.1.attn.qkv.weight"] *= torch.inf
+    with safe_open(small_vit_weights, "np") as file:
+        save_file(tensors, "inf.safetensors", metadata=file.metadata())
+    said = attention(photo(tmp_path / "cat.png"), "--weights", "inf.safetensors", code=1).stderr
+    assert "finite" in said
+    assert not (tmp_path / "attention").exists()
 
 
 def test_a_strip_that_would_be_too_large_is_skipped(attention, tmp_path):
