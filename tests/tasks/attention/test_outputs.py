@@ -315,6 +315,19 @@ def test_instances_are_the_parts_of_the_mask(attention, tmp_path, capsys, kind, 
     assert [one["score"] for one in found] == sorted((o["score"] for o in found), reverse=True)
 
 
+def test_specks_that_the_filter_leaves_are_no_objects(attention, tmp_path):
+    squares = np.random.default_rng(1).integers(0, 256, (15, 23, 3)).astype(np.uint8)
+    Image.fromarray(squares.repeat(4, 0).repeat(4, 1)).save(tmp_path / "cat.png")
+    options = ["--refine", "guided", "--head", "0"]
+    attention("cat.png", *options, "-o", "plain")
+    attention("cat.png", *options, "--instances")
+    mask, labels = _masks_of("cat", "head0"), _picture("attention/cat/instances_head0.png")
+    plain = _picture("plain/cat/mask_head0.png") > 0
+    assert np.array_equal(labels > 0, mask)
+    assert not (mask & ~plain).any()
+    assert 20 < (plain & ~mask).sum() < 0.4 * plain.sum()
+
+
 def test_coco_alone_writes_one_file(attention, tmp_path):
     photo(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_bytes(b"-")
