@@ -41,10 +41,8 @@ def _features(path, kind):
 @pytest.mark.parametrize(
     ("options", "fitted"),
     [
-        ([], [0, 1, 2]),
         (["--features", "keys", "--no-foreground"], [0, 1, 2]),
         (["--fit", 2], [0, 2]),
-        (["--each"], None),
         (["--each", "--no-foreground"], None),
     ],
 )
@@ -90,6 +88,7 @@ def _frames(path):
     return [frame.astype(int) for frame in open_video(Path(path))]
 
 
+@pytest.mark.slow
 def test_a_video_has_colours_of_its_own_that_fit_all_its_frames(pca, tmp_path):
     """With --each as when it is alone, and nothing is taken for surroundings if so asked."""
     video(tmp_path / "clip.mp4", frames=7)
@@ -104,6 +103,7 @@ def test_a_video_has_colours_of_its_own_that_fit_all_its_frames(pca, tmp_path):
     assert files_in(tmp_path / "pca/clip") == {"pca.mp4", "beside.mp4"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("known", "fitted"), [(True, 1 + 2), (False, 2 + 4)])
 def test_the_fit_is_even_among_photos_and_frames(pca, tmp_path, monkeypatch, known, fitted):
     """A video that does not say how long it is counts as much as all that is fitted to."""

@@ -34,6 +34,7 @@ def test_inputs_keep_their_order_whatever_is_done_first(attention, tmp_path, mon
     assert "Shown here: the first 4." in page.words
 
 
+@pytest.mark.slow
 def test_no_folder_has_the_name_of_a_shared_file(attention, tmp_path):
     names = ["coco.json", "index.html", "skipped.csv"]
     for name in names:
@@ -46,6 +47,7 @@ def test_no_folder_has_the_name_of_a_shared_file(attention, tmp_path):
     assert files_in(tmp_path / "attention") == {"coco.json", "index.html", *folders}
 
 
+@pytest.mark.slow
 def test_results_of_every_kind_of_mask_can_be_replaced(attention, tmp_path):
     photo(tmp_path / "cat.png")
     for masks in ("seeded", "tokens", "cut", "attention"):
