@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from small_run import small_config
-from small_vit import write_small_vit
+from small_vit import invoke, write_small_vit
+from typer.testing import Result
 
 from dino_cli.core.network.architecture import VitArchitecture
 from dino_cli.core.network.vit import build_vit
@@ -83,3 +84,17 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_vit_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_vit(tmp_path_factory.mktemp("weights") / "teacher.safetensors")
+
+
+@pytest.fixture
+def pca(
+    small_vit_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """`dino pca` in an empty folder, by the small network unless another is named."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object, code: int = 0) -> Result:
+        given = [] if "--weights" in arguments else ["--weights", small_vit_weights]
+        return invoke("pca", *arguments, *given, code=code)
+
+    return command

@@ -89,7 +89,7 @@ class HeadTile:
 @dataclass(frozen=True)
 class PixelMask:
     """A mask in pixels: `here` at the view's size, `full` at the photo's. parts: of `full`, with
-    their scores, when objects are told apart."""
+    their scores, when objects are told apart; they are shown then instead of `here`."""
 
     shown: MaskPicture
     here: Mask
@@ -119,7 +119,6 @@ def fitted_masks(
             parts = connected_parts(full, there, smallest=area / 2)
             if style.refine:  # specks that the filter left are no objects
                 full = np.asarray(parts.labels > 0)
-                here = full if small == layout else here
         fitted.append(PixelMask(one, here, full, parts))
     return fitted
 

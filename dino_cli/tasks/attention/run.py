@@ -61,14 +61,13 @@ def _look_at_all(
     if clips.files and planned.asked.pictures and h264_program() is None:
         reporter.remark(NO_H264)
     for number, file in enumerate(clips.files, photos):
-        video = {"id": len(out.videos) + 1, "name": names[number]}
         try:
             opened = clips.open(file)
-            size = {"height": opened.size[0], "width": opened.size[1], "fps": opened.fps}
-            out.videos.append(video | size)
+            height, width = opened.size
+            video = {"id": len(out.videos) + 1, "name": names[number], "height": height}
+            video |= {"width": width, "fps": opened.fps}
             run_video(planned, out, opened, number, video, reporter)
         except (UnreadableImage, ValueError) as error:
-            out.videos = [known for known in out.videos if known["id"] != video["id"]]
             out.skip(unread(number, error))
 
 

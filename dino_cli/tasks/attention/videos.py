@@ -39,10 +39,11 @@ def run_video(
 ) -> None:
     """One video: in its folder `{heat,mask,overlay}_*.mp4` and `grid.mp4`, and its row.
 
-    number: its place among the inputs; video: its entry in COCO's `videos`. Holds three batches of
-    frames, whatever its length. After Ctrl-C the frames so far become a shorter, whole video and
-    `KeyboardInterrupt` goes on. Raises `UnreadableImage` when there is no frame, `Unfit` when
-    frames do not go with the options, `ValueError` when they are too small.
+    number: its place among the inputs; video: its entry in COCO's `videos`, which it gets once it
+    is done. Holds three batches of frames, whatever its length. After Ctrl-C the frames so far
+    become a shorter, whole video and `KeyboardInterrupt` goes on. Raises `UnreadableImage` when
+    there is no frame, `Unfit` when frames do not go with the options, `ValueError` when they are
+    too small.
     """
     reporter.stage(f"attention, {frames.path.name}", frames.count or None, "frames")
     write: WriteFrame | None = None
@@ -61,6 +62,7 @@ def run_video(
         whole = not interrupted
         unread = check_frames(frames, work.count, reporter, strict=strict, whole=whole)
     facts = {**work.summary(), "frames": work.count, "fps": round(frames.fps, 4)}
+    outputs.videos.append(video)
     outputs.done(number, facts, video["name"], stills.views(), unread)
     reporter.finish()
     if interrupted:

@@ -3,6 +3,7 @@
 import io
 
 import cv2
+import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from dino_cli.core.masks.layout import PatchLayout
 from dino_cli.store.pictures.figures import (
     LONGEST_VIEW,
+    OUTLINE,
     OUTSIDE,
     Tile,
     heat_map,
@@ -18,6 +20,7 @@ from dino_cli.store.pictures.figures import (
     overlay_of_parts,
     part_colour,
     png,
+    point_marked,
     side_by_side,
     tile_size,
     view_of,
@@ -42,6 +45,24 @@ def test_heat_map_is_flat_per_patch_and_ordered_as_the_attention():
     assert levels[-1] > 550
     assert (seen[32:] == levels[0]).all()
     assert (seen[:, 48:] == levels[0]).all()
+
+
+@pytest.mark.parametrize("palette", ["inferno", "magma", "plasma", "viridis", "cividis", "turbo"])
+def test_palettes_are_those_of_matplotlib(palette):
+    ramp = np.arange(256, dtype=np.float32).reshape(1, 256)
+    layout = PatchLayout((1, 256), (1, 256), 1)
+    shown = np.asarray(heat_map(ramp, layout, palette).convert("RGB")).astype(int)
+    expected = mpl.colormaps[palette](np.arange(256), bytes=True)[:, :3].astype(int)
+    assert np.abs(shown[0, :250] - expected[:250]).max() <= 12  # the last ones are one colour
+    assert np.abs(shown[0, [0, -1]] - expected[[0, -1]]).max() <= 1
+
+
+def test_a_ring_is_drawn_on_a_copy_around_its_point():
+    photo = np.full((90, 160, 3), 40, np.uint8)
+    marked = point_marked(photo, (20.0, 130.0), (0, 255, 0))
+    assert (photo == 40).all()
+    green = np.argwhere(marked[..., 1] > 150)
+    assert green.mean(0) == pytest.approx([20, 130], abs=0.5)
 
 
 def test_one_outlier_does_not_darken_a_heat_map():
@@ -122,10 +143,20 @@ def test_heat_tile_outlines_the_mask():
     mask = np.zeros((4, 6), bool)
     mask[1:3, 2:4] = True
     tile = heat_tile(attention, LAYOUT.enlarge(mask), LAYOUT, "head 0", False)
+    assert tile.remark == "max 0"
+    attention[0, 0] = 0.125
+    assert heat_tile(attention, LAYOUT.enlarge(mask), LAYOUT, "", False).remark == "max 0.125"
     white = (tile.picture == 255).all(-1)
     assert white.any()
     assert not white[:8].any()
     assert white[8, 16:32].all()
+
+
+@pytest.mark.parametrize("photo", [(300, 400), (700, 100), (50, 80)])
+def test_tiles_have_the_aspect_of_the_photo(photo):
+    height, width = tile_size(photo)
+    assert width / height == pytest.approx(photo[1] / photo[0], rel=0.02)
+    assert height * width == pytest.approx(320 * 240, rel=0.02)
 
 
 def test_png_is_lossless():
@@ -169,3 +200,25 @@ def test_a_small_picture_has_no_captions():
     parts, photo = _parts((72, 96), 5), np.full((72, 96, 3), 90, np.uint8)
     bare = overlay_of_parts(photo, parts, [""] * 5)
     assert np.array_equal(overlay_of_parts(photo, parts, ["0.43"] * 5), bare)
+
+
+def test_objects_have_boxes_and_captions_of_their_own_colours():
+    """The first alone looks as a mask does; it lies on top, and no colour is met twice in a row."""
+    parts = np.zeros((600, 800), np.int32)
+    places = [(240, 120, 140), (300, 760, 20), (500, 240, 140)]  # no room to the right of one
+    for number, (y, x, width) in enumerate(places, 1):
+        parts[y : y + 80, x : x + width] = number
+    parts[280:350, 200:250] = 4  # its box lies across that of the first
+    photo = np.full((600, 800, 3), 90, np.uint8)
+    seen = overlay_of_parts(photo, parts, ["0.91", "0.82", "0.73", "0.64"])
+    assert part_colour(1) == OUTLINE == part_colour(9)
+    assert len({part_colour(number) for number in range(1, 9)}) == 8
+    areas = []
+    for number, (y, x, width) in enumerate(places, 1):
+        colour = (seen == part_colour(number)).all(-1)
+        right = x + width - 1
+        assert colour[[y, y, y + 79, y + 79], [x, right, x, right]].all()
+        plate = np.argwhere(colour[: y - 4])  # above its object
+        assert np.abs(plate.mean(0) - (y - 13, x + 10)).max() < 40
+        areas.append(len(plate))
+    assert min(areas) > 0.9 * max(areas)  # none is cut off

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
-from small_vit import files_in, photo, pictures_of
+from small_vit import files_in, photo, pictures_of, small_vit
 
 
 def test_unreadable_files_are_skipped_and_named(attention, tmp_path):
@@ -100,6 +101,21 @@ def test_interruption_lists_what_could_not_be_read(attention, tmp_path, monkeypa
     assert "in/1.png,not a picture" in (tmp_path / "attention/skipped.csv").read_text()
 
 
+@pytest.mark.parametrize("shared", [[], ["--html", "--format", "coco"]])
+def test_interruption_before_anything_is_done_leaves_nothing(
+    attention, tmp_path, monkeypatch, shared
+):
+    from dino_cli.tasks.attention import stills
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    photo(tmp_path / "cat.png")
+    monkeypatch.setattr(stills, "attend", interrupted)
+    assert "0 of 1 inputs are done" in attention("cat.png", *shared, code=130).stderr
+    assert not (tmp_path / "attention").exists()
+
+
 def test_failure_to_write_is_told_and_leaves_nothing(attention, tmp_path, monkeypatch):
     photos = [photo(tmp_path / f"{i}.png") for i in range(3)]
     from dino_cli.store.writing.folders import ResultFolders
@@ -121,6 +137,8 @@ def test_failure_to_write_is_told_and_leaves_nothing(attention, tmp_path, monkey
     ("options", "message"),
     [
         (["--head", "3"], "head 3 asked for"),
+        (["--head", "0,4"], "head 4 asked for"),
+        (["--head", "²"], "--head '²'"),
         (["--head", "-1"], "--head '-1'"),
         (["--head", "first"], "--head 'first'"),
         (["--head", ""], "--head ''"),
@@ -165,6 +183,16 @@ def test_a_convnet_is_refused_with_the_reason(attention, tmp_path):
     )  # fmt: skip
     assert "has no attention" in result.stderr
     assert "convnet" in result.stderr
+
+
+def test_attention_that_is_not_finite_is_an_error(attention, tmp_path, small_vit_weights):
+    tensors = small_vit().state_dict()
+    tensors["blocks.1.attn.qkv.weight"] *= 1e30
+    with safe_open(small_vit_weights, "np") as file:
+        save_file(tensors, "large.safetensors", metadata=file.metadata())
+    said = attention(photo(tmp_path / "cat.png"), "--weights", "large.safetensors", code=1).stderr
+    assert "finite" in said
+    assert not (tmp_path / "attention").exists()
 
 
 def test_a_strip_that_would_be_too_large_is_skipped(attention, tmp_path):

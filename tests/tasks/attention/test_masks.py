@@ -11,6 +11,7 @@ from small_vit import PATCH, SIDE, files_in, photo, pictures_of, small_vit
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.backbone import Backbone
+from dino_cli.tasks.attention.look import AttentionResult, head_tiles
 
 
 def _size(path):
@@ -102,6 +103,18 @@ def test_best_head_is_one_of_the_heads_and_is_reported(attention, tmp_path):
         assert (folder / "mask_best.png").read_bytes() == (
             folder / f"mask_head{head}.png"
         ).read_bytes()
+
+
+def test_tiles_of_the_grid_have_the_masks_of_their_heat_maps():
+    maps = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    masks = threshold_mass(torch.cat([maps, maps.mean(0, keepdim=True)]), 0.5)
+    certainty = torch.ones(4, 5)
+    seen = AttentionResult(maps, masks, (0.2, 0.4, 0.3, 0.1), 1, None, certainty, 0.5)
+    mean, *heads = head_tiles(seen, 2)
+    assert [one.caption for one in heads if one.marked] == ["head 2, best"]
+    for tile, expected in zip((mean, *heads), (maps.mean(0), *maps), strict=True):
+        assert np.array_equal(tile.attention, expected)
+        assert np.array_equal(tile.mask, threshold_mass(expected, 0.5))
 
 
 def test_refined_masks_follow_the_photo(attention, tmp_path):

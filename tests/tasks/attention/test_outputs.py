@@ -1,8 +1,6 @@
-"""`dino attention`: queries, layers, COCO files, objects, colours, the page; as a command."""
+"""`dino attention`: queries, layers, masks and their colours; as a command."""
 
-import html.parser
 import json
-import re
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from PIL import Image
 from small_vit import PATCH, SIDE, no_class_token, photo, small_vit
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.backbone import Backbone
 
 
@@ -45,6 +42,29 @@ def test_query_gives_the_attention_of_the_patch_at_the_point(attention, tmp_path
     assert not np.array_equal(
         _picture("attention/cat/grid.png"), _picture("of-cls/cat/grid.png")
     )  # the point is marked
+
+
+@pytest.mark.slow
+def test_the_last_pixel_is_at_a_hundred_per_cent(attention, tmp_path):
+    photo(tmp_path / "cat.png")
+    for folder, point in {"a": "100%,100%", "b": "69,49", "c": "100%,0%", "d": "69,0"}.items():
+        attention("cat.png", "--query", point, "--head", "mean", "-o", folder)
+    last, same, top, other = (np.load(f"{folder}/cat/attention.npy") for folder in "abcd")
+    assert np.array_equal(last, same)
+    assert np.array_equal(top, other)
+    attention("cat.png", "--query", "69,49", "--masks", "tokens", "-o", "e")  # another way there
+    np.testing.assert_allclose(np.load("e/cat/attention.npy"), last, rtol=1e-4, atol=1e-7)
+    assert not np.allclose(last, top, rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_blocks_are_counted_from_the_end_too(attention, tmp_path):
+    photo(tmp_path / "cat.png")
+    for layer in (0, -2, -1):
+        attention("cat.png", "--layer", layer, "--head", "mean", "-o", layer + 2)
+    first, same, last = (np.load(f"{layer + 2}/cat/attention.npy") for layer in (0, -2, -1))
+    assert np.array_equal(first, same)
+    assert not np.allclose(first, last, rtol=1e-2)
 
 
 def test_a_network_without_class_token_can_be_asked_at_a_point(attention, tmp_path):
@@ -82,6 +102,7 @@ def test_a_point_outside_all_photos_is_misuse(attention, tmp_path, strict):
         (["--query", "40,50%"], "is not a point"),
         (["--query=-4,5"], "is not a point"),
         (["--query", "101%,50%"], "outside"),
+        (["--query", "50%,101%"], "outside"),
         (["--layer", "2"], "has 2 blocks, 0 to 1"),
         (["--layer", "-3"], "layer -3"),
         (["--format", "png"], "--format 'png'"),
@@ -116,7 +137,7 @@ def test_masks_from_tokens_and_their_score(attention, tmp_path):
 def test_colours_of_heat_maps_and_outlines(attention, tmp_path):
     photo(tmp_path / "cat.png")
     attention("cat.png", "--head", "mean", "-o", "a")
-    attention("cat.png", "--head", "mean", "-o", "b", "--palette", "grey", "--outline", "lime")
+    attention("cat.png", "--head", "mean", "-o", "b", "--palette", "grey", "--outline", "#00ff0080")
     inferno, grey = (Image.open(f"{o}/cat/heat_mean.png").convert("RGB") for o in "ab")
     assert (np.ptp(np.asarray(grey).astype(int), axis=-1) == 0).all()
     assert np.ptp(np.asarray(inferno).astype(int), axis=-1).max() > 100
@@ -126,170 +147,3 @@ def test_colours_of_heat_maps_and_outlines(attention, tmp_path):
     ]
     assert green[0] == 0
     assert green[1] > 20
-
-
-# COCO
-
-
-def _masks_of(folder, name):
-    return _picture(f"attention/{folder}/mask_{name}.png") > 0
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_coco_holds_the_masks_of_the_pictures(attention, tmp_path, capsys):
-    coco = pytest.importorskip("pycocotools.coco")
-    for i in range(5):
-        photo(tmp_path / "in" / f"{i % 2}" / f"{i}.png", (70, 50) if i % 3 else (50, 70), seed=i)
-    attention("in", "--head", "1,mean", "--format", "pictures,coco", "--batch-size", 2)
-    read = coco.COCO("attention/coco.json")
-    capsys.readouterr()
-    files = [read.imgs[i]["file_name"] for i in sorted(read.imgs)]
-    assert files == ["0/0.png", "0/2.png", "0/4.png", "1/1.png", "1/3.png"]
-    assert [c["name"] for c in read.dataset["categories"]] == ["head1", "mean"]
-    for one in read.anns.values():
-        name = read.cats[one["category_id"]]["name"]
-        image = read.imgs[one["image_id"]]
-        mask = read.annToMask(one).astype(bool)
-        assert mask.shape == (image["height"], image["width"])
-        assert np.array_equal(mask, _masks_of(image["file_name"].removesuffix(".png"), name))
-        assert 0 <= one["score"] <= 1
-        assert one["area"] == mask.sum()
-    assert len(read.anns) == 10
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize(("kind", "name"), [("coco", "coco"), ("polygons", "coco-polygons")])
-def test_instances_are_the_parts_of_the_mask(attention, tmp_path, capsys, kind, name):
-    coco = pytest.importorskip("pycocotools.coco")
-    photo(tmp_path / "cat.png", (140, 100))
-    options = [
-        "--threshold",
-        "0.5",
-        "--image-size",
-        96,
-        "--instances",
-        "--format",
-        f"pictures,{kind}",
-        "--json",
-    ]
-    row = json.loads(attention("cat.png", "--head", "0", *options).stdout)["images"][0]
-    labels = _picture("attention/cat/instances_head0.png")
-    count = int(labels.max())
-    assert count > 1
-    assert row["instances"] == {"head0": count}
-    assert np.array_equal(labels > 0, _masks_of("cat", "head0"))
-    read = coco.COCO(f"attention/{name}.json")
-    capsys.readouterr()
-    found = [read.anns[i] for i in sorted(read.anns)]
-    assert len(found) == count
-    for number, one in enumerate(found, 1):
-        part = labels == number
-        ys, xs = np.nonzero(part)
-        x, y, w, h = one["bbox"]
-        assert (x, y, x + w - 1, y + h - 1) == (xs.min(), ys.min(), xs.max(), ys.max())
-        assert np.array_equal(read.annToMask(one).astype(bool), part)
-    assert [one["score"] for one in found] == sorted((o["score"] for o in found), reverse=True)
-
-
-def test_coco_alone_writes_one_file(attention, tmp_path):
-    photo(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / "b.png").write_bytes(b"-")
-    told = attention("in", "--format", "coco", "--head", "mean").stdout
-    assert re.search(r"^attention/coco.json: (\d+) masks in \1 images$", told, re.MULTILINE)
-    assert {p.name for p in (tmp_path / "attention").iterdir()} == {"coco.json", "skipped.csv"}
-    result = attention("in", "--format", "coco", "--head", "mean", code=1)
-    assert "'attention/coco.json' already exists" in result.stderr
-    attention("in", "--format", "coco", "--head", "best", "--overwrite")
-    assert '"best"' in (tmp_path / "attention/coco.json").read_text()
-
-
-def test_a_failure_leaves_no_shared_file(attention, tmp_path, monkeypatch):
-    from dino_cli.tasks.photos import results
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    photo(tmp_path / "cat.png")
-    monkeypatch.setattr(results, "write_page", full)
-    assert "No space left" in attention("cat.png", "--format", "coco", "--html", code=1).stderr
-    assert not (tmp_path / "attention").exists()
-
-
-def test_scores_of_heads_are_their_overlaps_with_the_seeded_mask(attention, tmp_path):
-    photo(tmp_path / "cat.png")
-    attention("cat.png", "--format", "coco")
-    attention("cat.png", "--masks", "seeded", "--head", "mean", "-o", "s", "--image-size", SIDE)
-    attention, keys = Backbone(small_vit()).cls_attention_and_keys(_input(tmp_path / "cat.png"))
-    from dino_cli.core.masks.objects import overlap, seeded_masks
-
-    expected = overlap(threshold_mass(attention, 0.6)[0], seeded_masks(attention, keys))
-    read = json.loads((tmp_path / "attention/coco.json").read_text())
-    scores = [one["score"] for one in read["annotations"]]
-    np.testing.assert_allclose(scores, expected, atol=1e-3)
-
-
-# The page
-
-
-class _Page(html.parser.HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.words += data
-
-
-@pytest.mark.parametrize("masks", ["attention", "seeded"])
-def test_page_shows_every_photo_and_asks_nobody(attention, tmp_path, masks):
-    for i in range(3):
-        photo(tmp_path / "in" / f"{i}<b>.png", seed=i)
-    attention("in", "--html", "--masks", masks, "--instances")
-    page = _Page((tmp_path / "attention/index.html").read_text())
-    assert page.words.count("<b>.png") == 3
-    pictures = [a for tag, a in page.tags if tag == "img"]
-    heads = 4 + (3 if masks == "attention" else 1)  # heat maps of the mean and 3 heads, masks
-    assert len(pictures) == 3 * (1 + heads + (masks == "attention"))
-    assert all(a["src"].startswith("data:image/") and a["alt"] for a in pictures)
-    assert not any(tag == "script" for tag, _ in page.tags)
-    assert not any("href" in a and not a["href"].startswith("data:") for _, a in page.tags)
-
-
-def test_page_tells_the_scores_of_objects_beside_the_picture(attention, tmp_path):
-    """In the text, since what is drawn in a tile has another size on each screen."""
-    photo(tmp_path / "cat.png", (140, 100))
-    options = ["--head", "mean", "--threshold", "0.5", "--image-size", 96]
-    options += ["--instances", "--html", "--format", "coco"]
-    attention("cat.png", *options)
-    page = _Page((tmp_path / "attention/index.html").read_text())
-    read = json.loads((tmp_path / "attention/coco.json").read_text())
-    expected = [f"{one['score']:.2f}" for one in read["annotations"]]
-    assert len(expected) > 1
-    colours = [a["style"] for tag, a in page.tags if tag == "span" and "style" in a]
-    assert len(set(colours)) == len(colours) == min(8, len(expected))
-    assert "".join(expected[:8]) in page.words
-
-
-def test_guesses_are_named_on_the_page_and_can_be_chosen(attention, tmp_path, monkeypatch):
-    from dino_cli.tasks.attention import look
-
-    for i in range(4):
-        photo(tmp_path / "in" / f"{i}.png", (70 + 20 * i, 60), seed=i)
-    options = ["--masks", "seeded", "--image-size", 80]
-    rows = json.loads(attention("in", *options, "--json").stdout)["images"]
-    scores = sorted(row["score"] for row in rows)
-    monkeypatch.setitem(look.GUESS_BELOW, "seeded", (scores[0] + scores[-1]) / 2)
-    attention("in", *options, "--html", "--format", "coco", "-o", "b")
-    page = _Page((tmp_path / "b/index.html").read_text())
-    classes = [a.get("class") for tag, a in page.tags if tag == "li"]
-    said = sum(score < (scores[0] + scores[-1]) / 2 for score in scores)
-    assert 0 < said < 4
-    assert (classes.count("unsure"), classes.count("sure")) == (said, 4 - said)
-    assert [a["id"] for tag, a in page.tags if tag == "input"] == ["everything", "guesses", "sure"]
-    read = json.loads((tmp_path / "b/coco.json").read_text())
-    assert sum(one.get("guess", False) for one in read["annotations"]) == said
