@@ -25,8 +25,8 @@ from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
 from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.formats import export_files
 from dino_cli.store.writing.locks import lock_output
-from dino_cli.store.writing.tables import skipped_path
-from dino_cli.store.writing.targets import check_files, keep_inputs
+from dino_cli.store.writing.tables import skipped_path, write_skipped
+from dino_cli.store.writing.targets import check_files, explain_errors, keep_inputs
 from dino_cli.tasks.embed.append import compare_files
 from dino_cli.tasks.embed.merge import EarlierExport, MergedBlocks
 from dino_cli.tasks.embed.options import check_options, transform_of
@@ -114,9 +114,11 @@ def _embed(
             found.tell(reporter)
             base, new = found.base, found.new
             if not new and not found.moved and (has_places(base) or not config.project):
+                with explain_errors(config.output):
+                    write_skipped(config.output, ())  # of files that are gone
                 return _Plan([], [], 0, unchanged(config, base))
         elif config.resume and not blocks.exists() and config.output.exists():
-            return _Plan([], [], 0, finished(config, files, facts, reporter))
+            return _Plan([], [], 0, finished(config, files, facts, p, reporter))
         inputs = _digest(new)
         run = {**facts, "thumbnails": config.thumbnails, "inputs": inputs}
         if base is not None:
