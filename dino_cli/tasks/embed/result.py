@@ -32,7 +32,7 @@ def result_of(
     embedded: int = 0,
     seconds: float = 0.0,
 ) -> dict[str, Any]:
-    """What `embed` returns. embedded: files that were read this time."""
+    """What `embed` returns. embedded: files whose features were made this time."""
     result = {
         "count": count,
         "dim": dim,

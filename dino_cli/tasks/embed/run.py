@@ -59,7 +59,7 @@ def embed(config: EmbedConfig, reporter: Reporter) -> dict[str, Any]:
     """Write the features of all pictures, with their paths and what made them.
 
     Returns count, dim, skipped, seconds, images_per_second, output and skipped_list; with
-    `resume` or `append` also `embedded`, how many files were read this time. Under torchrun each
+    `resume` or `append` also `embedded`, how many were made this time. Under torchrun each
     process embeds its share, and rank 0 returns the whole. Raises `Interrupted` after Ctrl-C, when
     blocks that are done are kept; after any other error nothing new is left.
     """
@@ -146,13 +146,15 @@ def _embed(
         raise nothing_read(merged.skipped)
     if base is not None and has_places(base):
         config = replace(config, project=True)  # old places would not fit the new rows
+    fresh = [blocks.block(n) for n in range(blocks.count) if n not in planned.done]
+    embedded = sum(len(block.rows) for block in fresh)  # before the blocks go
     write_output(config, kinds, blocks, merged, {**facts, **_videos(rates, base, config)}, reporter)
     return result_of(
         config,
         count=merged.count,
         dim=merged.shapes[kinds[0]][0][-1],
         skipped=len(merged.skipped),
-        embedded=sum(len(blocks.span(n)) for n in range(blocks.count) if n not in planned.done),
+        embedded=embedded,
         seconds=time.monotonic() - started,
     )
 
