@@ -45,6 +45,21 @@ def val(photos: Path) -> Path:
     return photos.parent / "val"
 
 
+@pytest.fixture
+def full(tmp_path: Path, make_weights: Any) -> Path:
+    """A full checkpoint, as the original's: two networks in one file."""
+    made = {
+        name: load_file(make_weights(tmp_path / f"{name}.safetensors", seed=seed))
+        for name, seed in (("teacher", 7), ("student", 8))
+    }
+    networks = {
+        name: {f"module.backbone.{key}": tensor for key, tensor in tensors.items()}
+        for name, tensors in made.items()
+    }
+    torch.save(networks, tmp_path / "full.pth")
+    return tmp_path / "full.pth"
+
+
 TRAIN = ["--epochs", 6, "--batch-size", 5, "--lr", 1.0]
 
 
@@ -243,3 +258,19 @@ def test_classifiers_that_do_not_fit(
     other = make_weights(tmp_path / "other.safetensors", seed=5)
     assert "was trained on features of" in fails(1, val, "--classifier", own, "--weights", other)
     assert "already exists" in fails(1, photos, val, *model, "-o", tmp_path / "own")
+
+
+def test_a_classifier_is_of_one_network_of_a_checkpoint(
+    photos: Path, val: Path, full: Path, tmp_path: Path
+) -> None:
+    student = ["--weights", full, "--checkpoint-key", "student"]
+    made = evaluate(photos, val, *student, "--fast", "--epochs", 2, "-o", tmp_path / "own")
+    own = ["--classifier", tmp_path / "own/classifier.safetensors"]
+    text = fails(1, val, *own, "--weights", full)
+    assert "was trained on features made with checkpoint_key student, not teacher" in text
+    assert "use --checkpoint-key student" in text
+    assert "not teacher" in fails(1, val, *own, "--checkpoint-key", "teacher")
+    text = fails(1, val, *own, *student, "--patch-size", 16)
+    assert "made with patch_size None, not 16; leave out --patch-size" in text
+    assert evaluate(val, *own, *student)["top1"] == made["top1"]
+    assert evaluate(val, *own)["top1"] == made["top1"]
