@@ -182,7 +182,7 @@ def test_a_resumed_training_is_the_same(
     assert os.listdir(tmp_path / "parts") == ["checkpoint.pt"]
     monkeypatch.setattr(linear_training, "_epoch", one_epoch)
     assert "unfinished training; use --resume" in fails(1, photos, val, *out)
-    assert "lr was 1.0, now 2.0" in fails(1, photos, val, *out, "--lr", 2, "--resume")
+    assert "made with lr 1.0, not 2.0" in fails(1, photos, val, *out, "--lr", 2, "--resume")
     resumed = evaluate(photos, val, *out, "--resume")
     assert resumed["history"] == whole["history"]
     a, b = (load_file(tmp_path / name / "classifier.safetensors") for name in ("whole", "parts"))
@@ -274,3 +274,42 @@ def test_a_classifier_is_of_one_network_of_a_checkpoint(
     assert "made with patch_size None, not 16; leave out --patch-size" in text
     assert evaluate(val, *own, *student)["top1"] == made["top1"]
     assert evaluate(val, *own)["top1"] == made["top1"]
+
+
+def test_a_training_goes_on_with_the_features_it_began_with(
+    photos: Path, val: Path, full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "parts"
+    options = [photos, val, "--epochs", 2, "--batch-size", 5, "-o", out]
+    again = [*options, "--weights", full, "--resize", 70, "--crop", 64, "--resume"]
+    one_epoch = linear_training._epoch
+
+    def stopping(*arguments: Any) -> float:
+        if arguments[5] == 1:
+            raise KeyboardInterrupt
+        return one_epoch(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_training, "_epoch", stopping)
+        fails(130, *again)
+    for change, words in (
+        (["--checkpoint-key", "student"], "checkpoint_key teacher, not student"),
+        (["--heads", 2], "heads None, not 2"),
+        (["--resize", 80], "resize 70, not 80"),
+        (["--crop", 48], "crop 64, not 48"),
+        (["--no-exif"], "exif True, not False"),
+        (["--precision", "bf16"], "precision fp32, not bf16"),
+    ):
+        told = refusal(1, "eval", "linear", *again, *COMMON, *change)
+        assert f"is of another run, made with {words}" in told
+    other = [*options, "--weights", tmp_path / "student.safetensors", "--resume"]
+    assert "made with vit_64x2_patch16 (weights " in fails(1, *other)
+    # A checkpoint of an earlier version tells less of what made it.
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    facts = json.loads(state["facts"])
+    for name in ("model", "checkpoint_key", "heads", "preprocessing", "precision"):
+        del facts[name]
+    torch.save({**state, "facts": json.dumps(facts)}, out / "checkpoint.pt")
+    assert "made with another model (weights " in fails(1, *other)
+    moved = full.rename(tmp_path / "moved.pth")
+    assert len(evaluate(*again, "--weights", moved)["history"]) == 2
