@@ -146,7 +146,7 @@ class Blocks:
         self.size, self.files = int(values["size"]), int(values["files"])
         self.resumed, self.replaces = True, bool(values.get("replaces"))
         wanted_blocks = range(self.count)
-        bad = [n for n in self.done() if n not in wanted_blocks or not self._block(n).is_whole()]
+        bad = [n for n in self.done() if n not in wanted_blocks or not self.block(n).is_whole()]
         with explain_errors(self.output):
             for number in bad:
                 self.file(number).unlink(missing_ok=True)
@@ -156,7 +156,8 @@ class Blocks:
         """Where a block is, or will be."""
         return self.folder / f"{number:08d}.npz"
 
-    def _block(self, number: int) -> FeatureBlock:
+    def block(self, number: int) -> FeatureBlock:
+        """One that is done."""
         return FeatureBlock(self.file(number))
 
     def _run(self) -> dict[str, Any]:
@@ -186,7 +187,7 @@ class Blocks:
         return []
 
     def __iter__(self) -> Iterator[FeatureBlock]:
-        return (self._block(number) for number in self.done())
+        return (self.block(number) for number in self.done())
 
     def write(
         self,

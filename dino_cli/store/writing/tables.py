@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from dino_cli.errors import TaskError
 from dino_cli.store.writing.atomic import atomic_write
 
-__all__ = ["csv_table", "row_writer", "skipped_path", "write_skipped"]
+__all__ = ["csv_table", "read_skipped", "row_writer", "skipped_path", "write_skipped"]
 
 PATHS = re.compile("path|duplicate|original|query|neighbor[0-9]+")  # columns that hold paths
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what begins one, in some spreadsheet
@@ -53,6 +54,20 @@ def row_writer(file: TextIO, header: Sequence[str]) -> Callable[[Sequence[object
 def skipped_path(output: Path) -> Path:
     """feats.npy → feats.skipped.csv."""
     return output.with_suffix(".skipped.csv")
+
+
+def read_skipped(path: Path) -> dict[str, str]:
+    """The reasons of a list of unreadable files, by path; none where there is no list.
+
+    Raises `TaskError` for a file that is no such list.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+            return {row["path"]: row["reason"] for row in csv.DictReader(lines, strict=True)}
+    except FileNotFoundError:
+        return {}
+    except (KeyError, csv.Error):
+        raise TaskError(f"{str(path)!r} is no list of skipped files", "move it away") from None
 
 
 def write_skipped(output: Path, skipped: Iterable[tuple[str, str]]) -> Path | None:

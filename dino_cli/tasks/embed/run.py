@@ -25,8 +25,8 @@ from dino_cli.runtime import Ranks, rank_device, ranks_from_environment
 from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.formats import export_files
 from dino_cli.store.writing.locks import lock_output
-from dino_cli.store.writing.tables import skipped_path
-from dino_cli.store.writing.targets import check_files, keep_inputs
+from dino_cli.store.writing.tables import skipped_path, write_skipped
+from dino_cli.store.writing.targets import check_files, explain_errors, keep_inputs
 from dino_cli.tasks.embed.append import compare_files
 from dino_cli.tasks.embed.merge import EarlierExport, MergedBlocks
 from dino_cli.tasks.embed.options import check_options, transform_of
@@ -59,7 +59,7 @@ def embed(config: EmbedConfig, reporter: Reporter) -> dict[str, Any]:
     """Write the features of all pictures, with their paths and what made them.
 
     Returns count, dim, skipped, seconds, images_per_second, output and skipped_list; with
-    `resume` or `append` also `embedded`, how many files were read this time. Under torchrun each
+    `resume` or `append` also `embedded`, how many were made this time. Under torchrun each
     process embeds its share, and rank 0 returns the whole. Raises `Interrupted` after Ctrl-C, when
     blocks that are done are kept; after any other error nothing new is left.
     """
@@ -115,9 +115,11 @@ def _embed(
             found.tell(reporter)
             base, new = found.base, found.new
             if not new and not found.moved and (has_places(base) or not config.project):
+                with explain_errors(config.output):
+                    write_skipped(config.output, ())  # of files that are gone
                 return _Plan([], [], 0, unchanged(config, base))
         elif config.resume and not blocks.exists() and config.output.exists():
-            return _Plan([], [], 0, finished(config, files, facts, reporter))
+            return _Plan([], [], 0, finished(config, files, facts, p, reporter))
         inputs = _digest(new)
         run = {**facts, "thumbnails": config.thumbnails, "inputs": inputs}
         if base is not None:
@@ -145,13 +147,15 @@ def _embed(
         raise nothing_read(merged.skipped)
     if base is not None and has_places(base):
         config = replace(config, project=True)  # old places would not fit the new rows
+    fresh = [blocks.block(n) for n in range(blocks.count) if n not in planned.done]
+    embedded = sum(len(block.rows) for block in fresh)  # before the blocks go
     write_output(config, kinds, blocks, merged, {**facts, **_videos(rates, base, config)}, reporter)
     return result_of(
         config,
         count=merged.count,
         dim=merged.shapes[kinds[0]][0][-1],
         skipped=len(merged.skipped),
-        embedded=sum(len(blocks.span(n)) for n in range(blocks.count) if n not in planned.done),
+        embedded=embedded,
         seconds=time.monotonic() - started,
     )
 

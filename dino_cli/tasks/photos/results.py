@@ -1,6 +1,5 @@
 """What a run leaves of its inputs: a folder, a row and a card of each, and what was skipped."""
 
-import csv
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from dino_cli.errors import DinoError, Interrupted
 from dino_cli.progress import Reporter
 from dino_cli.store.pages import write_page
 from dino_cli.store.writing.folders import ResultFolders, folder_names
-from dino_cli.store.writing.tables import csv_table
+from dino_cli.store.writing.tables import csv_table, read_skipped
 from dino_cli.store.writing.targets import check_free, explain_errors, is_read, keep_inputs
 from dino_cli.tasks.photos.reading import UnreadPhoto
 from dino_cli.tasks.unreadable import cannot_read, nothing_read
@@ -180,14 +179,10 @@ class Results:
 def _list_skipped(path: Path, read: Iterable[str], unread: Sequence[tuple[str, str]]) -> None:
     """Name unreadable files in `path`, with their reasons. Those of earlier runs stay listed, but
     for what was read now, by itself or as a frame of its folder; no file is left without a line."""
-    listed: dict[str, str] = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-            listed = {r["path"]: r["reason"] for r in csv.DictReader(lines)}
     now = {os.path.abspath(name) for name in read}
     listed = {
         p: why
-        for p, why in listed.items()
+        for p, why in read_skipped(path).items()
         if not now & {os.path.abspath(p), os.path.dirname(os.path.abspath(p))}
     }
     listed |= dict(unread)

@@ -45,6 +45,21 @@ def val(photos: Path) -> Path:
     return photos.parent / "val"
 
 
+@pytest.fixture
+def full(tmp_path: Path, make_weights: Any) -> Path:
+    """A full checkpoint, as the original's: two networks in one file."""
+    made = {
+        name: load_file(make_weights(tmp_path / f"{name}.safetensors", seed=seed))
+        for name, seed in (("teacher", 7), ("student", 8))
+    }
+    networks = {
+        name: {f"module.backbone.{key}": tensor for key, tensor in tensors.items()}
+        for name, tensors in made.items()
+    }
+    torch.save(networks, tmp_path / "full.pth")
+    return tmp_path / "full.pth"
+
+
 TRAIN = ["--epochs", 6, "--batch-size", 5, "--lr", 1.0]
 
 
@@ -167,7 +182,7 @@ def test_a_resumed_training_is_the_same(
     assert os.listdir(tmp_path / "parts") == ["checkpoint.pt"]
     monkeypatch.setattr(linear_training, "_epoch", one_epoch)
     assert "unfinished training; use --resume" in fails(1, photos, val, *out)
-    assert "lr was 1.0, now 2.0" in fails(1, photos, val, *out, "--lr", 2, "--resume")
+    assert "made with lr 1.0, not 2.0" in fails(1, photos, val, *out, "--lr", 2, "--resume")
     resumed = evaluate(photos, val, *out, "--resume")
     assert resumed["history"] == whole["history"]
     a, b = (load_file(tmp_path / name / "classifier.safetensors") for name in ("whole", "parts"))
@@ -243,3 +258,58 @@ def test_classifiers_that_do_not_fit(
     other = make_weights(tmp_path / "other.safetensors", seed=5)
     assert "was trained on features of" in fails(1, val, "--classifier", own, "--weights", other)
     assert "already exists" in fails(1, photos, val, *model, "-o", tmp_path / "own")
+
+
+def test_a_classifier_is_of_one_network_of_a_checkpoint(
+    photos: Path, val: Path, full: Path, tmp_path: Path
+) -> None:
+    student = ["--weights", full, "--checkpoint-key", "student"]
+    made = evaluate(photos, val, *student, "--fast", "--epochs", 2, "-o", tmp_path / "own")
+    own = ["--classifier", tmp_path / "own/classifier.safetensors"]
+    text = fails(1, val, *own, "--weights", full)
+    assert "was trained on features made with checkpoint_key student, not teacher" in text
+    assert "use --checkpoint-key student" in text
+    assert "not teacher" in fails(1, val, *own, "--checkpoint-key", "teacher")
+    text = fails(1, val, *own, *student, "--patch-size", 16)
+    assert "made with patch_size None, not 16; leave out --patch-size" in text
+    assert evaluate(val, *own, *student)["top1"] == made["top1"]
+    assert evaluate(val, *own)["top1"] == made["top1"]
+
+
+def test_a_training_goes_on_with_the_features_it_began_with(
+    photos: Path, val: Path, full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "parts"
+    options = [photos, val, "--epochs", 2, "--batch-size", 5, "-o", out]
+    again = [*options, "--weights", full, "--resize", 70, "--crop", 64, "--resume"]
+    one_epoch = linear_training._epoch
+
+    def stopping(*arguments: Any) -> float:
+        if arguments[5] == 1:
+            raise KeyboardInterrupt
+        return one_epoch(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_training, "_epoch", stopping)
+        fails(130, *again)
+    for change, words in (
+        (["--checkpoint-key", "student"], "checkpoint_key teacher, not student"),
+        (["--heads", 2], "heads None, not 2"),
+        (["--resize", 80], "resize 70, not 80"),
+        (["--crop", 48], "crop 64, not 48"),
+        (["--no-exif"], "exif True, not False"),
+        (["--precision", "bf16"], "precision fp32, not bf16"),
+    ):
+        told = refusal(1, "eval", "linear", *again, *COMMON, *change)
+        assert f"is of another run, made with {words}" in told
+    other = [*options, "--weights", tmp_path / "student.safetensors", "--resume"]
+    assert "made with vit_64x2_patch16 (weights " in fails(1, *other)
+    # A checkpoint of an earlier version tells less of what made it.
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    facts = json.loads(state["facts"])
+    for name in ("model", "checkpoint_key", "heads", "preprocessing", "precision"):
+        del facts[name]
+    torch.save({**state, "facts": json.dumps(facts)}, out / "checkpoint.pt")
+    assert "made with another model (weights " in fails(1, *other)
+    moved = full.rename(tmp_path / "moved.pth")
+    assert len(evaluate(*again, "--weights", moved)["history"]) == 2

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,10 @@ def test_resume_keeps_what_is_done(
     monkeypatch.setattr(Propagation, "step", real)
     assert "topk 5, not 3" in fails(1, *arguments, "-o", out, "--resume", "--topk", 3)
     assert "already exists" in fails(1, *arguments, "-o", out)
+    for kind in ("JPEGImages", "Annotations"):  # as many frames
+        shutil.copytree(davis / kind / "480p", davis / kind / "Full")
+    text = fails(1, *arguments, "-o", out, "--resume", "--resolution", "Full")
+    assert "was made with resolution 480p, not Full" in text
     before = (out / "single" / "scores.json").stat().st_mtime_ns
     result = measured(*arguments, "-o", out, "--resume")
     assert (out / "single" / "scores.json").stat().st_mtime_ns == before
@@ -168,6 +173,9 @@ def test_resume_keeps_what_is_done(
             assert result[key] == value, key
     for path in whole.glob("*/*.png"):
         assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes()
+    kept = json.loads((out / "single" / "scores.json").read_text())
+    del kept["made_with"]["resolution"]  # as earlier versions left it
+    (out / "single" / "scores.json").write_text(json.dumps(kept))
     # A folder that is whole is measured again from what was kept.
     assert measured(*arguments, "-o", out, "--resume")["per_object"] == expected["per_object"]
     assert measured(*arguments, "-o", out, "--overwrite")["per_object"] == expected["per_object"]

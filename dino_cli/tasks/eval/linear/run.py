@@ -1,13 +1,14 @@
 """`dino eval linear`: train or load a linear classifier on frozen features, and judge it."""
 
 import shutil
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.eval_linear import EvalLinearConfig
+from dino_cli.config.setting import flag_of
 from dino_cli.config.values import difference
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.image_list import ImageFile
@@ -45,8 +46,13 @@ from dino_cli.tasks.eval.linear.training import (
     train_full,
 )
 from dino_cli.tasks.eval.report import report
-from dino_cli.tasks.model import open_model
-from dino_cli.tasks.provenance import recorded_preprocessing, with_recorded_network
+from dino_cli.tasks.model import Model, open_model
+from dino_cli.tasks.provenance import (
+    NETWORK,
+    model_facts,
+    recorded_preprocessing,
+    with_recorded_network,
+)
 
 __all__ = ["examples", "figures", "linear", "tables"]
 
@@ -125,13 +131,8 @@ def _open(
         if config.n_last_blocks is None and config.avgpool is None and facts["n_last_blocks"]:
             config = replace(config, n_last_blocks=facts["n_last_blocks"], avgpool=facts["avgpool"])
     model = open_model(config, reporter)
-    different = difference(facts, model.identity, ["weights_sha256"])
-    if facts and different:
-        raise TaskError(
-            f"the classifier {str(config.classifier)!r} was trained on features of"
-            f" {different.ours}, not of {different.theirs}",
-            "leave out --model and --weights, or name those",
-        )
+    if facts:
+        _check_network(config, facts, model)
     recorded = recorded_preprocessing(facts)
     if recorded is not None:
         model.weights = replace(model.weights, preprocessing=recorded)
@@ -147,6 +148,24 @@ def _open(
                 "set --n-last-blocks and --avgpool as when it was trained, or another model",
             )
     return FeatureSource(model, p, layer)
+
+
+def _check_network(config: EvalLinearConfig, facts: Mapping[str, Any], model: Model) -> None:
+    """Raises `TaskError` for another network than the one that made the classifier's features."""
+    now = {**model.identity, **model_facts(config)}
+    told = [key for key in NETWORK if key in facts or key == "weights_sha256"]
+    different = difference(facts, now, told)
+    if different is None:
+        return
+    name = f"the classifier {str(config.classifier)!r}"
+    if different.key == "weights_sha256":
+        raise TaskError(
+            f"{name} was trained on features of {different.ours}, not of {different.theirs}",
+            "leave out --model and --weights, or name those",
+        )
+    flag = flag_of(different.key)
+    right = f"leave out {flag}" if different.ours is None else f"use {flag} {different.ours}"
+    raise TaskError(f"{name} was trained on features made with {different}", right)
 
 
 def _work(

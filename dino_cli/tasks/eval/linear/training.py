@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from dino_cli.config.eval_linear import EvalLinearConfig
+from dino_cli.config.setting import json_ready
+from dino_cli.config.values import difference
 from dino_cli.core.evaluation.linear import LinearClassifiers, cosine_rate, top_hits
 from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.preprocess import normalize
@@ -23,6 +25,7 @@ from dino_cli.store.writing.atomic import atomic_write
 from dino_cli.store.writing.targets import explain_errors
 from dino_cli.tasks.embed.forward import explain_network
 from dino_cli.tasks.eval.linear.sets import FeatureSource, FrozenFeatures
+from dino_cli.tasks.provenance import model_facts
 from dino_cli.tasks.unreadable import cannot_read, nothing_read, tell_skipped
 
 __all__ = [
@@ -65,10 +68,12 @@ def run_facts(
     classes: Sequence[str],
     files: Sequence[ImageFile],
 ) -> dict[str, Any]:
-    """What must be the same for a run to go on."""
+    """What must be the same for a run to go on; of the model its weights, not its name."""
     names = "\n".join(f"{file.relative.as_posix()}\t{file.label}" for file in files)
     return {
-        "weights_sha256": seen.model.identity["weights_sha256"],
+        **{key: seen.model.identity[key] for key in ("model", "weights_sha256", "precision")},
+        **model_facts(config),
+        "preprocessing": json_ready(asdict(seen.preprocessing)),
         "n_last_blocks": seen.layer.blocks,
         "avgpool": seen.layer.avgpool,
         "classes": len(classes),
@@ -261,7 +266,7 @@ def _resumed(
     try:
         if state["format"] != FORMAT:
             raise KeyError("format")
-        made = json.loads(state["facts"])
+        made = {"model": "another model", **json.loads(state["facts"])}
         history = json.loads(state["history"])
         for entry in history:
             if any(not isinstance(entry[key], int | float) for key in HISTORY):
@@ -272,13 +277,12 @@ def _resumed(
             f"{str(path)!r} is not a checkpoint of `dino eval linear`",
             "start anew with --overwrite",
         ) from None
-    for name, value in facts.items():
-        if made.get(name) != value:
-            raise TaskError(
-                f"the checkpoint {str(path)!r} is of another run: {name.replace('_', ' ')} was"
-                f" {made.get(name)}, now {value}",
-                "call it with the same data and options, or start anew with --overwrite",
-            )
+    told = [key for key in facts if key in made and key != "model"]  # older ones tell less
+    if different := difference(made, facts, told):
+        raise TaskError(
+            f"the checkpoint {str(path)!r} is of another run, made with {different}",
+            "call it with the same data and options, or start anew with --overwrite",
+        )
     layers = {name: kept_tensor(path, state.get(name), getattr(fresh, name)) for name in TENSORS}
     layer = LinearClassifiers(**layers)
     return layer, TrainedClassifier(layer.weight[0], layer.bias[0], history, best, facts["lr"])

@@ -69,6 +69,7 @@ def video(config: EvalVideoConfig, reporter: Reporter) -> dict[str, Any]:
         **model_facts(config),
         "mean": list(p.mean),
         "std": list(p.std),
+        "resolution": config.resolution,
         "image_size": config.image_size,
         "n_last_frames": config.n_last_frames,
         "size_mask_neighborhood": config.size_mask_neighborhood,
@@ -161,6 +162,7 @@ def _done(
                 raise ValueError("not what was written there")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise TaskError(f"cannot read {str(path)!r}: {error}", "remove that folder") from None
+        theirs = {"resolution": made_with["resolution"], **theirs}  # which older ones do not tell
         if different := difference(theirs, made_with):
             raise TaskError(
                 f"{str(path.parent)!r} was made with {different}",

@@ -143,3 +143,14 @@ def test_names_that_are_no_utf8_are_told_of_in_a_parquet(
     Image.new("RGB", (50, 40)).save(photos / "red/x.png")
     assert json.loads(embed(*out, "--append", "--json").stdout)["embedded"] == 1
     assert (tmp_path / "f.parquet.sources").read_bytes().startswith(sources)
+
+
+def test_what_cannot_be_read_is_not_new(photos: Path, tmp_path: Path, fixed: list[object]) -> None:
+    out = [photos, "-o", tmp_path / "f.npy", *fixed, "--append"]
+    embed(*out)
+    (photos / "red/broken.png").write_bytes(b"")
+    told = embed(*out).stdout
+    assert f"f.npy: 12 x 64 (0 new), 1 skipped (see {tmp_path}/f.skipped.csv)" in told
+    assert "images/s" not in told
+    Image.new("RGB", (50, 40)).save(photos / "red/x.png")
+    assert "f.npy: 13 x 64 (1 new), 1 skipped" in embed(*out).stdout

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from feature_files import export_files
 from in_process import embed
+from PIL import Image
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -221,6 +222,49 @@ def test_a_finished_run_is_known_from_elsewhere(
     (place / "photos/red/4.png").write_bytes((photos / "red/2.png").read_bytes())
     assert "of other files" in embed("photos", *again, code=1).stderr
     assert (export_files(tmp_path, "f."), seen) == (before, [])
+
+
+@pytest.mark.parametrize("called", ["photos", "../photos"])
+def test_resume_of_what_is_finished_knows_what_was_skipped(
+    photos: Path,
+    tmp_path: Path,
+    fixed: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+    called: str,
+) -> None:
+    """The same files are skipped again, from elsewhere too, and no other one is left out."""
+    monkeypatch.chdir(tmp_path)
+    (photos / "red/0.png").write_bytes(b"")
+    (photos / "red/b\na\nd.png").write_bytes(b"")
+    embed("photos", "-o", "f.npy", *fixed)
+    before = export_files(tmp_path, "f.")
+    if called != "photos":
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+    out = [called, "-o", tmp_path / "f.npy", *fixed]
+    again = json.loads(embed(*out, "--resume", "--json").stdout)
+    assert (again["count"], again["skipped"], again["embedded"]) == (11, 2, 0)
+    (photos / "red/b\na\nd.png").rename(photos / "red/bad.png")
+    shutil.copy(photos / "red/1.png", photos / "red/new.png")
+    with Image.open(photos / "red/new.png") as image:
+        image.rotate(180).save(photos / "red/new.png")
+    assert "is finished already, and of other files" in embed(*out, "--resume", code=1).stderr
+    (photos / "red/bad.png").unlink()  # as many files as there were
+    text = embed(*out, "--resume", code=1).stderr
+    assert "is finished already, and of other files; add to it with --append" in text
+    (photos / "red/new.png").rename(photos / "red/0.png")
+    (photos / "red/b\na\nd.png").write_bytes(b"")
+    text = embed(*out, "--resume", code=1).stderr
+    assert f"and '{called}/red/0.png', which was skipped, can be read now; embed it with" in text
+    assert export_files(tmp_path, "f.") == before
+    grown = json.loads(embed(*out, "--append", "--json").stdout)
+    assert (grown["count"], grown["skipped"]) == (12, 1)
+    (photos / "red/b\na\nd.png").unlink()
+    assert "of other files; add to it" in embed(*out, "--resume", code=1).stderr
+    grown = json.loads(embed(*out, "--append", "--json").stdout)
+    assert (grown["count"], grown["skipped"], grown["embedded"]) == (12, 0, 0)
+    assert not (tmp_path / "f.skipped.csv").exists()
+    assert json.loads(embed(*out, "--resume", "--json").stdout)["embedded"] == 0
 
 
 KILLS = 4
