@@ -19,7 +19,7 @@ def _pictures(view, layout, mask, certainty):
     shown = [MaskPicture("seeded", mask=mask, certainty=certainty)]
     fitted = fitted_masks(view, layout, shown, STYLE)
     tiles = [HeadTile("mean", np.ones(mask.shape, np.float32), mask)]
-    return attention_pictures(view, layout, shown, fitted, tiles, STYLE)
+    return attention_pictures(view, layout, shown, fitted, tiles, STYLE, None)
 
 
 def test_a_picture_of_instances_has_the_surest_that_eight_bits_can_tell():
