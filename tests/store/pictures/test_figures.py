@@ -200,6 +200,12 @@ def test_a_small_picture_has_no_captions():
     parts, photo = _parts((72, 96), 5), np.full((72, 96, 3), 90, np.uint8)
     bare = overlay_of_parts(photo, parts, [""] * 5)
     assert np.array_equal(overlay_of_parts(photo, parts, ["0.43"] * 5), bare)
+    for number in range(1, 6):  # boxes end where their objects do
+        drawn, inside = (
+            np.argwhere((bare == part_colour(number)).all(-1)),
+            np.argwhere(parts == number),
+        )
+        assert drawn.max(0).tolist() == inside.max(0).tolist()
 
 
 def test_objects_have_boxes_and_captions_of_their_own_colours():
