@@ -1,5 +1,7 @@
 """Runs that stopped, by a signal, a kill, their end or what went wrong, and that go on."""
 
+import html
+import json
 import os
 import shlex
 import shutil
@@ -89,6 +91,47 @@ def test_a_run_of_a_list_on_stdin_goes_on_without_it(images, small, tmp_path, mo
     result = CliRunner().invoke(app, [*words, "--print-sbatch"])
     assert result.exit_code == 2
     assert "name a .txt list instead of -" in result.stderr
+
+
+def test_a_run_goes_on_from_another_folder(images, small, tmp_path, monkeypatch):
+    """Also one that an earlier version began, which names its data as they were typed."""
+    shutil.copytree(images, tmp_path / "p[1]/q")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "p[1]")
+    start = ["--config", small, "--max-steps", "1"]
+    dino("train", "q", *start, "-o", "../first")
+    flags = [*start, "--init-from", "../first"]
+    for name, data in (("whole", "q"), ("run", "q"), ("some", "q/*/*.p{ng,nm}")):
+        dino("train", data, *flags, "-o", f"../{name}", "--eval-data", "q")
+    kept = json.loads((tmp_path / "some/config.json").read_text())["train"]["data"]
+    assert kept == [f"{tmp_path}/p[[]1]/q/*/*.p{{ng,nm}}"]
+    dino("train", "--resume", "../whole", "--max-steps", "2", "--init-from", "../first")
+
+    monkeypatch.chdir(tmp_path / "other")
+    for name in ("run", "some"):
+        (tmp_path / name / "checkpoint.pt").unlink()
+        dino("train", "--resume", f"../{name}", "--max-steps", "2")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    page = json.loads(dino("report", "../run", "--json").stdout)["page"]
+    text, kept = html.unescape(Path(page).read_text()), f"'{tmp_path}/p[1]/q'"
+    assert f"--eval-data {kept}" in text
+    assert f" -- {kept}" in text
+
+    values = json.loads((tmp_path / "run/config.json").read_text())
+    values["train"] |= {"data": ["q"], "eval_data": "q"}
+    (tmp_path / "run/config.json").write_text(json.dumps(values))
+    again = ["train", "--resume", "../run", "--max-steps", "3"]
+    for given, told in (
+        ([], "the run '../run' cannot find its DATA from here: 'q' does not exist; "
+         "give DATA again: dino train DATA --resume ../run"),
+        (["gone"], "error: 'gone' does not exist; check the path"),
+        (["../p[1]/q"], "cannot find its --eval-data from here: 'q' does not exist; "
+         "give --eval-data again: dino train --eval-data DIR --resume ../run"),
+    ):  # fmt: skip
+        assert told in dino(*again, *given, code=1).stderr.splitlines()[-1]
+    monkeypatch.chdir(tmp_path / "p[1]")
+    dino(*again)
+    assert len(losses(tmp_path / "run")) == 3
 
 
 @pytest.mark.parametrize("flags", [(), ("--use-bn-in-head",)])
