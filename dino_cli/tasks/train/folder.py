@@ -83,7 +83,8 @@ def create_run(
     with explain_errors(path, "choose another -o"):
         sweep_beside(folder.config)  # of a process killed before there was a run
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise already_exists([path], f"go on with {resume_command(path)}, or choose another -o")
+            go_on = f"go on with {resume_command(path)}, or " if folder.config.is_file() else ""
+            raise already_exists([path], f"{go_on}choose another -o")
         path.mkdir(parents=config.output is None, exist_ok=True)
         values = to_json(_from_anywhere(_with_list(folder, config, listed)))
         folder.write_config({**described, "run": counts_of(plan), "train": values})

@@ -215,6 +215,9 @@ def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
         other.unlink(missing_ok=True)
     result = dino("train", images, "-o", run, "--config", small, code=1)
     assert f"{str(run)!r} already exists; go on with dino train --resume {run}" in result.stderr
+    for taken in (small, moved):  # a file, and a folder that is no run
+        result = dino("train", images, "-o", taken, "--config", small, code=1)
+        assert f"{str(taken)!r} already exists; choose another -o" in result.stderr
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(images, small, tmp_path):
