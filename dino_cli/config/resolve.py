@@ -104,12 +104,17 @@ def _damaged(source: Path) -> TaskError:
 def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
     config = stored(read_run(run), run / "config.json")
     for name in sorted(set(flags) - RESUMABLE - RESCUING):
-        if flags[name] != getattr(config, name):
+        if not _same(name, flags[name], getattr(config, name)):
             raise UsageError(
                 f"{flag_of(name)} cannot change in a resumed run (it was {getattr(config, name)})",
                 "leave it out, or start a new run with --init-from",
             )
     return replace(config, **{"dry_run": False, **flags, "resume": run})
+
+
+def _same(name: str, given: Any, kept: Any) -> bool:
+    """Whether a flag is as the run has it, whose paths are absolute."""
+    return given == kept or (name == "init_from" and os.path.abspath(given) == kept)
 
 
 def _preset_file(name: str) -> Path:

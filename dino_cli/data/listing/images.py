@@ -1,5 +1,6 @@
 """Which pictures: from files, folders, lists and shards on the command line to a list of files."""
 
+import glob
 import os
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from dino_cli.data.listing.shards import in_shard, is_shard, open_shard
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 
-__all__ = ["check_exists", "find_images"]
+__all__ = ["absolute_argument", "check_exists", "find_images"]
 
 
 def find_images(
@@ -79,6 +80,20 @@ def check_exists(argument: str) -> None:
         raise _unreadable(argument, error) from None
     if not there:
         raise TaskError(f"{argument!r} does not exist", "check the path")
+
+
+def absolute_argument(argument: str) -> str:
+    """What means the same from any folder: a pattern stays one, as do a URL and `-`."""
+    if argument == "-" or (is_url(argument) and not os.path.lexists(argument)):
+        return argument
+    here = os.getcwd()
+    if not is_pattern(argument):
+        short = os.path.abspath(argument)  # which `..` behind a link would make another
+        same = os.path.realpath(short) == os.path.realpath(argument)
+        return short if same else os.path.join(here, argument)
+    if any(map(os.path.isabs, expand_braces(argument))) or expand_braces(here) != [here]:
+        return argument  # no folder can be written before it
+    return os.path.join(glob.escape(here), argument)
 
 
 def _several(argument: str, reporter: Reporter, offline: bool) -> list[str]:

@@ -1,5 +1,6 @@
 """What a run keeps, and how it goes on."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from hashlib import sha256
@@ -13,7 +14,7 @@ from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, architecture_to_json
 from dino_cli.core.training.step import Networks
 from dino_cli.data.listing.image_list import ImageList
-from dino_cli.data.listing.images import find_images
+from dino_cli.data.listing.images import absolute_argument, find_images
 from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -82,10 +83,11 @@ def create_run(
     with explain_errors(path, "choose another -o"):
         sweep_beside(folder.config)  # of a process killed before there was a run
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise already_exists([path], f"go on with {resume_command(path)}, or choose another -o")
+            go_on = f"go on with {resume_command(path)}, or " if folder.config.is_file() else ""
+            raise already_exists([path], f"{go_on}choose another -o")
         path.mkdir(parents=config.output is None, exist_ok=True)
-        config = _with_list(folder, config, listed)
-        folder.write_config({**described, "run": counts_of(plan), "train": to_json(config)})
+        values = to_json(_from_anywhere(_with_list(folder, config, listed)))
+        folder.write_config({**described, "run": counts_of(plan), "train": values})
 
 
 def update_run(
@@ -97,7 +99,8 @@ def update_run(
 ) -> None:
     """config.json of a run that goes on, with what the person changed. listed: as `create_run`."""
     with explain_errors(folder.path, "make it writable"):
-        values = {**to_json(_with_list(folder, config, listed)), "resume": None}
+        kept = _from_anywhere(_with_list(folder, config, listed))
+        values = {**to_json(kept), "resume": None}
         folder.write_config({**described, "run": counts_of(plan), "train": values})
 
 
@@ -108,6 +111,19 @@ def _with_list(folder: RunFolder, config: TrainConfig, listed: bytes | None) -> 
         temporary.write_bytes(listed)
     kept = str(folder.images.absolute())
     return replace(config, data=tuple(kept if name == "-" else name for name in config.data))
+
+
+def _from_anywhere(config: TrainConfig) -> TrainConfig:
+    """With paths that are the same when the run goes on from another working folder."""
+    judged, weights = config.eval_data, config.init_from
+    if weights is not None and os.path.exists(weights):  # else it is a model's name
+        weights = absolute_argument(weights)
+    return replace(
+        config,
+        data=tuple(map(absolute_argument, config.data)),
+        eval_data=judged and Path(absolute_argument(str(judged))),
+        init_from=weights,
+    )
 
 
 def save_run(

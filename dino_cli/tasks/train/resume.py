@@ -1,7 +1,11 @@
 """A run that goes on: from which checkpoint, and what makes it another run than the one begun."""
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,7 +20,26 @@ from dino_cli.runtime import Ranks
 from dino_cli.store.runs.checkpoints import find_checkpoint, load_checkpoint
 from dino_cli.store.runs.folder import RunFolder
 
-__all__ = ["resume_point", "tell_batches"]
+__all__ = ["own_paths", "resume_point", "tell_batches"]
+
+PATHS = {"data": "DATA", "eval_data": "--eval-data DIR"}  # as they are typed
+
+
+@contextmanager
+def own_paths(config: TrainConfig, name: Literal["data", "eval_data"]) -> Iterator[None]:
+    """Inside is read what the run itself names, if nothing else was given: raises `TaskError` that
+    tells of the run where that is not there, as for a relative path from another folder."""
+    try:
+        yield
+    except TaskError as error:
+        run = config.resume
+        if run is None or read_run(run)["train"].get(name) != to_json(config)[name]:
+            raise
+        what = PATHS[name].split()[0]
+        raise TaskError(
+            f"the run {str(run)!r} cannot find its {what} from here: {error.what}",
+            f"give {what} again: dino train {PATHS[name]} {shlex.join(['--resume', str(run)])}",
+        ) from None
 
 
 def resume_point(

@@ -44,7 +44,7 @@ from dino_cli.tasks.train.folder import (
 from dino_cli.tasks.train.knn import labelled_images
 from dino_cli.tasks.train.loop import Run
 from dino_cli.tasks.train.processes import default_run
-from dino_cli.tasks.train.resume import resume_point, tell_batches
+from dino_cli.tasks.train.resume import own_paths, resume_point, tell_batches
 from dino_cli.tasks.train.setup import (
     architecture_of,
     build_networks,
@@ -83,7 +83,8 @@ def train(config: TrainConfig, reporter: Reporter) -> dict[str, Any]:
         # One stdin cannot be read by several processes, nor again when the run goes on.
         listed = ranks.first(lambda: list_on_stdin(config, told)) if "-" in config.data else None
         stdin = io.TextIOWrapper(io.BytesIO(listed or b""), encoding="utf-8")
-        files = find_images(config.data, stdin=stdin, reporter=told, null=config.null)
+        with own_paths(config, "data"):
+            files = find_images(config.data, stdin=stdin, reporter=told, null=config.null)
         return _train_on(folder, config, architecture, files, device, ranks, reporter, listed)
 
 
@@ -122,7 +123,8 @@ def _train_on(
     labelled: list[ImageFile] = []
 
     def prepare() -> None:
-        labelled.extend(labelled_images(config))
+        with own_paths(config, "eval_data"):
+            labelled.extend(labelled_images(config))
         if checkpoint is not None:
             stand_in(folder, checkpoint)
         described = about(config, architecture)

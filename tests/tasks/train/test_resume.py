@@ -1,5 +1,7 @@
 """Runs that stopped, by a signal, a kill, their end or what went wrong, and that go on."""
 
+import html
+import json
 import os
 import shlex
 import shutil
@@ -91,6 +93,47 @@ def test_a_run_of_a_list_on_stdin_goes_on_without_it(images, small, tmp_path, mo
     assert "name a .txt list instead of -" in result.stderr
 
 
+def test_a_run_goes_on_from_another_folder(images, small, tmp_path, monkeypatch):
+    """Also one that an earlier version began, which names its data as they were typed."""
+    shutil.copytree(images, tmp_path / "p[1]/q")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "p[1]")
+    start = ["--config", small, "--max-steps", "1"]
+    dino("train", "q", *start, "-o", "../first")
+    flags = [*start, "--init-from", "../first"]
+    for name, data in (("whole", "q"), ("run", "q"), ("some", "q/*/*.p{ng,nm}")):
+        dino("train", data, *flags, "-o", f"../{name}", "--eval-data", "q")
+    kept = json.loads((tmp_path / "some/config.json").read_text())["train"]["data"]
+    assert kept == [f"{tmp_path}/p[[]1]/q/*/*.p{{ng,nm}}"]
+    dino("train", "--resume", "../whole", "--max-steps", "2", "--init-from", "../first")
+
+    monkeypatch.chdir(tmp_path / "other")
+    for name in ("run", "some"):
+        (tmp_path / name / "checkpoint.pt").unlink()
+        dino("train", "--resume", f"../{name}", "--max-steps", "2")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    page = json.loads(dino("report", "../run", "--json").stdout)["page"]
+    text, kept = html.unescape(Path(page).read_text()), f"'{tmp_path}/p[1]/q'"
+    assert f"--eval-data {kept}" in text
+    assert f" -- {kept}" in text
+
+    values = json.loads((tmp_path / "run/config.json").read_text())
+    values["train"] |= {"data": ["q"], "eval_data": "q"}
+    (tmp_path / "run/config.json").write_text(json.dumps(values))
+    again = ["train", "--resume", "../run", "--max-steps", "3"]
+    for given, told in (
+        ([], "the run '../run' cannot find its DATA from here: 'q' does not exist; "
+         "give DATA again: dino train DATA --resume ../run"),
+        (["gone"], "error: 'gone' does not exist; check the path"),
+        (["../p[1]/q"], "cannot find its --eval-data from here: 'q' does not exist; "
+         "give --eval-data again: dino train --eval-data DIR --resume ../run"),
+    ):  # fmt: skip
+        assert told in dino(*again, *given, code=1).stderr.splitlines()[-1]
+    monkeypatch.chdir(tmp_path / "p[1]")
+    dino(*again)
+    assert len(losses(tmp_path / "run")) == 3
+
+
 @pytest.mark.parametrize("flags", [(), ("--use-bn-in-head",)])
 def test_batch_norm_that_sees_other_batches_is_told(images, small, tmp_path, flags):
     run = tmp_path / "run"
@@ -172,6 +215,9 @@ def test_resume_refuses_what_would_be_another_run(images, small, tmp_path):
         other.unlink(missing_ok=True)
     result = dino("train", images, "-o", run, "--config", small, code=1)
     assert f"{str(run)!r} already exists; go on with dino train --resume {run}" in result.stderr
+    for taken in (small, moved):  # a file, and a folder that is no run
+        result = dino("train", images, "-o", taken, "--config", small, code=1)
+        assert f"{str(taken)!r} already exists; choose another -o" in result.stderr
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(images, small, tmp_path):
