@@ -17,10 +17,10 @@ from dino_cli.store.weights.architectures import ArchitectureHints, read_archite
 from dino_cli.store.weights.folders import Source, open_source
 from dino_cli.store.weights.heads import read_head
 from dino_cli.store.weights.layouts import (
-    backbone_of,
     bare_names,
     is_finite,
     network_of,
+    own_backbone,
     to_timm_names,
 )
 from dino_cli.store.weights.lookalikes import looks_like
@@ -83,7 +83,7 @@ def _arranged(tensors: Mapping[str, Tensor], source: Source) -> tuple[Architectu
     """Shapes alone: meta tensors, so that fusing costs nothing."""
     shapes = {name: t.to("meta") for name, t in tensors.items()}
     if source.own is not None:
-        return source.own.architecture, backbone_of(shapes)
+        return source.own.architecture, own_backbone(shapes)
     named = to_timm_names(shapes)
     return read_architecture(named, ArchitectureHints(config=source.config)), named.tensors
 

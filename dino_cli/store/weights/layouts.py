@@ -22,10 +22,11 @@ from dino_cli.store.weights.lookalikes import looks_like
 __all__ = [
     "HEADS",
     "NamedTensors",
-    "backbone_of",
     "bare_names",
     "is_finite",
     "network_of",
+    "own_backbone",
+    "own_head",
     "to_timm_names",
 ]
 
@@ -34,6 +35,7 @@ Rename = tuple[str, str]
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
 TRAINING_PREFIXES = ("module.", "_orig_mod.")
+OWN_BACKBONE, OWN_HEAD = "backbone.", "head."  # parts of the reference's and our checkpoints
 # Of classifier models and multi-part checkpoints around the network that is wanted.
 OUTER_PREFIXES = (
     "backbone.",
@@ -173,10 +175,25 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
 
 
-def backbone_of(tensors: Mapping[str, Tensor]) -> Tensors:
-    """The tensors of the backbone alone, without heads, under their names without prefixes."""
-    bare = bare_names(tensors)
-    return {name: tensor for name, tensor in bare.items() if not name.startswith(HEADS)}
+def own_backbone(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors of a backbone of `dino train`, by itself or in a checkpoint beside its head.
+
+    By where they lie, not by name: many a network of timm has a `head.norm` of its own.
+    """
+    bare = {_without(name, TRAINING_PREFIXES): tensor for name, tensor in tensors.items()}
+    if not any(name.startswith(OWN_BACKBONE) for name in bare):
+        return bare
+    return {
+        _without(name.removeprefix(OWN_BACKBONE), TRAINING_PREFIXES): tensor
+        for name, tensor in bare.items()
+        if not name.startswith(OWN_HEAD)
+    }
+
+
+def own_head(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors of the projection head in a network of a checkpoint, by their names in it."""
+    bare = {_without(name, TRAINING_PREFIXES): tensor for name, tensor in tensors.items()}
+    return {n.removeprefix(OWN_HEAD): t for n, t in bare.items() if n.startswith(OWN_HEAD)}
 
 
 def bare_names(tensors: Mapping[str, Tensor]) -> Tensors:

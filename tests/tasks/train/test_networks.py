@@ -4,10 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
-from in_process import dino
+from in_process import answer, dino
 from safetensors.torch import load_file
 from small_run import losses
 
@@ -26,6 +27,40 @@ def test_other_timm_backbones_train(images, small, tmp_path, arch):
     assert len(losses(tmp_path / "run")) == 2
     out = tmp_path / "f.npy"
     dino("embed", images / "fish", "--weights", tmp_path / "run", "-o", out, "--device", "cpu")
+
+
+FAMILIES = (
+    "convnextv2_atto", "edgenext_xx_small", "tiny_vit_5m_224", "davit_tiny", "efficientvit_b0",
+    "efficientvit_m0", "test_mambaout", "test_nfnet", "test_efficientnet", "efficientformerv2_s0",
+    "poolformer_s12", "regnety_002", "mobilevit_xxs", "hgnetv2_b0", "coatnet_nano_rw_224",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arch", ["test_convnext", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)]
+)
+def test_trained_timm_backbones_are_read_again(images, small, tmp_path, arch):
+    """Though the final norm of many is called head.norm, as if it were of a head of DINO's."""
+    config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+    side = 224 if arch.endswith("_224") or arch == "efficientformerv2_s0" else 64
+    small.write_text(config.replace("global_size = 32", f"global_size = {side}"))
+    words = ["train", images, "--config", small, "--arch", arch, "--max-steps", "1"]
+    words += ["--drop-path", "0", "--local-crops-number", "0", "--batch-size", "2"]
+    run = tmp_path / "run"
+    dino(*words, "-o", run)
+    weights = ["--weights", run, "--device", "cpu"]
+    for key in ("teacher", "student"):
+        out = tmp_path / f"{key}.npy"
+        dino("embed", images / "fish", *weights, "--checkpoint-key", key, "-o", out)
+        assert np.isfinite(np.load(out)).all()
+    told = answer("weights", "inspect", run / "checkpoint.pt")
+    assert told["fits"]
+    assert told["head"]["out_dim"] == 64
+    dino("export", run, "-o", tmp_path / "timm.safetensors")
+    weights[1] = tmp_path / "timm.safetensors"
+    dino("embed", images / "fish", *weights, "-o", tmp_path / "exported.npy")
+    again = dino(*words, "-o", tmp_path / "again", "--init-from", run)
+    assert "the projection head and the centre go on from" in " ".join(again.stderr.split())
 
 
 @pytest.mark.parametrize(
