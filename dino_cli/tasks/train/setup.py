@@ -16,7 +16,7 @@ from dino_cli.core.network.architecture import (
     TimmArchitecture,
     VitArchitecture,
 )
-from dino_cli.core.network.backbone import build, build_empty
+from dino_cli.core.network.backbone import build, build_empty, feature_width
 from dino_cli.core.training.head import DinoHead
 from dino_cli.core.training.multicrop import MultiCrop
 from dino_cli.core.training.optim import make_optimizer
@@ -296,7 +296,7 @@ def build_networks(
 def _multi_crop(config: TrainConfig, architecture: Architecture, *, drop_path: float) -> MultiCrop:
     backbone = build(architecture, drop_path=drop_path)
     head = DinoHead(
-        int(backbone.num_features),  # type: ignore[arg-type]
+        feature_width(backbone),
         config.out_dim,
         hidden_dim=config.head_hidden,
         bottleneck_dim=config.head_bottleneck,
