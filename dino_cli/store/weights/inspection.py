@@ -20,6 +20,7 @@ from dino_cli.store.weights.layouts import (
     bare_names,
     is_finite,
     network_of,
+    networks_in,
     own_backbone,
     to_timm_names,
 )
@@ -52,7 +53,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in source.files),
         "sha256": source.sha256(),
         "layout": _layout(tensors, source),
-        "networks": [k for k in ("student", "teacher") if isinstance(source.content.get(k), dict)],
+        "networks": networks_in(source.content),
         "head": head.options if (head := read_head(path)) else None,
         "beside": sorted(str(k) for k, v in source.content.items() if not isinstance(v, Tensor)),
         "tensors": len(tensors),

@@ -32,8 +32,7 @@ def as_timm(
         near = difflib.get_close_matches(base, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
         raise UsageError(f"timm has no architecture {base!r}", hint)
-    bare = bare_names(tensors)
-    foreign = any(key.startswith(("embeddings.", "embedder.")) for key in bare)
+    foreign = any(key.startswith(("embeddings.", "embedder.")) for key in bare_names(tensors))
     ours = name.endswith(".dino") or "_dinov2" in base
     if foreign or ours:
         named = to_timm_names(tensors)
@@ -41,7 +40,7 @@ def as_timm(
         if ours:
             _expect_size(architecture, base)
         return architecture, named.tensors
-    architecture = _fitted(base, bare, known)
+    architecture, bare = _fitted(base, tensors, known)
     return architecture, _converted(base, bare, empty_network(architecture))
 
 
@@ -71,8 +70,11 @@ def _expect_size(found: Architecture, base: str) -> None:
             )
 
 
-def _fitted(base: str, bare: Mapping[str, Tensor], known: ArchitectureHints) -> TimmArchitecture:
-    """With the arguments under which the model takes any image size and these tensors."""
+def _fitted(
+    base: str, tensors: Mapping[str, Tensor], known: ArchitectureHints
+) -> tuple[TimmArchitecture, dict[str, Tensor]]:
+    """With the arguments under which the model takes any image size and these tensors; and them,
+    by the names in it."""
     arguments: dict[str, Any] = {"dynamic_img_size": True}
     if "dinov3" in base:  # timm's default there is the mean of the patches
         arguments["global_pool"] = "token"
@@ -85,20 +87,26 @@ def _fitted(base: str, bare: Mapping[str, Tensor], known: ArchitectureHints) -> 
     except TaskError:  # not a ViT: it has no such argument, and needs none
         del arguments["dynamic_img_size"]
         net = empty_network(TimmArchitecture(name=base, arguments=arguments))
-    first = bare.get(f"{_config(net).get('first_conv')}.weight")
-    channels = int(first.shape[1]) if first is not None and first.ndim == 4 else 3
+    bare = bare_names(tensors, net.state_dict().keys())
+    weight = f"{_config(net).get('first_conv')}.weight"
+    first, ours = bare.get(weight), net.state_dict().get(weight)
+    channels = 3
+    if first is not None and ours is not None and first.ndim == ours.ndim == 4:
+        # Of three channels a network may make more before that layer (TResNet).
+        channels = first.shape[1] * 3 // ours.shape[1]
     positions, own = bare.get("pos_embed"), getattr(net, "pos_embed", None)
     if (
         isinstance(positions, Tensor)
         and isinstance(own, Tensor)
         and positions.ndim == own.ndim == 3
+        and hasattr(getattr(net, "patch_embed", None), "grid_size")
     ):
         patch_size = net.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
         prefix = own.shape[1] - math.prod(net.patch_embed.grid_size)  # type: ignore[union-attr,arg-type]
         side = math.isqrt(max(positions.shape[1] - prefix, 0))
         if side and side * side == positions.shape[1] - prefix and positions.shape != own.shape:
             arguments["img_size"] = side * patch_size  # or timm would resample the positions
-    return TimmArchitecture(name=base, in_chans=channels, arguments=arguments)
+    return TimmArchitecture(name=base, in_chans=channels, arguments=arguments), bare
 
 
 def _converted(base: str, bare: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
