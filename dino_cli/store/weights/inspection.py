@@ -13,7 +13,11 @@ from dino_cli.core.network.architecture import (
     architecture_to_json,
 )
 from dino_cli.errors import TaskError
-from dino_cli.store.weights.architectures import ArchitectureHints, read_architecture
+from dino_cli.store.weights.architectures import (
+    ArchitectureHints,
+    name_for_arch,
+    read_architecture,
+)
 from dino_cli.store.weights.folders import Source, open_source
 from dino_cli.store.weights.heads import read_head
 from dino_cli.store.weights.layouts import (
@@ -40,7 +44,8 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
 
     Keys: path, files, bytes, sha256, layout, networks, head (the options of `dino train` that make
     its projection head, None without one), beside (what is no network), tensors, parameters,
-    dtypes, not_finite, architecture (None when it cannot be told), heads_known (its heads are
+    dtypes, not_finite, architecture (None when it cannot be told), arch (what `dino train --arch`
+    calls such a network, None where it has no name), heads_known (its heads are
     written somewhere, not inferred from a width of 64 each), fits, and for what does not fit
     missing, unexpected, misshapen, reason, looks_like. Raises `TaskError` when the file cannot be
     read at all.
@@ -61,6 +66,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
         "dtypes": dict(Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())),
         "not_finite": [name for name, t in tensors.items() if not is_finite(t)],
         "architecture": None,
+        "arch": None,
         "heads_known": source.own is not None or "num_attention_heads" in source.config,
         "fits": False,
         "missing": [],
@@ -75,6 +81,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
     except TaskError as error:
         return {**told, "reason": str(error), "looks_like": looks_like(tensors)}
     told["architecture"] = architecture_to_json(architecture)
+    told["arch"] = name_for_arch(architecture)
     told |= _compared(architecture, named)
     told["fits"] = not any(told[k] for k in ("missing", "unexpected", "misshapen", "not_finite"))
     return told

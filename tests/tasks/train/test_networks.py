@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from in_process import answer, dino
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_run import losses
 
 from dino_cli.core.network.architecture import VitArchitecture
@@ -206,6 +206,37 @@ def test_starting_from_a_model_by_name(images, small, tmp_path):
     said = dino(*words, "dino_demo", *convnet, code=1).stderr
     assert "--init-from dino_demo does not fit resnet18" in said
     assert said.endswith(f"choose --arch vit_tiny {' '.join(shape)}\n")
+
+
+@pytest.mark.parametrize(
+    ("registers", "name"),
+    [(0, "vit_small_patch14_dinov2"), (4, "vit_small_patch14_reg4_dinov2")],
+)
+def test_the_timm_model_that_dinov2s_weights_are_of_is_named(
+    images, small, tmp_path, registers, name
+):
+    a = VitArchitecture(
+        width=384, depth=12, heads=6, patch_size=14, grid=(37, 37), layer_scale=True
+    )
+    tensors = {k: torch.zeros_like(t) for k, t in build_vit(a).state_dict().items()}
+    tensors |= {"mask_token": torch.zeros(1, 384)}
+    tensors |= {"register_tokens": torch.zeros(1, registers, 384)} if registers else {}
+    save_file(tensors, tmp_path / "dinov2.safetensors")
+    words = ["--config", small, "--max-steps", "1", "-o", tmp_path / "run"]
+    words += ["--init-from", tmp_path / "dinov2.safetensors"]
+    said = dino("train", images, *words, code=1).stderr
+    line = f"--arch {name} --global-size 28 --local-size 14"
+    assert said.endswith(
+        f"; choose {line}, without --patch-size and --width and --depth and --heads\n"
+    )
+    told = answer("weights", "inspect", tmp_path / "dinov2.safetensors")
+    assert told["arch"] == name
+    assert name in dino("weights", "inspect", tmp_path / "dinov2.safetensors").stdout
+    if registers:
+        small.write_text(
+            small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+        )
+        dino("train", images, *words, *line.split(), "--batch-size", "2")
 
 
 HIDDEN = "head.mlp.0.weight"
