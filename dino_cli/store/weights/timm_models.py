@@ -10,13 +10,20 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from dino_cli.core.network.architecture import Architecture, TimmArchitecture, VitArchitecture
+from dino_cli.core.network.architecture import (
+    VIT_SIZES,
+    Architecture,
+    TimmArchitecture,
+    VitArchitecture,
+)
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.weights.architectures import ArchitectureHints, is_own_arch, read_architecture
 from dino_cli.store.weights.empty import empty_network
 from dino_cli.store.weights.layouts import HEADS, bare_names, to_timm_names
 
-__all__ = ["as_timm", "timm_config"]
+__all__ = ["as_timm", "did_you_mean", "timm_config"]
+
+SHOWN = 3  # names
 
 
 def as_timm(
@@ -29,9 +36,7 @@ def as_timm(
     """
     base = name.split(".")[0]
     if not timm.is_model(base):
-        near = difflib.get_close_matches(base, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
-        raise UsageError(f"timm has no architecture {base!r}", hint)
+        raise UsageError(f"timm has no architecture {base!r}", did_you_mean(base))
     foreign = any(key.startswith(("embeddings.", "embedder.")) for key in bare_names(tensors))
     ours = name.endswith(".dino") or "_dinov2" in base
     if foreign or ours:
@@ -42,6 +47,18 @@ def as_timm(
         return architecture, named.tensors
     architecture, bare = _fitted(base, tensors, known)
     return architecture, _converted(base, bare, empty_network(architecture))
+
+
+def did_you_mean(name: str) -> str:
+    """The question for a name that neither we nor timm have: first those that begin with it, the
+    shortest of them and of the usual patch size first."""
+    names = [*VIT_SIZES, *timm.list_models()]
+    longer = sorted(
+        (known for known in names if known.startswith(name)),
+        key=lambda known: (len(known), "patch16" not in known, known),
+    )
+    near = dict.fromkeys([*longer[:SHOWN], *difflib.get_close_matches(name, names, n=SHOWN)])
+    return f"did you mean {', '.join(list(near)[:SHOWN])}?" if near else "see timm.list_models()"
 
 
 def timm_config(arch: str | None) -> Mapping[str, Any] | None:

@@ -26,6 +26,7 @@ from dino_cli.data.views.batches import BatchPlan, ViewSchedule
 from dino_cli.data.views.draws import ViewSpec
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
+from dino_cli.store.weights.timm_models import did_you_mean
 from dino_cli.tasks.train.start import head_from, start_from
 
 __all__ = [
@@ -90,13 +91,7 @@ def timm_architecture(name: str, in_chans: int, size: Size) -> TimmArchitecture:
     import timm
 
     if not timm.is_model(name):
-        import difflib
-
-        close = difflib.get_close_matches(name, [*VIT_SIZES, *timm.list_models()], n=3)
-        raise UsageError(
-            f"unknown architecture {name!r}",
-            f"did you mean {', '.join(close)}?" if close else "see timm.list_models()",
-        )
+        raise UsageError(f"unknown architecture {name!r}", did_you_mean(name))
     arguments: dict[str, Any] = {}
     if name.startswith(("vit_", "deit", "eva", "beit")):
         arguments = {"img_size": size}
