@@ -119,14 +119,15 @@ class Backbone:
     def output(self, x: Tensor) -> Tensor:
         """What the network makes of normalised images (B, C, H, W) before it pools.
 
-        Tokens after the final norm, prefix first (B, P + N, D); of a convnet a map (B, D, h, w).
+        Tokens after the final norm, prefix first (B, P + N, D); of a convnet a map (B, D, h, w);
+        of a few networks of timm, as CrossViT, several.
         """
         return self._forward_features(x)
 
     @torch.inference_mode()
     def pooled(self, output: Tensor) -> Tensor:
         """Of such an output the CLS token, or what a network without one pools: float32 (B, D)."""
-        if output.ndim == 3 and self.prefix_tokens:
+        if isinstance(output, Tensor) and output.ndim == 3 and self.prefix_tokens:
             return output[:, 0].float()
         pooled: Tensor = self.net.forward_head(output, pre_logits=True)  # type: ignore[operator]
         return pooled.float()
@@ -142,7 +143,7 @@ class Backbone:
         Raises `ValueError` for a network without patch tokens.
         """
         tokens = self.output(x)
-        if tokens.ndim != 3:
+        if not isinstance(tokens, Tensor) or tokens.ndim != 3:
             raise ValueError("a convnet has no patch tokens")
         return tokens.float()
 

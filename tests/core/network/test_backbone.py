@@ -7,6 +7,7 @@ from torch import nn
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, TimmArchitecture, VitArchitecture
 from dino_cli.core.network.backbone import Backbone, build, build_empty, feature_width
+from dino_cli.core.network.features import Extractor
 from dino_cli.tasks.train.cost import gflop_per_image
 
 SMALL = VitArchitecture(width=32, depth=2, heads=2, patch_size=8, grid=(4, 4))
@@ -48,9 +49,24 @@ def test_features_are_as_wide_as_the_last_layer_makes_them(
     assert gflop_per_image(config, architecture) > 0
 
 
-def test_training_and_embedding_take_the_same_features() -> None:
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        SMALL,
+        TimmArchitecture(name="test_mambaout"),
+        pytest.param(TimmArchitecture(name="crossvit_9_240"), marks=pytest.mark.slow),
+        pytest.param(TimmArchitecture(name="efficientvim_m1"), marks=pytest.mark.slow),
+        pytest.param(TimmArchitecture(name="coat_tiny"), marks=pytest.mark.slow),
+    ],
+    ids=lambda a: getattr(a, "name", "own"),
+)
+def test_training_and_embedding_take_the_same_features(architecture: Architecture) -> None:
+    """Also of a network whose last layers give several maps or sequences."""
     torch.manual_seed(0)
-    x = torch.randn(2, 3, 64, 64)
-    for architecture in (TimmArchitecture(name="test_mambaout"), SMALL):
-        net = build(architecture).eval()
-        torch.testing.assert_close(Backbone(net).features(x), net(x), rtol=0, atol=0)
+    net = build(architecture).eval()
+    side = {"crossvit_9_240": 240, "coat_tiny": 224}.get(getattr(architecture, "name", ""), 64)
+    x = torch.randn(2, 3, side, side)
+    with torch.inference_mode():
+        wanted = net(x)
+    found = Extractor(Backbone(net), ["cls"])(x)["cls"]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
