@@ -178,6 +178,7 @@ def _told(told: dict[str, Any]) -> dict[str, str]:
         arguments = ", ".join(f"{key} {value}" for key, value in a["arguments"].items())
         lines["architecture"] = f"timm's {a['name']}" + (f" ({arguments})" if arguments else "")
     return lines | {
+        "--arch": told["arch"] or "",
         "fits": fits if a else "no: the architecture cannot be told",
         "missing": _names(told["missing"]),
         "unexpected": _names(told["unexpected"]),

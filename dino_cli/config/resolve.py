@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Set
 from dataclasses import replace
 from difflib import get_close_matches
@@ -36,7 +37,7 @@ def resolve(config: TrainConfig, given: Set[str]) -> TrainConfig:
     """Defaults < preset < file < flags; with --resume the run's own configuration.
 
     given: the names of the flags that the person typed. Raises `UsageError` for no data, an unknown
-    preset or key, and for a flag that a resumed run cannot change.
+    preset or key, and for a flag that a resumed run cannot change; `TaskError` for what is no run.
     """
     flags = {name: getattr(config, name) for name in given}
     if config.resume is None and config.output and _restarted(config.output):
@@ -101,7 +102,29 @@ def _damaged(source: Path) -> TaskError:
     return TaskError(f"{source} is not the configuration of a run", "restore it or start anew")
 
 
-def _resumed(run: Path, flags: Mapping[str, Any]) -> TrainConfig:
+def _folder_of(given: Path) -> Path:
+    """The run folder that --resume names, perhaps by its newest checkpoint. Raises `TaskError` for
+    another file: of a run, which can go on from its newest only, or of weights."""
+    if not given.is_file():
+        return given
+    try:
+        read_run(given.parent)
+    except TaskError:
+        raise TaskError(
+            f"{given} is a file and not a run folder",
+            f"to go on from its weights use --init-from {shlex.quote(str(given))}",
+        ) from None
+    if given.name == "checkpoint.pt":
+        return given.parent
+    raise TaskError(
+        f"{given} is a file of a run, which goes on from its newest checkpoint",
+        f"use {shlex.join(['--resume', str(given.parent)])}, or for a new run that begins with "
+        f"these weights {shlex.join(['--init-from', str(given)])}",
+    )
+
+
+def _resumed(given: Path, flags: Mapping[str, Any]) -> TrainConfig:
+    run = _folder_of(given)
     config = stored(read_run(run), run / "config.json")
     for name in sorted(set(flags) - RESUMABLE - RESCUING):
         if not _same(name, flags[name], getattr(config, name)):

@@ -34,6 +34,7 @@ def test_inspect_tells_what_a_file_holds(tmp_path: Path) -> None:
                 "student": {}, "epoch": 3}, tmp_path / "w.pth")  # fmt: skip
     told = inspected(tmp_path / "w.pth")
     assert told["architecture"] == {"kind": "vit", **json.loads(json.dumps(asdict(a)))}
+    assert told["arch"] is None
     assert told["fits"]
     assert told["dtypes"] == {"float16": len(tensors)}
     assert told["parameters"] == sum(t.numel() for t in tensors.values())

@@ -13,7 +13,7 @@ from dino_cli.core.network import attention
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.network.vit import build_vit
 
-__all__ = ["Backbone", "build", "build_empty"]
+__all__ = ["Backbone", "build", "build_empty", "feature_width"]
 
 
 def build(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Module:
@@ -46,6 +46,15 @@ def build_empty(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Mod
             return build(architecture, drop_path=drop_path)
     except Exception:  # the full build tells it, if it is the architecture's fault
         return build(architecture, drop_path=drop_path).to("meta")
+
+
+def feature_width(net: nn.Module) -> int:
+    """Width D of the features (B, D) that a network of `build` gives.
+
+    Not of its last map or tokens, timm's `num_features`: after these, MobileNetV3, VGG, HGNetV2 and
+    others have a layer more before the classifier.
+    """
+    return int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
 
 
 class Backbone:
@@ -83,8 +92,8 @@ class Backbone:
 
     @property
     def dim(self) -> int:
-        """Width D of a CLS feature."""
-        return int(self.net.num_features)  # type: ignore[arg-type]
+        """Width D of a CLS feature, or of a pooled one."""
+        return feature_width(self.net)
 
     @property
     def heads(self) -> int:
@@ -110,14 +119,15 @@ class Backbone:
     def output(self, x: Tensor) -> Tensor:
         """What the network makes of normalised images (B, C, H, W) before it pools.
 
-        Tokens after the final norm, prefix first (B, P + N, D); of a convnet a map (B, D, h, w).
+        Tokens after the final norm, prefix first (B, P + N, D); of a convnet a map (B, D, h, w);
+        of a few networks of timm, as CrossViT, several.
         """
         return self._forward_features(x)
 
     @torch.inference_mode()
     def pooled(self, output: Tensor) -> Tensor:
         """Of such an output the CLS token, or what a network without one pools: float32 (B, D)."""
-        if output.ndim == 3 and self.prefix_tokens:
+        if isinstance(output, Tensor) and output.ndim == 3 and self.prefix_tokens:
             return output[:, 0].float()
         pooled: Tensor = self.net.forward_head(output, pre_logits=True)  # type: ignore[operator]
         return pooled.float()
@@ -133,7 +143,7 @@ class Backbone:
         Raises `ValueError` for a network without patch tokens.
         """
         tokens = self.output(x)
-        if tokens.ndim != 3:
+        if not isinstance(tokens, Tensor) or tokens.ndim != 3:
             raise ValueError("a convnet has no patch tokens")
         return tokens.float()
 

@@ -104,7 +104,8 @@ class Extractor:
             tokens = backbone.output(x)
         else:
             tokens, inputs = self._tokens(x)
-        missing = [kind for kind in kinds if kind != "cls"] if tokens.ndim != 3 else []
+        one_each = isinstance(tokens, Tensor) and tokens.ndim == 3
+        missing = [] if one_each else [kind for kind in kinds if kind != "cls"]
         if missing:
             raise ValueError(f"a convnet has no patch tokens for features {missing[0]!r}")
         found: dict[str, Tensor] = {}

@@ -58,7 +58,7 @@ class Exportable(nn.Module):
 
     def _features(self, tokens: Tensor, images: Tensor) -> Tensor:
         prefix = int(getattr(self.net, "num_prefix_tokens", 0))
-        if tokens.ndim != 3 or not prefix:
+        if not isinstance(tokens, Tensor) or tokens.ndim != 3 or not prefix:
             pooled: Tensor = self.net.forward_head(tokens, pre_logits=True)
             return pooled
         cls, patches = tokens[:, 0], tokens[:, prefix:]

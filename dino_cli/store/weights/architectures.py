@@ -17,13 +17,24 @@ from dino_cli.core.network.architecture import (
 )
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.layouts import NamedTensors
+from dino_cli.store.weights.registry import entries
 
-__all__ = ["ArchitectureHints", "is_own_arch", "read_architecture"]
+__all__ = ["ArchitectureHints", "is_own_arch", "name_for_arch", "read_architecture"]
 
 Tensors = Mapping[str, Tensor]
 
 ALIASES = {"deit_tiny": "vit_tiny", "deit_small": "vit_small", "deit_base": "vit_base"}
 PROJECTION = {False: "patch_embed.proj.weight", True: "patch_embed.proj.0.weight"}  # by conv stem
+# Sizes in timm's names of DINOv2's and DINOv3's networks: width, depth, whether MLPs are gated.
+NAMED_SIZES = {
+    "small": (384, 12, False),
+    "small_plus": (384, 12, True),
+    "base": (768, 12, False),
+    "large": (1024, 24, False),
+    "giant": (1536, 40, True),
+    "huge_plus": (1280, 32, True),
+    "7b": (4096, 40, True),
+}
 WHOLE = "give whole weights, or name the timm model with --arch"
 # What the architecture is read from, and how many dimensions it must have; all other tensors are
 # compared with the built network.
@@ -54,6 +65,29 @@ class ArchitectureHints:
 def is_own_arch(name: str | None) -> bool:
     """Whether `--arch` is a ViT whose tensors tell the rest, rather than one that timm builds."""
     return name is None or ALIASES.get(name, name) in VIT_SIZES
+
+
+def name_for_arch(a: Architecture) -> str | None:
+    """What `dino train --arch` calls such a network, whose patch size and positions may be others:
+    ours, timm's, or that of the registered model that it is. None where it has no name."""
+    if isinstance(a, TimmArchitecture):
+        changed = a.arguments
+        if "embed_dim" not in changed:
+            return a.name.split(".")[0]
+        size = changed["embed_dim"], changed["depth"], bool(changed.get("swiglu_mlp"))
+        return _registered(size, f"_patch{changed['patch_size']}_dinov3")
+    if not (a.layer_scale or a.registers or a.swiglu):
+        shape = (a.width, a.depth, a.heads)
+        return {size: name for name, size in VIT_SIZES.items()}.get(shape)
+    registers = f"_reg{a.registers}" if a.registers else ""
+    size = a.width, a.depth, a.swiglu
+    return _registered(size, f"_patch{a.patch_size}{registers}_dinov2")
+
+
+def _registered(size: tuple[int, int, bool], rest: str) -> str | None:
+    names = (f"vit_{name}{rest}" for name, known in NAMED_SIZES.items() if known == size)
+    known = {entry.architecture for entry in entries().values()}
+    return next((name for name in names if name in known), None)
 
 
 def read_architecture(named: NamedTensors, known: ArchitectureHints) -> Architecture:

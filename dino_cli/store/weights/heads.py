@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dino_cli.store.weights.layouts import bare_names, network_of
+from dino_cli.store.weights.layouts import network_of, own_head
 from dino_cli.store.weights.tensor_files import read_tensor_file
 
 __all__ = ["HeadWeights", "read_head"]
@@ -55,8 +55,7 @@ def read_head(path: Path) -> HeadWeights | None:
     content = read_tensor_file(file).content
     if not isinstance(content.get("teacher"), Mapping):
         return None
-    names = bare_names(network_of(content, "teacher"))
-    tensors = {n.removeprefix("head."): t for n, t in names.items() if n.startswith("head.")}
+    tensors = own_head(network_of(content, "teacher"))
     if any(name not in tensors or tensors[name].ndim != 2 for name in MATRICES):
         return None
     return HeadWeights(tensors=tensors, centre=_centre(content))

@@ -13,14 +13,19 @@ from dino_cli.core.network.architecture import (
     architecture_to_json,
 )
 from dino_cli.errors import TaskError
-from dino_cli.store.weights.architectures import ArchitectureHints, read_architecture
+from dino_cli.store.weights.architectures import (
+    ArchitectureHints,
+    name_for_arch,
+    read_architecture,
+)
 from dino_cli.store.weights.folders import Source, open_source
 from dino_cli.store.weights.heads import read_head
 from dino_cli.store.weights.layouts import (
-    backbone_of,
     bare_names,
     is_finite,
     network_of,
+    networks_in,
+    own_backbone,
     to_timm_names,
 )
 from dino_cli.store.weights.lookalikes import looks_like
@@ -39,7 +44,8 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
 
     Keys: path, files, bytes, sha256, layout, networks, head (the options of `dino train` that make
     its projection head, None without one), beside (what is no network), tensors, parameters,
-    dtypes, not_finite, architecture (None when it cannot be told), heads_known (its heads are
+    dtypes, not_finite, architecture (None when it cannot be told), arch (what `dino train --arch`
+    calls such a network, None where it has no name), heads_known (its heads are
     written somewhere, not inferred from a width of 64 each), fits, and for what does not fit
     missing, unexpected, misshapen, reason, looks_like. Raises `TaskError` when the file cannot be
     read at all.
@@ -52,7 +58,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in source.files),
         "sha256": source.sha256(),
         "layout": _layout(tensors, source),
-        "networks": [k for k in ("student", "teacher") if isinstance(source.content.get(k), dict)],
+        "networks": networks_in(source.content),
         "head": head.options if (head := read_head(path)) else None,
         "beside": sorted(str(k) for k, v in source.content.items() if not isinstance(v, Tensor)),
         "tensors": len(tensors),
@@ -60,6 +66,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
         "dtypes": dict(Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())),
         "not_finite": [name for name, t in tensors.items() if not is_finite(t)],
         "architecture": None,
+        "arch": None,
         "heads_known": source.own is not None or "num_attention_heads" in source.config,
         "fits": False,
         "missing": [],
@@ -74,6 +81,7 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
     except TaskError as error:
         return {**told, "reason": str(error), "looks_like": looks_like(tensors)}
     told["architecture"] = architecture_to_json(architecture)
+    told["arch"] = name_for_arch(architecture)
     told |= _compared(architecture, named)
     told["fits"] = not any(told[k] for k in ("missing", "unexpected", "misshapen", "not_finite"))
     return told
@@ -83,7 +91,7 @@ def _arranged(tensors: Mapping[str, Tensor], source: Source) -> tuple[Architectu
     """Shapes alone: meta tensors, so that fusing costs nothing."""
     shapes = {name: t.to("meta") for name, t in tensors.items()}
     if source.own is not None:
-        return source.own.architecture, backbone_of(shapes)
+        return source.own.architecture, own_backbone(shapes)
     named = to_timm_names(shapes)
     return read_architecture(named, ArchitectureHints(config=source.config)), named.tensors
 

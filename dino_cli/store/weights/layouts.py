@@ -4,12 +4,13 @@
     torchvision, timm ResNet                   names as they are
     Hugging Face ViT, Dinov2, Dinov2WithRegisters, DINOv3ViT, ResNet
                                                files, transformers 5 in memory, classifier prefixes
+    trainings of DINOv2, lightly, solo-learn   see `store.weights.trainers`
 
 Pure functions over dicts of tensors; nothing here opens a file or knows an architecture.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,14 +19,17 @@ from torch import Tensor
 
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.lookalikes import looks_like
+from dino_cli.store.weights.trainers import networks_beside, one_of_pair, without
 
 __all__ = [
     "HEADS",
     "NamedTensors",
-    "backbone_of",
     "bare_names",
     "is_finite",
     "network_of",
+    "networks_in",
+    "own_backbone",
+    "own_head",
     "to_timm_names",
 ]
 
@@ -33,9 +37,11 @@ Tensors = dict[str, Tensor]
 Rename = tuple[str, str]
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
-TRAINING_PREFIXES = ("module.", "_orig_mod.")
+OWN_BACKBONE, OWN_HEAD = "backbone.", "head."  # parts of the reference's and our checkpoints
 # Of classifier models and multi-part checkpoints around the network that is wanted.
 OUTER_PREFIXES = (
+    "model.backbone.",
+    "backbone.vit.",
     "backbone.",
     "vit.",
     "dinov2_with_registers.",
@@ -51,7 +57,7 @@ PACKED = frozenset({getattr(torch, "float4_e2m1fn_x2", None)})
 FIRST_LAYERS = ("patch_embed.", "embeddings.", "embedder.", "conv1.")
 ATTENTION = ("attn.q", "attn.k", "attn.v")
 GATED = (("mlp.gate", "mlp.up"), "mlp.fc1")  # parts, whole
-HEADS = ("head.", "dino_head.", "ibot_head.", "classifier.", "pooler.", "mask_token")
+HEADS = ("head.", "head_dist.", "dino_head.", "ibot_head.", "classifier.", "pooler.", "mask_token")
 
 # Hugging Face names and their replacements, applied in this order.
 VIT_NAMES: tuple[Rename, ...] = (
@@ -82,6 +88,7 @@ DINOV3_NAMES: tuple[Rename, ...] = (
 )
 # facebookresearch/dinov2's giant has SwiGLU blocks, whose names differ from timm's.
 DINOV2_NAMES: tuple[Rename, ...] = ((r"\.mlp\.w12\.", ".mlp.fc1."), (r"\.mlp\.w3\.", ".mlp.fc2."))
+CHUNK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 RESNET_NAMES: tuple[Rename, ...] = (
     (r"^embedder\.embedder\.convolution\.", "conv1."),
     (r"^embedder\.embedder\.normalization\.", "bn1."),
@@ -114,6 +121,7 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> NamedTensors:
     signs = ("head.weight", "classifier.weight", "pooler.dense.weight")
     supervised = any(name in bare and bare[name].ndim == 2 for name in signs)
     bare = {name: tensor for name, tensor in bare.items() if not name.startswith(HEADS)}
+    bare = _without_chunks(bare)
     if "embeddings.patch_embeddings.weight" in bare:
         return NamedTensors(_dinov3(bare), "dinov3", True)
     if "embedder.embedder.convolution.weight" in bare:
@@ -135,7 +143,8 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> NamedTensors:
 
 
 def network_of(content: Mapping[str, Any], checkpoint_key: str) -> Tensors:
-    """The named tensors in a file: the whole of it, or the `checkpoint_key` of a full checkpoint.
+    """The named tensors in a file: the whole of it, or the `checkpoint_key` of a full checkpoint,
+    nested or flat.
 
     Raises `TaskError` when there are none.
     """
@@ -155,7 +164,18 @@ def network_of(content: Mapping[str, Any], checkpoint_key: str) -> Tensors:
     for name, tensor in tensors.items():
         if not _is_plain(tensor):
             raise TaskError(f"the tensor {name!r} has no plain values", "save it as a plain tensor")
-    return tensors
+    return one_of_pair(tensors, checkpoint_key)
+
+
+def networks_in(content: Mapping[str, Any]) -> list[str]:
+    """Which of student and teacher are in a file; neither is told apart in one of weights alone."""
+    for _ in range(MOST_WRAPPED):
+        found = [key for key in ("student", "teacher") if isinstance(content.get(key), Mapping)]
+        inner = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if found or inner is None:
+            return found or networks_beside(map(str, content))
+        content = content[inner]
+    return []
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -173,29 +193,48 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
 
 
-def backbone_of(tensors: Mapping[str, Tensor]) -> Tensors:
-    """The tensors of the backbone alone, without heads, under their names without prefixes."""
-    bare = bare_names(tensors)
-    return {name: tensor for name, tensor in bare.items() if not name.startswith(HEADS)}
+def own_backbone(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors of a backbone of `dino train`, by itself or in a checkpoint beside its head.
+
+    By where they lie, not by name: many a network of timm has a `head.norm` of its own.
+    """
+    bare = {without(name): tensor for name, tensor in tensors.items()}
+    if not any(name.startswith(OWN_BACKBONE) for name in bare):
+        return bare
+    return {
+        without(name.removeprefix(OWN_BACKBONE)): tensor
+        for name, tensor in bare.items()
+        if not name.startswith(OWN_HEAD)
+    }
 
 
-def bare_names(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Names without the prefixes of wrappers. What lies beside a prefixed backbone is kept."""
-    bare = {_without(name, TRAINING_PREFIXES): tensor for name, tensor in tensors.items()}
-    for prefix in OUTER_PREFIXES:
-        if any(name.startswith(tuple(prefix + first for first in FIRST_LAYERS)) for name in bare):
-            bare = {
-                _without(name.removeprefix(prefix), TRAINING_PREFIXES): tensor
-                for name, tensor in bare.items()
-            }
-            break
-    return bare
+def own_head(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors of the projection head in a network of a checkpoint, by their names in it."""
+    bare = {without(name): tensor for name, tensor in tensors.items()}
+    return {n.removeprefix(OWN_HEAD): t for n, t in bare.items() if n.startswith(OWN_HEAD)}
 
 
-def _without(name: str, prefixes: tuple[str, ...]) -> str:
-    while name.startswith(prefixes):
-        name = name.removeprefix(next(prefix for prefix in prefixes if name.startswith(prefix)))
-    return name
+def bare_names(tensors: Mapping[str, Tensor], wanted: Collection[str] = ()) -> Tensors:
+    """Names without the prefixes of wrappers. What lies beside a prefixed backbone is kept.
+
+    wanted: the names in the network, if they are known, which then tell the prefix; else the usual
+    ones of first layers do.
+    """
+    bare = {without(name): tensor for name, tensor in tensors.items()}
+    counts = {p: sum(p + name in bare for name in wanted) for p in ("", *OUTER_PREFIXES)}
+    likeliest = max(counts, key=lambda prefix: counts[prefix])
+    if not counts[likeliest]:
+        firsts = [(p, tuple(p + first for first in FIRST_LAYERS)) for p in OUTER_PREFIXES]
+        found = (p for p, first in firsts if any(name.startswith(first) for name in bare))
+        likeliest = next(found, "")
+    return {without(name.removeprefix(likeliest)): tensor for name, tensor in bare.items()}
+
+
+def _without_chunks(tensors: Tensors) -> Tensors:
+    """blocks.0.3.attn… → blocks.3.attn…, of facebookresearch/dinov2's training with `block_chunks`,
+    which counts the blocks through."""
+    named = {CHUNK.sub(r"blocks.\1.", name): tensor for name, tensor in tensors.items()}
+    return named if len(named) == len(tensors) else tensors
 
 
 def _renamed(tensors: Tensors, table: tuple[Rename, ...]) -> Tensors:

@@ -27,7 +27,7 @@ from dino_cli.store.weights.digests import check, sha256_of
 from dino_cli.store.weights.empty import empty_network
 from dino_cli.store.weights.folders import OwnRun, Source, open_source, weight_files
 from dino_cli.store.weights.hub import locate
-from dino_cli.store.weights.layouts import backbone_of, is_finite, network_of, to_timm_names
+from dino_cli.store.weights.layouts import is_finite, network_of, own_backbone, to_timm_names
 from dino_cli.store.weights.timm_models import as_timm, timm_config
 
 __all__ = ["Weights", "load"]
@@ -129,7 +129,7 @@ def _arrange(
     """The architecture, and the tensors under its names."""
     if source.own is not None:
         # Its names are already those of its own network.
-        return _own(source.own, known), backbone_of(tensors)
+        return _own(source.own, known), own_backbone(tensors)
     if not is_own_arch(known.arch):
         return as_timm(str(known.arch), tensors, replace(known, config=source.config))
     named = to_timm_names(tensors)

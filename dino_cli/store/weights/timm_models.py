@@ -10,13 +10,20 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from dino_cli.core.network.architecture import Architecture, TimmArchitecture, VitArchitecture
+from dino_cli.core.network.architecture import (
+    VIT_SIZES,
+    Architecture,
+    TimmArchitecture,
+    VitArchitecture,
+)
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.weights.architectures import ArchitectureHints, is_own_arch, read_architecture
 from dino_cli.store.weights.empty import empty_network
 from dino_cli.store.weights.layouts import HEADS, bare_names, to_timm_names
 
-__all__ = ["as_timm", "timm_config"]
+__all__ = ["as_timm", "did_you_mean", "timm_config"]
+
+SHOWN = 3  # names
 
 
 def as_timm(
@@ -29,11 +36,8 @@ def as_timm(
     """
     base = name.split(".")[0]
     if not timm.is_model(base):
-        near = difflib.get_close_matches(base, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
-        raise UsageError(f"timm has no architecture {base!r}", hint)
-    bare = bare_names(tensors)
-    foreign = any(key.startswith(("embeddings.", "embedder.")) for key in bare)
+        raise UsageError(f"timm has no architecture {base!r}", did_you_mean(base))
+    foreign = any(key.startswith(("embeddings.", "embedder.")) for key in bare_names(tensors))
     ours = name.endswith(".dino") or "_dinov2" in base
     if foreign or ours:
         named = to_timm_names(tensors)
@@ -41,8 +45,20 @@ def as_timm(
         if ours:
             _expect_size(architecture, base)
         return architecture, named.tensors
-    architecture = _fitted(base, bare, known)
+    architecture, bare = _fitted(base, tensors, known)
     return architecture, _converted(base, bare, empty_network(architecture))
+
+
+def did_you_mean(name: str) -> str:
+    """The question for a name that neither we nor timm have: first those that begin with it, the
+    shortest of them and of the usual patch size first."""
+    names = [*VIT_SIZES, *timm.list_models()]
+    longer = sorted(
+        (known for known in names if known.startswith(name)),
+        key=lambda known: (len(known), "patch16" not in known, known),
+    )
+    near = dict.fromkeys([*longer[:SHOWN], *difflib.get_close_matches(name, names, n=SHOWN)])
+    return f"did you mean {', '.join(list(near)[:SHOWN])}?" if near else "see timm.list_models()"
 
 
 def timm_config(arch: str | None) -> Mapping[str, Any] | None:
@@ -71,8 +87,11 @@ def _expect_size(found: Architecture, base: str) -> None:
             )
 
 
-def _fitted(base: str, bare: Mapping[str, Tensor], known: ArchitectureHints) -> TimmArchitecture:
-    """With the arguments under which the model takes any image size and these tensors."""
+def _fitted(
+    base: str, tensors: Mapping[str, Tensor], known: ArchitectureHints
+) -> tuple[TimmArchitecture, dict[str, Tensor]]:
+    """With the arguments under which the model takes any image size and these tensors; and them,
+    by the names in it."""
     arguments: dict[str, Any] = {"dynamic_img_size": True}
     if "dinov3" in base:  # timm's default there is the mean of the patches
         arguments["global_pool"] = "token"
@@ -85,20 +104,26 @@ def _fitted(base: str, bare: Mapping[str, Tensor], known: ArchitectureHints) -> 
     except TaskError:  # not a ViT: it has no such argument, and needs none
         del arguments["dynamic_img_size"]
         net = empty_network(TimmArchitecture(name=base, arguments=arguments))
-    first = bare.get(f"{_config(net).get('first_conv')}.weight")
-    channels = int(first.shape[1]) if first is not None and first.ndim == 4 else 3
+    bare = bare_names(tensors, net.state_dict().keys())
+    weight = f"{_config(net).get('first_conv')}.weight"
+    first, ours = bare.get(weight), net.state_dict().get(weight)
+    channels = 3
+    if first is not None and ours is not None and first.ndim == ours.ndim == 4:
+        # Of three channels a network may make more before that layer (TResNet).
+        channels = first.shape[1] * 3 // ours.shape[1]
     positions, own = bare.get("pos_embed"), getattr(net, "pos_embed", None)
     if (
         isinstance(positions, Tensor)
         and isinstance(own, Tensor)
         and positions.ndim == own.ndim == 3
+        and hasattr(getattr(net, "patch_embed", None), "grid_size")
     ):
         patch_size = net.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
         prefix = own.shape[1] - math.prod(net.patch_embed.grid_size)  # type: ignore[union-attr,arg-type]
         side = math.isqrt(max(positions.shape[1] - prefix, 0))
         if side and side * side == positions.shape[1] - prefix and positions.shape != own.shape:
             arguments["img_size"] = side * patch_size  # or timm would resample the positions
-    return TimmArchitecture(name=base, in_chans=channels, arguments=arguments)
+    return TimmArchitecture(name=base, in_chans=channels, arguments=arguments), bare
 
 
 def _converted(base: str, bare: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:

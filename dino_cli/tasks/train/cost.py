@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dino_cli.config.setting import Size, height_and_width
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture
-from dino_cli.core.network.backbone import build_empty
+from dino_cli.core.network.backbone import build_empty, feature_width
 from dino_cli.core.training.head import DinoHead
 from dino_cli.core.training.step import Networks, StepValues, Views, train_step
 from dino_cli.data.listing.images import find_images
@@ -107,7 +107,7 @@ def gflop_per_image(config: TrainConfig, architecture: Architecture) -> float:
     backbone = build_empty(architecture)
     with torch.device("meta"):
         head = DinoHead(
-            int(backbone.num_features),  # type: ignore[arg-type]
+            feature_width(backbone),
             config.out_dim,
             hidden_dim=config.head_hidden,
             bottleneck_dim=config.head_bottleneck,

@@ -16,7 +16,7 @@ from dino_cli.core.network.architecture import (
     TimmArchitecture,
     VitArchitecture,
 )
-from dino_cli.core.network.backbone import build, build_empty
+from dino_cli.core.network.backbone import build, build_empty, feature_width
 from dino_cli.core.training.head import DinoHead
 from dino_cli.core.training.multicrop import MultiCrop
 from dino_cli.core.training.optim import make_optimizer
@@ -26,6 +26,7 @@ from dino_cli.data.views.batches import BatchPlan, ViewSchedule
 from dino_cli.data.views.draws import ViewSpec
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
+from dino_cli.store.weights.timm_models import did_you_mean
 from dino_cli.tasks.train.start import head_from, start_from
 
 __all__ = [
@@ -90,13 +91,7 @@ def timm_architecture(name: str, in_chans: int, size: Size) -> TimmArchitecture:
     import timm
 
     if not timm.is_model(name):
-        import difflib
-
-        close = difflib.get_close_matches(name, [*VIT_SIZES, *timm.list_models()], n=3)
-        raise UsageError(
-            f"unknown architecture {name!r}",
-            f"did you mean {', '.join(close)}?" if close else "see timm.list_models()",
-        )
+        raise UsageError(f"unknown architecture {name!r}", did_you_mean(name))
     arguments: dict[str, Any] = {}
     if name.startswith(("vit_", "deit", "eva", "beit")):
         arguments = {"img_size": size}
@@ -296,7 +291,7 @@ def build_networks(
 def _multi_crop(config: TrainConfig, architecture: Architecture, *, drop_path: float) -> MultiCrop:
     backbone = build(architecture, drop_path=drop_path)
     head = DinoHead(
-        int(backbone.num_features),  # type: ignore[arg-type]
+        feature_width(backbone),
         config.out_dim,
         hidden_dim=config.head_hidden,
         bottleneck_dim=config.head_bottleneck,

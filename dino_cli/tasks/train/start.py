@@ -13,7 +13,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch import nn
 
-from dino_cli.config.setting import arguments
+from dino_cli.config.setting import arguments, flag_of, height_and_width
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import (
     VIT_SIZES,
@@ -25,6 +25,7 @@ from dino_cli.core.network.backbone import build_empty
 from dino_cli.core.network.vit import VisionTransformer
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
+from dino_cli.store.weights.architectures import name_for_arch
 from dino_cli.store.weights.heads import read_head
 from dino_cli.store.weights.load import Weights
 from dino_cli.store.weights.load import load as load_weights
@@ -62,10 +63,8 @@ def start_from(
 
 def _fitting(config: TrainConfig, given: Architecture) -> str:
     """The way out: the options under which a network is as the given one."""
-    if isinstance(given, TimmArchitecture):
-        return f"choose --arch {given.name.split('.')[0]}"
-    if given.layer_scale or given.registers:
-        return "choose the timm model that they are of by --arch"
+    if isinstance(given, TimmArchitecture) or given.layer_scale or given.registers:
+        return _timms(config, given)
     shape = (given.width, given.depth, given.heads)
     named = {size: name for name, size in VIT_SIZES.items()}.get(shape)
     width, depth, heads = (None, None, None) if named else shape
@@ -80,6 +79,27 @@ def _fitting(config: TrainConfig, given: Architecture) -> str:
     }
     other = {name: value for name, value in wanted.items() if value != getattr(config, name)}
     return f"choose {_typed(config, other) or 'no --width, --depth and --heads'}"
+
+
+def _timms(config: TrainConfig, given: Architecture) -> str:
+    """The options under which the network is timm's, and views are of whole patches of it."""
+    name = name_for_arch(given)
+    if name is None:
+        return "choose the timm model that they are of by --arch"
+    patch: int | None = (
+        given.arguments.get("patch_size")
+        if isinstance(given, TimmArchitecture)
+        else given.patch_size
+    )
+    wanted: dict[str, Any] = {"arch": name}
+    for size in ("global_size", "local_size") if patch else ():
+        sides = height_and_width(getattr(config, size))
+        height, width = (max(1, round(side / patch)) * patch for side in sides)  # type: ignore[operator]
+        wanted[size] = height if height == width else (height, width)
+    only_ours = ("patch_size", "width", "depth", "heads", "conv_stem")
+    given_too = [n for n in only_ours if getattr(config, n) != getattr(TrainConfig, n)]
+    without = f", without {' and '.join(map(flag_of, given_too))}" if given_too else ""
+    return f"choose {_typed(config, wanted)}{without}"
 
 
 def _typed(config: TrainConfig, other: Mapping[str, Any]) -> str:

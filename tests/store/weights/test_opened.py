@@ -105,8 +105,15 @@ def test_torchvisions_resnet50(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_tiny_patch16_224", "xcit_nano_12_p16_224", "test_convnext", "test_efficientnet"]
-)
+    "name",
+    [
+        "vit_tiny_patch16_224", "xcit_nano_12_p16_224", "test_convnext", "test_efficientnet",
+        # no patch sizes; three channels made to 48 first; a second head
+        pytest.param("hiera_tiny_224", marks=pytest.mark.slow),
+        pytest.param("tresnet_m", marks=pytest.mark.slow),
+        pytest.param("levit_128s", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_any_timm_model_that_arch_names(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=7).eval()

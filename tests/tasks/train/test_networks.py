@@ -4,11 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
-from in_process import dino
-from safetensors.torch import load_file
+from in_process import answer, dino
+from safetensors.torch import load_file, save_file
 from small_run import losses
 
 from dino_cli.core.network.architecture import VitArchitecture
@@ -26,6 +27,45 @@ def test_other_timm_backbones_train(images, small, tmp_path, arch):
     assert len(losses(tmp_path / "run")) == 2
     out = tmp_path / "f.npy"
     dino("embed", images / "fish", "--weights", tmp_path / "run", "-o", out, "--device", "cpu")
+
+
+FAMILIES = (
+    "convnextv2_atto", "edgenext_xx_small", "tiny_vit_5m_224", "davit_tiny", "efficientvit_b0",
+    "efficientvit_m0", "test_convnext", "test_nfnet", "test_efficientnet", "efficientformerv2_s0",
+    "poolformer_s12", "regnety_002", "mobilevit_xxs", "hgnetv2_b0", "coatnet_nano_rw_224",
+    "mobilenetv3_small_050",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arch", ["test_mambaout", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)]
+)
+def test_trained_timm_backbones_are_read_again(images, small, tmp_path, arch):
+    """Though the final norm of many is called head.norm, as if it were of a head of DINO's, and
+    some have a layer after it."""
+    config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+    side = 224 if arch.endswith("_224") or arch == "efficientformerv2_s0" else 64
+    small.write_text(config.replace("global_size = 32", f"global_size = {side}"))
+    words = ["train", images, "--config", small, "--arch", arch, "--max-steps", "1"]
+    words += ["--drop-path", "0", "--local-crops-number", "0", "--batch-size", "2"]
+    run = tmp_path / "run"
+    dino(*words, "-o", run)
+    weights = ["--weights", run, "--device", "cpu"]
+    width = torch.load(run / "checkpoint.pt")["teacher"]["head.mlp.0.weight"].shape[1]
+    for key in ("teacher", "student"):
+        out = tmp_path / f"{key}.npy"
+        dino("embed", images / "fish", *weights, "--checkpoint-key", key, "-o", out)
+        features = np.load(out)
+        assert np.isfinite(features).all()
+        assert features.shape[1] == width
+    told = answer("weights", "inspect", run / "checkpoint.pt")
+    assert told["fits"]
+    assert told["head"]["out_dim"] == 64
+    dino("export", run, "-o", tmp_path / "timm.safetensors")
+    weights[1] = tmp_path / "timm.safetensors"
+    dino("embed", images / "fish", *weights, "-o", tmp_path / "exported.npy")
+    again = dino(*words, "-o", tmp_path / "again", "--init-from", run)
+    assert "the projection head and the centre go on from" in " ".join(again.stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -166,6 +206,37 @@ def test_starting_from_a_model_by_name(images, small, tmp_path):
     said = dino(*words, "dino_demo", *convnet, code=1).stderr
     assert "--init-from dino_demo does not fit resnet18" in said
     assert said.endswith(f"choose --arch vit_tiny {' '.join(shape)}\n")
+
+
+@pytest.mark.parametrize(
+    ("registers", "name"),
+    [(0, "vit_small_patch14_dinov2"), (4, "vit_small_patch14_reg4_dinov2")],
+)
+def test_the_timm_model_that_dinov2s_weights_are_of_is_named(
+    images, small, tmp_path, registers, name
+):
+    a = VitArchitecture(
+        width=384, depth=12, heads=6, patch_size=14, grid=(37, 37), layer_scale=True
+    )
+    tensors = {k: torch.zeros_like(t) for k, t in build_vit(a).state_dict().items()}
+    tensors |= {"mask_token": torch.zeros(1, 384)}
+    tensors |= {"register_tokens": torch.zeros(1, registers, 384)} if registers else {}
+    save_file(tensors, tmp_path / "dinov2.safetensors")
+    words = ["--config", small, "--max-steps", "1", "-o", tmp_path / "run"]
+    words += ["--init-from", tmp_path / "dinov2.safetensors"]
+    said = dino("train", images, *words, code=1).stderr
+    line = f"--arch {name} --global-size 28 --local-size 14"
+    assert said.endswith(
+        f"; choose {line}, without --patch-size and --width and --depth and --heads\n"
+    )
+    told = answer("weights", "inspect", tmp_path / "dinov2.safetensors")
+    assert told["arch"] == name
+    assert name in dino("weights", "inspect", tmp_path / "dinov2.safetensors").stdout
+    if registers:
+        small.write_text(
+            small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+        )
+        dino("train", images, *words, *line.split(), "--batch-size", "2")
 
 
 HIDDEN = "head.mlp.0.weight"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from in_process import dino
+from in_process import dino, refusal
 from small_run import losses
 from typer.testing import CliRunner
 
@@ -43,6 +43,22 @@ def wait_for_step(run, step, process):
             return
         time.sleep(0.02)
     raise AssertionError(process.communicate())
+
+
+def test_a_run_may_be_named_by_its_checkpoint(images, small, tmp_path):
+    """And for other files it is said what goes on from them."""
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
+    dino("train", "--resume", run / "checkpoint.pt", "--max-steps", "2")
+    assert len(losses(run)) == 2
+    said = refusal(1, "train", "--resume", run / "teacher.safetensors")
+    assert f"; use --resume {run}, or for a new run that begins with these weights" in said
+    assert said.endswith(f" --init-from {run / 'teacher.safetensors'}")
+    other = tmp_path / "a full.pth"
+    shutil.copy(run / "checkpoint.pt", other)
+    said = refusal(1, "train", "--resume", other)
+    way_out = f"to go on from its weights use --init-from '{other}'"
+    assert said == f"dino: error: {other} is a file and not a run folder; {way_out}"
 
 
 def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_path):

@@ -167,6 +167,16 @@ def test_a_job_that_goes_on_with_a_run_keeps_the_flags(images, small, tmp_path):
     assert all("--lr 0.001" in line and "--max-steps 2" in line for line in kept)
 
 
+def test_names_of_timm_that_begin_with_what_was_typed_are_offered_first():
+    for typed, offered in {
+        "vit_large": "vit_large_patch16_224, vit_large_patch16_384, vit_large_patch14_224",
+        "vit_smal": "vit_small, vit_small_patch8_224, vit_small_patch16_224",
+        "resent50": "resnet50",
+    }.items():
+        said = dino("train", "photos", "--dry-run", "--arch", typed, code=2).stderr
+        assert f"unknown architecture '{typed}'; did you mean {offered}" in said
+
+
 def test_configuration_files_are_checked(tmp_path):
     file = tmp_path / "mine.toml"
     for text, expected in {
