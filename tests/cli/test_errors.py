@@ -162,7 +162,7 @@ CASES = [
     (["train", "photos", *TINY, "--init-from", "good.safetensors"], 1, ["good.safetensors"]),
     (["train", "--resume", "nowhere"], 1, ["nowhere"]),
     (["demo", "--images", "photos"], 1, ["'photos' already exists"]),
-    (["train", "photos", *TINY, "-o", "photos"], 1, ["'photos' already exists", "--resume photos"]),
+    (["train", "photos", *TINY, "-o", "photos"], 1, ["'photos' already exists", "another -o"]),
     (["demo", "--images", "new", "--count", "0"], 2, ["0"]),
     (["demo", "--images", "new", "--count", "99999999999999999999"], 2, ["1000000"]),
     (["demo", "--images", "new", "--count", "4", "--size", "99999"], 2, ["99999", "4096"]),

@@ -144,7 +144,8 @@ def test_what_cannot_be(
 
 def test_no_feature_file(tmp_path: Path) -> None:
     assert "nowhere.npy" in run("map", tmp_path / "nowhere.npy", code=1).stderr
-    assert "is no file of features" in run("map", "", "-o", tmp_path / "m.png", code=1).stderr
+    assert "is no file of features" in run("map", ".", "-o", tmp_path / "m.png", code=1).stderr
+    assert "an empty name" in run("map", "", "-o", tmp_path / "m.png", code=2).stderr
     run("map", code=2)
 
 
