@@ -77,6 +77,18 @@ def video(path: Path, frames=10, size=(70, 50), fps=10.0) -> Path:
     return path
 
 
+def network_input(path: Path) -> torch.Tensor:
+    """A photo of 70 x 50 pixels as the network gets it, (1, 3, 48, 64)."""
+    image = Image.open(path).convert("RGB").resize((SIDE * 70 // 50, SIDE), 2)
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, :, :48, :64] / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (Preprocessing().mean, Preprocessing().std))
+    return (x - mean) / std
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
 def invoke(command: str, *arguments, code: int = 0):
     """Run `dino COMMAND …` on the CPU in full precision; checks the exit code."""
     line = [command, *map(str, arguments), "--device", "cpu", "--precision", "fp32", "-q"]

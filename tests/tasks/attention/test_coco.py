@@ -9,26 +9,15 @@ import pytest
 import torch
 from page_reader import levels, rises_with
 from PIL import Image
-from small_vit import SIDE, photo, small_vit
+from small_vit import SIDE, network_input, photo, pixels, small_vit
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.masks.threshold import threshold_mass
 from dino_cli.core.network.backbone import Backbone
 
 
-def _input(path):
-    image = Image.open(path).convert("RGB").resize((SIDE * 70 // 50, SIDE), 2)
-    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, :, :48, :64] / 255
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (Preprocessing().mean, Preprocessing().std))
-    return (x - mean) / std
-
-
-def _picture(path):
-    return np.asarray(Image.open(path))
-
-
 def _masks_of(folder, name):
-    return _picture(f"attention/{folder}/mask_{name}.png") > 0
+    return pixels(f"attention/{folder}/mask_{name}.png") > 0
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -68,10 +57,8 @@ def test_masks_have_the_size_of_a_photo_too_large_for_overlays(
     parts = [read.annToMask(one).astype(bool) for one in read.anns.values()]
     assert np.array_equal(np.any(parts, axis=0), mask)
     assert 0 < mask.mean() < 1
-    overlay = _picture("attention/wide/overlay_seeded.png").astype(int)
-    assert (
-        overlay.shape == (*_picture("attention/wide/heat_head1.png").shape[:2], 3) == (72, 1600, 3)
-    )
+    overlay = pixels("attention/wide/overlay_seeded.png").astype(int)
+    assert overlay.shape == (*pixels("attention/wide/heat_head1.png").shape[:2], 3) == (72, 1600, 3)
     # The photo is seen as it is inside the mask, and nowhere else.
     small = Image.open("wide.png").resize((1600, 72), Image.Resampling.BOX)
     kept = np.abs(overlay - np.asarray(small)).max(-1) < 40
@@ -134,7 +121,7 @@ def test_instances_are_the_parts_of_the_mask(attention, tmp_path, capsys, kind, 
         "--json",
     ]
     row = json.loads(attention("cat.png", "--head", "0", *options).stdout)["images"][0]
-    labels = _picture("attention/cat/instances_head0.png")
+    labels = pixels("attention/cat/instances_head0.png")
     count = int(labels.max())
     assert count > 1
     assert row["instances"] == {"head0": count}
@@ -158,8 +145,8 @@ def test_specks_that_the_filter_leaves_are_no_objects(attention, tmp_path):
     options = ["--refine", "guided", "--head", "0"]
     attention("cat.png", *options, "-o", "plain")
     attention("cat.png", *options, "--instances")
-    mask, labels = _masks_of("cat", "head0"), _picture("attention/cat/instances_head0.png")
-    plain = _picture("plain/cat/mask_head0.png") > 0
+    mask, labels = _masks_of("cat", "head0"), pixels("attention/cat/instances_head0.png")
+    plain = pixels("plain/cat/mask_head0.png") > 0
     assert np.array_equal(labels > 0, mask)
     assert not (mask & ~plain).any()
     assert 20 < (plain & ~mask).sum() < 0.4 * plain.sum()
@@ -193,7 +180,8 @@ def test_scores_of_heads_are_their_overlaps_with_the_seeded_mask(attention, tmp_
     photo(tmp_path / "cat.png")
     attention("cat.png", "--format", "coco")
     attention("cat.png", "--masks", "seeded", "--head", "mean", "-o", "s", "--image-size", SIDE)
-    attention, keys = Backbone(small_vit()).cls_attention_and_keys(_input(tmp_path / "cat.png"))
+    x = network_input(tmp_path / "cat.png")
+    attention, keys = Backbone(small_vit()).cls_attention_and_keys(x)
     from dino_cli.core.masks.objects import overlap, seeded_masks
 
     expected = overlap(threshold_mass(attention, 0.6)[0], seeded_masks(attention, keys))

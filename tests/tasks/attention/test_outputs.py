@@ -6,22 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_vit import PATCH, SIDE, no_class_token, photo, small_vit
+from small_vit import PATCH, SIDE, network_input, no_class_token, photo, pixels, small_vit
 
-from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.backbone import Backbone
-
-
-def _input(path):
-    image = Image.open(path).convert("RGB").resize((SIDE * 70 // 50, SIDE), 2)
-    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, :, :48, :64] / 255
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (Preprocessing().mean, Preprocessing().std))
-    return (x - mean) / std
-
-
-def _picture(path):
-    return np.asarray(Image.open(path))
-
 
 # Queries and layers
 
@@ -33,14 +20,14 @@ def test_query_gives_the_attention_of_the_patch_at_the_point(attention, tmp_path
     attention(path, "--query", point, "--layer", layer)
     row, column = int(30.5 / 50 * SIDE / PATCH), int(40.5 / 70 * (SIDE * 70 // 50) / PATCH)
     expected, _ = Backbone(small_vit()).cls_attention_and_keys(
-        _input(path), layer=layer, asking=torch.tensor([row * 8 + column])
+        network_input(path), layer=layer, asking=torch.tensor([row * 8 + column])
     )
     saved = np.load("attention/cat/attention.npy")
     np.testing.assert_allclose(saved, expected[0], rtol=1e-4, atol=1e-7)
     attention(path, "--layer", layer, "-o", "of-cls")
     assert not np.allclose(saved, np.load("of-cls/cat/attention.npy"), rtol=1e-2)
     assert not np.array_equal(
-        _picture("attention/cat/grid.png"), _picture("of-cls/cat/grid.png")
+        pixels("attention/cat/grid.png"), pixels("of-cls/cat/grid.png")
     )  # the point is marked
 
 
@@ -131,7 +118,7 @@ def test_masks_from_tokens_and_their_score(attention, tmp_path):
     assert {p.name for p in (tmp_path / "attention/cat").iterdir()} == {
         "attention.npy", "grid.png", "heat_mean.png", "mask_tokens.png", "overlay_tokens.png",
     }  # fmt: skip
-    assert set(np.unique(_picture("attention/cat/mask_tokens.png"))) == {0, 255}
+    assert set(np.unique(pixels("attention/cat/mask_tokens.png"))) == {0, 255}
 
 
 def test_colours_of_heat_maps_and_outlines(attention, tmp_path):
@@ -143,7 +130,7 @@ def test_colours_of_heat_maps_and_outlines(attention, tmp_path):
     assert np.ptp(np.asarray(inferno).astype(int), axis=-1).max() > 100
     green = [
         (p[..., 1] > p[..., [0, 2]].max(-1) + 100).sum()
-        for p in (_picture(f"{o}/cat/overlay_mean.png").astype(int) for o in "ab")
+        for p in (pixels(f"{o}/cat/overlay_mean.png").astype(int) for o in "ab")
     ]
     assert green[0] == 0
     assert green[1] > 20
