@@ -1,12 +1,14 @@
 """From the options of `dino train` to networks, views and schedules."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dino_cli.config.resolve import read_run
 from dino_cli.config.setting import Size, height_and_width
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dino_cli.config.train import TrainConfig
@@ -15,6 +17,7 @@ from dino_cli.core.network.architecture import (
     Architecture,
     TimmArchitecture,
     VitArchitecture,
+    architecture_from_json,
 )
 from dino_cli.core.network.backbone import build, build_empty, feature_width
 from dino_cli.core.training.head import DinoHead
@@ -83,7 +86,16 @@ def architecture_of(config: TrainConfig) -> Architecture:
             f"not {config.arch}",
             "choose the timm model of that patch size",
         )
-    return timm_architecture(config.arch, config.in_chans, config.global_size)
+    made = timm_architecture(config.arch, config.in_chans, config.global_size)
+    return made if config.resume is None else _as_begun(config.resume, made)
+
+
+def _as_begun(run: Path, made: TimmArchitecture) -> Architecture:
+    """What an older version built for a run stays, though a new one would get other arguments."""
+    try:
+        return architecture_from_json(read_run(run)["architecture"])
+    except (KeyError, TypeError, ValueError):
+        return made
 
 
 def timm_architecture(name: str, in_chans: int, size: Size) -> TimmArchitecture:
@@ -97,6 +109,8 @@ def timm_architecture(name: str, in_chans: int, size: Size) -> TimmArchitecture:
         arguments = {"img_size": size}
         if _takes_any_size(name, arguments):
             arguments["dynamic_img_size"] = True
+        if _averages_beside_class(name, arguments):
+            arguments["global_pool"] = "token"
     elif name.startswith("resnet"):
         arguments = {"zero_init_last": False}  # as torchvision's, which the reference trains
     return TimmArchitecture(name=name, in_chans=in_chans, arguments=arguments)
@@ -112,6 +126,16 @@ def _takes_any_size(name: str, arguments: dict[str, Any]) -> bool:
     except (AssertionError, RuntimeError, ValueError):  # another fault, told where it is built
         return True
     return True
+
+
+def _averages_beside_class(name: str, arguments: dict[str, Any]) -> bool:
+    """Whether timm's default is the mean of the patches though there is a class token, as in BEiT,
+    EVA and DINOv3. DINO learns by the class token, and that is what `dino embed` gives."""
+    try:
+        net = build_empty(TimmArchitecture(name=name, arguments=arguments))
+    except (AssertionError, RuntimeError, TypeError, ValueError):  # told where it is built
+        return False
+    return getattr(net, "global_pool", "") == "avg" and getattr(net, "cls_token", None) is not None
 
 
 def drop_path_of(architecture: Architecture, config: TrainConfig) -> float:

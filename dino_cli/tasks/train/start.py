@@ -4,6 +4,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from dino_cli.core.network.backbone import build_empty
 from dino_cli.core.network.vit import VisionTransformer
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
-from dino_cli.store.weights.architectures import name_for_arch
+from dino_cli.store.weights.architectures import is_own_arch, name_for_arch
 from dino_cli.store.weights.heads import read_head
 from dino_cli.store.weights.load import Weights
 from dino_cli.store.weights.load import load as load_weights
@@ -41,9 +42,12 @@ def start_from(
     """Copy given weights into a fresh backbone, the position grid resampled to this run's, the
     first convolution fitted to its channels."""
     assert config.init_from is not None
-    given = _weights(config.init_from, config.heads, reporter)
+    given = _weights(config, config.init_from, reporter)
     tensors = dict(given.tensors)
     wanted = backbone.state_dict()
+    if "norm.weight" in wanted and "norm.weight" not in tensors:
+        # The last norm of networks that timm lets average the patches, of the mean then.
+        tensors = {re.sub(r"^fc_norm\b", "norm", name): t for name, t in tensors.items()}
     _fit_positions(tensors, given.architecture, backbone)
     _fit_channels(tensors, wanted, reporter)
     wrong = [k for k in wanted.keys() | tensors.keys() if k not in wanted or k not in tensors]
@@ -147,17 +151,19 @@ def head_from(config: TrainConfig, head: nn.Module, reporter: Reporter) -> torch
     return centre
 
 
-def _weights(given: str, heads: int | None, reporter: Reporter) -> Weights:
-    """What stands at that path, else the model of that name; heads: where they do not tell."""
+def _weights(config: TrainConfig, given: str, reporter: Reporter) -> Weights:
+    """What stands at that path, else the model of that name."""
     path = Path(given)
     named = not path.exists()
     if named and (path.suffix in SUFFIXES or path.is_absolute() or given.startswith(".")):
         raise TaskError(f"there are no weights at {given!r}", "check --init-from")
+    file = None if named else path
     try:
-        return load_weights(
-            model=given, weights=None if named else path, heads=heads, reporter=reporter
-        )
+        return load_weights(model=given, weights=file, heads=config.heads, reporter=reporter)
     except TaskError as error:
+        if file is not None and not is_own_arch(config.arch):  # a file of timm's tells nothing
+            with suppress(TaskError):
+                return load_weights(model=given, weights=file, arch=config.arch, reporter=reporter)
         what = f"nothing lies at {given!r}, and {error.what}" if named else error.what
         fix = re.sub("--(weights|model)", "--init-from", error.fix)  # their names elsewhere
         raise TaskError(what, fix) from None

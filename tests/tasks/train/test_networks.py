@@ -13,7 +13,10 @@ from safetensors.torch import load_file, save_file
 from small_run import losses
 
 from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.core.network.vit import build_vit
+from dino_cli.tasks.train import setup
+from dino_cli.tasks.train.setup import timm_architecture
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,43 @@ FAMILIES = (
     "poolformer_s12", "regnety_002", "mobilevit_xxs", "hgnetv2_b0", "coatnet_nano_rw_224",
     "mobilenetv3_small_050",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", ["eva02_tiny_patch14_224", "vit_small_patch16_dinov3"])
+def test_what_is_trained_is_the_class_token_that_embed_gives(arch):
+    """timm's default there is the mean of the patches."""
+    net = build(timm_architecture(arch, 3, 112)).eval()
+    x = torch.randn(2, 3, 112, 112)
+    with torch.inference_mode():
+        trained, tokens = net(x), net.forward_features(x)
+    torch.testing.assert_close(trained, tokens[:, 0])
+    torch.testing.assert_close(trained, Backbone(net).features(x), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_and_runs_that_average_the_patches_go_on(images, small, tmp_path, monkeypatch):
+    arch = "eva02_tiny_patch14_224"
+    given = timm.create_model(arch, num_classes=0, img_size=56)
+    assert "fc_norm.weight" in given.state_dict()
+    save_file(given.state_dict(), tmp_path / "given.safetensors")
+    config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
+    config = config.replace("global_size = 32", "global_size = 56")
+    small.write_text(config)
+    words = ["train", images, "--config", small, "--arch", arch, "--batch-size", "2"]
+    words += ["--local-crops-number", "0"]
+    start = [*words, "--init-from", tmp_path / "given.safetensors", "--max-steps", "1"]
+    dino(*start, "-o", tmp_path / "new")
+    assert (
+        json.loads((tmp_path / "new/config.json").read_text())["architecture"]["arguments"][
+            "global_pool"
+        ]
+        == "token"
+    )
+    with monkeypatch.context() as before:  # a run of a version that knew nothing of this
+        before.setattr(setup, "_averages_beside_class", lambda *_: False)
+        dino(*words, "--max-steps", "1", "-o", tmp_path / "old")
+    dino("train", "--resume", tmp_path / "old", "--max-steps", "2")
+    assert len(losses(tmp_path / "old")) == 2
+    dino("embed", images / "fish", "--weights", tmp_path / "old", "-o", tmp_path / "f.npy")
 
 
 @pytest.mark.parametrize(
