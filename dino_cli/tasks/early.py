@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dino_cli.config.shared import ModelOptions
+from dino_cli.data.listing.formats import what_else
 from dino_cli.data.listing.globs import is_pattern
 from dino_cli.data.listing.images import check_exists
 from dino_cli.data.listing.remote_shards import is_url
@@ -32,8 +33,11 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 def reach_model(options: ModelOptions, inputs: Sequence[str] = ("-",)) -> None:
     """Raises `TaskError` when the model must be fetched and cannot be, within five seconds.
 
-    An input that is missing, or whether any is, the task tells first: then nothing is asked here.
+    An input that is missing, or whether any is, and one that is no picture the task tells first:
+    then nothing is asked here.
     """
-    here = inputs and all(name == "-" or os.path.lexists(name) for name in inputs)
+    here = inputs and all(
+        name == "-" or (os.path.lexists(name) and not what_else(name)) for name in inputs
+    )
     if here and options.weights is None and not options.offline:
         reach(options.model)

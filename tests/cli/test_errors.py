@@ -38,6 +38,7 @@ def place(tmp_path, monkeypatch):
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "labels.csv").write_text("path,label\nphotos/a/0.png,a\n")
     whole = (tmp_path / "photos" / "a" / "0.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "readonly").mkdir()
@@ -83,6 +84,7 @@ CASES = [
     (["embed", "empty", *W], 1, ["empty"]),
     (["embed", "text.png", *W], 1, ["text.png"]),
     (["embed", "cut.png", *W], 1, ["cut.png"]),
+    (["embed", "labels.csv"], 1, ["is a table, no picture"]),  # before the hub is asked
     (["embed", "photos", "text.png", *W, "--strict"], 1, ["text.png"]),
     (["embed", *W], 2, ["dino embed photos/"]),
     (["embed", "photos", *W, "-o", "no/such/feats.npy"], 1, ["no/such"]),
