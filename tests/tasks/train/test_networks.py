@@ -51,6 +51,7 @@ def test_what_is_trained_is_the_class_token_that_embed_gives(arch):
     torch.testing.assert_close(trained, Backbone(net).features(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_and_runs_that_average_the_patches_go_on(images, small, tmp_path, monkeypatch):
     arch = "eva02_tiny_patch14_224"
     given = timm.create_model(arch, num_classes=0, img_size=56)
