@@ -9,6 +9,7 @@ from typing import Any
 
 from dino_cli.config.export import ExportConfig
 from dino_cli.core.network.backbone import Backbone
+from dino_cli.core.network.tracing import Exportable
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.export.card import Card, Layout
@@ -201,11 +202,10 @@ def _onnx(
     native = max(min(weights.preprocessing.cut or (224,)) // patch_size, 1) * patch_size
     sizes = [(patch_size * 4, patch_size * 6), (patch_size * 7, patch_size * 3)]
     reporter.stage("tracing and checking the graph", None, "steps")
+    module = Exportable(net, kind=config.features, attention=config.attention)
     any_size = write_onnx(
-        net,
+        module,
         target,
-        kind=config.features,
-        attention=config.attention,
         half=config.half,
         patch_size=patch_size,
         native=native,
@@ -223,15 +223,7 @@ def _onnx(
     else:
         sizes = [(native, native)] * 2
         reporter.remark(f"{weights.name} takes images of {native}x{native} only, in ONNX too")
-    difference = check_onnx(
-        net,
-        target,
-        sizes,
-        kind=config.features,
-        attention=config.attention,
-        half=config.half,
-        channels=channels,
-    )
+    difference = check_onnx(module, target, sizes, half=config.half, channels=channels)
     reporter.finish()
     return replace(card, any_size=any_size, difference=difference)
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 __all__ = [
+    "VIT_NAMES",
     "VIT_SIZES",
     "Architecture",
     "Positions",
@@ -33,6 +34,7 @@ VIT_SIZES: dict[str, tuple[int, int, int]] = {
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
 }
+VIT_NAMES = {size: name for name, size in VIT_SIZES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,11 @@ class VitArchitecture:
     embed_class: bool = True
     conv_stem: bool = False
     swiglu: bool = False
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Width, depth and heads, as in `VIT_SIZES`."""
+        return self.width, self.depth, self.heads
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.architecture import (
-    VIT_SIZES,
+    VIT_NAMES,
     Architecture,
     TimmArchitecture,
     VitArchitecture,
@@ -173,9 +173,7 @@ def describe(architecture: Architecture) -> str:
     a = architecture
     if isinstance(a, TimmArchitecture):
         return f"timm's {a.name}"
-    sizes = {size: name for name, size in VIT_SIZES.items()}
-    shape = (a.width, a.depth, a.heads)
-    name = sizes.get(shape, f"vision transformer of width {a.width}, depth {a.depth}")
+    name = VIT_NAMES.get(a.size, f"vision transformer of width {a.width}, depth {a.depth}")
     extras = [
         f"{a.heads} heads",
         f"patch {a.patch_size}",
@@ -204,8 +202,7 @@ def _reference_code(a: Architecture, name: str) -> str:
         made = ["import torchvision", "model = torchvision.models.resnet50()"]
         return "\n".join(["import torch", *made, "model.fc = torch.nn.Identity()", load])
     size = a.grid[0] * a.patch_size
-    sizes = {size: name for name, size in VIT_SIZES.items()}
-    named = sizes.get((a.width, a.depth, a.heads)) if a.mlp_ratio == 4 else None
+    named = VIT_NAMES.get(a.size) if a.mlp_ratio == 4 else None
     arguments = f"patch_size={a.patch_size}, img_size=[{size}], num_classes=0"
     if a.in_chans != 3:
         arguments += f", in_chans={a.in_chans}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from dino_cli.core.network.tracing import Exportable, ExportedKind
+from dino_cli.core.network.tracing import Exportable
 from dino_cli.errors import TaskError
 
 __all__ = ["check_onnx", "require_onnx", "write_onnx"]
@@ -36,31 +36,28 @@ def require_onnx() -> None:
 
 
 def write_onnx(
-    net: nn.Module,
+    module: Exportable,
     path: Path,
     *,
-    kind: ExportedKind,
-    attention: bool,
     half: bool,
     patch_size: int,
     native: int,
     channels: int,
     metadata: Mapping[str, str],
 ) -> bool:
-    """Write `net` as float32 `images` (B, C, height, width) → `features`, and `attention`.
+    """Write it as float32 `images` (B, C, height, width) → `features`, and `attention`.
 
     patch_size: sides of images are its multiples; native: side in pixels for networks that take one
     only. half: large weights are stored in half precision and computed with in single. Returns
     whether every image size works. Raises `TaskError` when torch cannot export the network.
     """
-    size = sum(p.numel() for p in net.parameters()) * (2 if half else 4)
+    size = sum(p.numel() for p in module.parameters()) * (2 if half else 4)
     if size > LARGEST:
         raise TaskError(
             f"the weights of {size / 1e9:.1f} GB do not fit one ONNX file, which holds 2 GB",
             "export a Hugging Face folder or timm's .safetensors",
         )
-    module = Exportable(net, kind=kind, attention=attention)
-    names = ["features", *(["attention"] if attention else [])]
+    names = ["features", *(["attention"] if module.attention else [])]
     batch, rows, columns = Dim("batch"), Dim("rows"), Dim("columns")
     any_size = torch.zeros(2, channels, patch_size * 5, patch_size * 7)
     one_size = torch.zeros(2, channels, native, native)
@@ -87,12 +84,10 @@ def write_onnx(
 
 
 def check_onnx(
-    net: nn.Module,
+    module: Exportable,
     path: Path,
     sizes: Sequence[tuple[int, int]],
     *,
-    kind: ExportedKind,
-    attention: bool,
     half: bool,
     channels: int,
 ) -> float:
@@ -106,7 +101,6 @@ def check_onnx(
         # Not by its name, which need not be UTF-8.
         content, providers = path.read_bytes(), ["CPUExecutionProvider"]
         session = onnxruntime.InferenceSession(content, providers=providers)
-    module = Exportable(net, kind=kind, attention=attention)
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
     for count, size in enumerate(sizes, 1):

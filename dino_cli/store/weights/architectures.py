@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dino_cli.core.network.architecture import (
+    VIT_NAMES,
     VIT_SIZES,
     Architecture,
     Positions,
@@ -77,8 +78,7 @@ def name_for_arch(a: Architecture) -> str | None:
         size = changed["embed_dim"], changed["depth"], bool(changed.get("swiglu_mlp"))
         return _registered(size, f"_patch{changed['patch_size']}_dinov3")
     if not (a.layer_scale or a.registers or a.swiglu):
-        shape = (a.width, a.depth, a.heads)
-        return {size: name for name, size in VIT_SIZES.items()}.get(shape)
+        return VIT_NAMES.get(a.size)
     registers = f"_reg{a.registers}" if a.registers else ""
     size = a.width, a.depth, a.swiglu
     return _registered(size, f"_patch{a.patch_size}{registers}_dinov2")

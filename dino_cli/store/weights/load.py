@@ -15,7 +15,7 @@ from dino_cli.config.setting import flag_of
 from dino_cli.config.shared import Preprocessing
 from dino_cli.config.values import counted
 from dino_cli.core.network.architecture import (
-    VIT_SIZES,
+    VIT_NAMES,
     Architecture,
     TimmArchitecture,
     VitArchitecture,
@@ -213,6 +213,5 @@ def _name(architecture: Architecture) -> str:
     if isinstance(architecture, TimmArchitecture):
         return re.sub(r"\..*", "", architecture.name)
     a = architecture
-    sizes = {size: name for name, size in VIT_SIZES.items()}
-    name = sizes.get((a.width, a.depth, a.heads), f"vit_{a.width}x{a.depth}")
+    name = VIT_NAMES.get(a.size, f"vit_{a.width}x{a.depth}")
     return f"{name}_patch{a.patch_size}"

@@ -1,6 +1,8 @@
 """From the options of `dino train` to networks, views and schedules."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,38 +106,37 @@ def timm_architecture(name: str, in_chans: int, size: Size) -> TimmArchitecture:
 
     if not timm.is_model(name):
         raise UsageError(f"unknown architecture {name!r}", did_you_mean(name))
-    arguments: dict[str, Any] = {}
+    arguments: Mapping[str, Any] = {}
     if name.startswith(("vit_", "deit", "eva", "beit")):
-        arguments = {"img_size": size}
-        if _takes_any_size(name, arguments):
-            arguments["dynamic_img_size"] = True
-        if _averages_beside_class(name, arguments):
-            arguments["global_pool"] = "token"
+        arguments = _vit_arguments(name, size)
     elif name.startswith("resnet"):
         arguments = {"zero_init_last": False}  # as torchvision's, which the reference trains
     return TimmArchitecture(name=name, in_chans=in_chans, arguments=arguments)
 
 
-def _takes_any_size(name: str, arguments: dict[str, Any]) -> bool:
-    """Whether timm resamples its positions for other sizes than the first; relative ones it does
-    not."""
-    try:
-        build_empty(TimmArchitecture(name=name, arguments={**arguments, "dynamic_img_size": True}))
-    except TypeError as error:
-        return "dynamic_img_size" not in str(error)
-    except (AssertionError, RuntimeError, ValueError):  # another fault, told where it is built
-        return True
-    return True
+@cache
+def _vit_arguments(name: str, size: Size) -> Mapping[str, Any]:
+    """What timm must be told for a ViT of views of any size, where it resamples its positions (the
+    relative ones it does not), that learns by its class token.
 
-
-def _averages_beside_class(name: str, arguments: dict[str, Any]) -> bool:
-    """Whether timm's default is the mean of the patches though there is a class token, as in BEiT,
-    EVA and DINOv3. DINO learns by the class token, and that is what `dino embed` gives."""
+    timm's default is the mean of the patches in BEiT, EVA and DINOv3. DINO learns by the class
+    token, and that is what `dino embed` gives.
+    """
+    arguments: dict[str, Any] = {"img_size": size, "dynamic_img_size": True}
     try:
-        net = build_empty(TimmArchitecture(name=name, arguments=arguments))
+        try:
+            net = build_empty(TimmArchitecture(name=name, arguments=arguments))
+        except TypeError as error:
+            if "dynamic_img_size" not in str(error):
+                raise
+            del arguments["dynamic_img_size"]
+            net = build_empty(TimmArchitecture(name=name, arguments=arguments))
     except (AssertionError, RuntimeError, TypeError, ValueError):  # told where it is built
-        return False
-    return getattr(net, "global_pool", "") == "avg" and getattr(net, "cls_token", None) is not None
+        return arguments
+    averages = getattr(net, "global_pool", "") == "avg"
+    if averages and getattr(net, "cls_token", None) is not None:
+        arguments["global_pool"] = "token"
+    return arguments
 
 
 def drop_path_of(architecture: Architecture, config: TrainConfig) -> float:

@@ -17,7 +17,7 @@ from torch import nn
 from dino_cli.config.setting import arguments, flag_of, height_and_width
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import (
-    VIT_SIZES,
+    VIT_NAMES,
     Architecture,
     TimmArchitecture,
     VitArchitecture,
@@ -69,9 +69,8 @@ def _fitting(config: TrainConfig, given: Architecture) -> str:
     """The way out: the options under which a network is as the given one."""
     if isinstance(given, TimmArchitecture) or given.layer_scale or given.registers:
         return _timms(config, given)
-    shape = (given.width, given.depth, given.heads)
-    named = {size: name for name, size in VIT_SIZES.items()}.get(shape)
-    width, depth, heads = (None, None, None) if named else shape
+    named = VIT_NAMES.get(given.size)
+    width, depth, heads = (None, None, None) if named else given.size
     wanted: dict[str, Any] = {
         "arch": named or "vit_tiny",
         "patch_size": given.patch_size,

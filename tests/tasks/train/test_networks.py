@@ -71,7 +71,8 @@ def test_weights_and_runs_that_average_the_patches_go_on(images, small, tmp_path
         == "token"
     )
     with monkeypatch.context() as before:  # a run of a version that knew nothing of this
-        before.setattr(setup, "_averages_beside_class", lambda *_: False)
+        alone = {"img_size": 56, "dynamic_img_size": True}
+        before.setattr(setup, "_vit_arguments", lambda *_: alone)
         dino(*words, "--max-steps", "1", "-o", tmp_path / "old")
     dino("train", "--resume", tmp_path / "old", "--max-steps", "2")
     assert len(losses(tmp_path / "old")) == 2
