@@ -30,7 +30,7 @@ def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     # Fixed margins: a layout engine would draw everything twice.
     figure = Figure(figsize=(8, 4.5), dpi=110)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.08, 0.11, 0.9, 0.86))
+    axes = figure.add_axes((0.08, 0.11, 0.9, 0.81))
     axes.plot(x, figures("loss"), color="#1b6ca8", linewidth=1.2, label="loss")
     axes.plot(
         x,
@@ -51,6 +51,6 @@ def draw_loss(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=3, loc="upper right")
+    axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))  # no curve there
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
