@@ -34,29 +34,35 @@ def tree_of(path):
     return ast.parse(path.read_text())
 
 
+def statements(node, late=False):
+    """Each statement below `node`, and whether it runs after the import: `if TYPE_CHECKING` never."""
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.stmt):
+            yield inner, late
+        if isinstance(inner, ast.stmt | ast.ExceptHandler | ast.match_case):
+            function = isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)
+            never = isinstance(inner, ast.If) and "TYPE_CHECKING" in ast.unparse(inner.test)
+            yield from statements(inner, late or function or never)
+
+
+@cache
+def imports_from(path):
+    return [(s, late) for s, late in statements(tree_of(path)) if isinstance(s, ast.ImportFrom)]
+
+
 @cache
 def imports(path):
-    """(module, at import time) of every import statement; `if TYPE_CHECKING` costs nothing."""
-    tree, found = tree_of(path), []
-    late = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
+    """(module, at import time) of every import statement."""
+    found = []
+    for node, late in statements(tree_of(path)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                found.append((alias.name, id(node) not in late))
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [node.module]
-            if node.module == "dino_cli":
-                names = [f"dino_cli.{alias.name}" for alias in node.names]
-            elif node.module.count(".") == 1 and node.module.startswith("dino_cli."):
-                names = [node.module]
-            found += [(name, id(node) not in late) for name in names]
+            found += [(alias.name, not late) for alias in node.names]
+    for node, late in imports_from(path):
+        assert node.level == 0, f"{path}: relative import"
+        names = [node.module]
+        if node.module == "dino_cli":
+            names = [f"dino_cli.{alias.name}" for alias in node.names]
+        found += [(name, not late) for name in names]
     return found
 
 
@@ -125,8 +131,8 @@ def test_modules_take_of_each_other_only_what_these_offer():
     files |= {name.removesuffix(".__init__"): path for name, path in files.items()}
     wrong = []
     for path in modules():
-        for node in ast.walk(tree_of(path)):
-            if not isinstance(node, ast.ImportFrom) or node.module not in files:
+        for node, _ in imports_from(path):
+            if node.module not in files:
                 continue
             names = offered(files[node.module])
             for name in (alias.name for alias in node.names):
@@ -140,8 +146,8 @@ def test_tests_take_no_private_names():
     wrong = [
         f"{path.name} takes {alias.name} of {node.module}"
         for path in sorted(Path(__file__).parent.rglob("*.py"))
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dino_cli.")
+        for node, _ in imports_from(path)
+        if (node.module or "").startswith("dino_cli.")
         for alias in node.names
         if alias.name.startswith("_")
     ]
