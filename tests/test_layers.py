@@ -35,7 +35,7 @@ def tree_of(path):
 
 
 def statements(node, late=False):
-    """Each statement below `node`, and whether it runs after the import: `if TYPE_CHECKING` never."""
+    """Each statement below `node`, and whether it runs later than the import, or never."""
     for inner in ast.iter_child_nodes(node):
         if isinstance(inner, ast.stmt):
             yield inner, late

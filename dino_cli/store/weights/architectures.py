@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from dino_cli.core.network.architecture import (
     VitArchitecture,
 )
 from dino_cli.errors import TaskError
+from dino_cli.store.weights.dinov3 import rope_temperature
 from dino_cli.store.weights.layouts import NamedTensors
 from dino_cli.store.weights.registry import entries
 
@@ -97,7 +98,7 @@ def read_architecture(named: NamedTensors, known: ArchitectureHints) -> Architec
     if named.kind == "resnet":
         return _resnet(named.tensors, known)
     if named.kind == "dinov3":
-        return _dinov3(named.tensors, known)
+        return _dinov3(named, known)
     eps = 1e-6
     if named.huggingface:  # transformers' ViT has another default than its Dinov2
         default = 1e-6 if "blocks.0.ls1.gamma" in named.tensors else 1e-12
@@ -233,13 +234,17 @@ def _agree(width: int, depth: int, patch_size: int, known: ArchitectureHints) ->
             )
 
 
-def _dinov3(tensors: Tensors, known: ArchitectureHints) -> TimmArchitecture:
+def _dinov3(named: NamedTensors, known: ArchitectureHints) -> TimmArchitecture:
     """timm's Eva with rotary positions; the LayerNorm eps, 1e-5, is among timm's arguments."""
+    tensors, temperature = named.tensors, float(known.config.get("rope_theta", 100.0))
     gated = "blocks.0.mlp.fc1_g.weight" in tensors
     hidden = f"blocks.0.mlp.{'fc1_g' if gated else 'fc1'}.weight"
     if hidden not in tensors:
         raise TaskError(f"the tensor {hidden!r} is missing, which tells the architecture", WHOLE)
     width = tensors[PROJECTION[False]].shape[0]
+    if named.periods is not None:
+        temperature = rope_temperature(named.periods)
+        known = replace(known, heads=known.heads or width // (4 * named.periods.numel()))
     arguments: dict[str, Any] = {
         "embed_dim": width,
         "depth": _depth(tensors),
@@ -248,7 +253,7 @@ def _dinov3(tensors: Tensors, known: ArchitectureHints) -> TimmArchitecture:
         "num_reg_tokens": tensors["reg_token"].shape[1] if "reg_token" in tensors else 0,
         "mlp_ratio": _ratio(tensors[hidden].shape[0], width),
         "global_pool": "token",
-        "rope_temperature": float(known.config.get("rope_theta", 100.0)),
+        "rope_temperature": temperature,
     }
     if gated:
         arguments |= {"swiglu_mlp": True, "swiglu_align_to": 8}

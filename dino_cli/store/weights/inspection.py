@@ -18,6 +18,7 @@ from dino_cli.store.weights.architectures import (
     name_for_arch,
     read_architecture,
 )
+from dino_cli.store.weights.dinov3 import PERIODS
 from dino_cli.store.weights.folders import Source, open_source
 from dino_cli.store.weights.heads import read_head
 from dino_cli.store.weights.layouts import (
@@ -33,7 +34,8 @@ from dino_cli.store.weights.shapes import vit_shapes
 
 __all__ = ["inspect_weights"]
 
-HUGGINGFACE = {
+SIGNS = {
+    PERIODS: "facebookresearch/dinov3",
     "embeddings.patch_embeddings.weight": "Hugging Face DINOv3ViTModel",
     "embedder.embedder.convolution.weight": "Hugging Face ResNetModel",
 }
@@ -67,7 +69,9 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
         "not_finite": [name for name, t in tensors.items() if not is_finite(t)],
         "architecture": None,
         "arch": None,
-        "heads_known": source.own is not None or "num_attention_heads" in source.config,
+        "heads_known": source.own is not None
+        or "num_attention_heads" in source.config
+        or PERIODS in bare_names(tensors),
         "fits": False,
         "missing": [],
         "unexpected": [],
@@ -88,8 +92,8 @@ def inspect_weights(path: Path, checkpoint_key: str) -> dict[str, Any]:
 
 
 def _arranged(tensors: Mapping[str, Tensor], source: Source) -> tuple[Architecture, Any]:
-    """Shapes alone: meta tensors, so that fusing costs nothing."""
-    shapes = {name: t.to("meta") for name, t in tensors.items()}
+    """Matrices are their shapes alone, meta tensors, so that fusing costs nothing."""
+    shapes = {name: t.to("meta") if t.ndim > 1 else t for name, t in tensors.items()}
     if source.own is not None:
         return source.own.architecture, own_backbone(shapes)
     named = to_timm_names(shapes)
@@ -120,7 +124,7 @@ def _layout(tensors: Mapping[str, Tensor], source: Source) -> str:
     wrapped = "" if names.keys() == tensors.keys() else ", with prefixes of a wrapper"
     if source.own is not None:
         return "dino train"
-    for sign, layout in HUGGINGFACE.items():
+    for sign, layout in SIGNS.items():
         if sign in names:
             return layout + wrapped
     if "embeddings.patch_embeddings.projection.weight" in names:

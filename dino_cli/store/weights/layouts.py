@@ -1,6 +1,7 @@
 """The names that published weights go by. Every layout is brought to timm's, the reference's.
 
     reference, timm, facebookresearch/dinov2   names as they are; DINOv2's registers are folded
+    facebookresearch/dinov3                    see `store.weights.dinov3`
     torchvision, timm ResNet                   names as they are
     Hugging Face ViT, Dinov2, Dinov2WithRegisters, DINOv3ViT, ResNet
                                                files, transformers 5 in memory, classifier prefixes
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dino_cli.errors import TaskError
+from dino_cli.store.weights.dinov3 import PERIODS, dinov3_names
 from dino_cli.store.weights.lookalikes import looks_like
 from dino_cli.store.weights.trainers import networks_beside, one_of_pair, without
 
@@ -103,13 +105,15 @@ class NamedTensors:
 
     kind: `vit` (timm's VisionTransformer), `dinov3` (timm's Eva), `resnet`.
     huggingface: they came under Hugging Face names. supervised: a classifier or pooler was with
-    them, so they are neither DINO v1's nor DINOv2's.
+    them, so they are neither DINO v1's nor DINOv2's. periods: of DINOv3's rotary positions,
+    (head width / 4,), where the file has them.
     """
 
     tensors: Tensors
     kind: Literal["vit", "dinov3", "resnet"]
     huggingface: bool = False
     supervised: bool = False
+    periods: Tensor | None = None
 
 
 def to_timm_names(tensors: Mapping[str, Tensor]) -> NamedTensors:
@@ -129,6 +133,8 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> NamedTensors:
     if "embeddings.patch_embeddings.projection.weight" in bare:
         renamed = _fused(_fused(_renamed(bare, VIT_NAMES)), *GATED)
         return NamedTensors(_fold_registers(renamed), "vit", True, supervised)
+    if PERIODS in bare:
+        return NamedTensors(dinov3_names(bare), "dinov3", periods=bare[PERIODS])
     if "patch_embed.proj.weight" in bare or "patch_embed.proj.0.weight" in bare:
         return NamedTensors(_fold_registers(_renamed(bare, DINOV2_NAMES)), "vit", False, supervised)
     if "conv1.weight" in bare and "layer1.0.conv1.weight" in bare:

@@ -18,12 +18,14 @@ from dino_cli.core.network.architecture import (
 )
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.store.weights.architectures import ArchitectureHints, is_own_arch, read_architecture
+from dino_cli.store.weights.dinov3 import PERIODS
 from dino_cli.store.weights.empty import empty_network
 from dino_cli.store.weights.layouts import HEADS, bare_names, to_timm_names
 
 __all__ = ["as_timm", "did_you_mean", "timm_config"]
 
 SHOWN = 3  # names
+FOREIGN = ("embeddings.", "embedder.", PERIODS)  # in the names that we read better than timm
 
 
 def as_timm(
@@ -37,7 +39,7 @@ def as_timm(
     base = name.split(".")[0]
     if not timm.is_model(base):
         raise UsageError(f"timm has no architecture {base!r}", did_you_mean(base))
-    foreign = any(key.startswith(("embeddings.", "embedder.")) for key in bare_names(tensors))
+    foreign = any(key.startswith(FOREIGN) for key in bare_names(tensors))
     ours = name.endswith(".dino") or "_dinov2" in base
     if foreign or ours:
         named = to_timm_names(tensors)
