@@ -3,15 +3,23 @@
 `Architecture` says what to build, `build` makes it, `Backbone` asks it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dino_cli.core.network import attention
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.network.vit import build_vit
+
+INITIALISING = {  # of `torch.nn.init`, and of what timm makes its own from
+    *("uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_"),
+    *("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_"),
+    *("zero_", "fill_", "erfinv_", "add_", "mul_", "div_", "clamp_"),
+}
 
 __all__ = ["Backbone", "build", "build_empty", "feature_width"]
 
@@ -40,12 +48,28 @@ def build_empty(architecture: Architecture, *, drop_path: float = 0.0) -> nn.Mod
     these are built in full and then emptied.
     """
     try:
-        with torch.device("meta"):
-            if isinstance(architecture, VitArchitecture):  # what timm draws takes time even there
-                return build_vit(architecture, drop_path=drop_path, initialise=False)
+        with torch.device("meta"), _Uninitialised():
             return build(architecture, drop_path=drop_path)
     except Exception:  # the full build tells it, if it is the architecture's fault
         return build(architecture, drop_path=drop_path).to("meta")
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Initialising leaves meta tensors alone: they have no values, but it takes its time."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__name__", "") in INITIALISING:
+            tensor = args[0] if args else named.get("tensor")
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                return tensor
+        return func(*args, **named)
 
 
 def feature_width(net: nn.Module) -> int:

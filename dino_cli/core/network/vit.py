@@ -78,20 +78,16 @@ class VisionTransformer(TimmVisionTransformer):  # type: ignore[misc]
     the final norm, (B, D); `forward_features` all tokens after it, (B, P + h·w, D).
     """
 
-    def __init__(
-        self, *, positions: Positions = "dino", initialise: bool = True, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, positions: Positions = "dino", **kwargs: Any) -> None:
         self.positions: Positions = positions
         super().__init__(
             num_classes=0,
             global_pool="token",
             dynamic_img_size=True,
             embed_layer=PatchEmbedding,
-            weight_init="" if initialise else "skip",
             **kwargs,
         )
-        if initialise:  # timm starts it near zero, the reference does not
-            nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)  # timm starts it near zero
 
     def position_embedding(self, h: int, w: int, pixels: tuple[int, int] | None = None) -> Tensor:
         """The learned position embedding at h × w patches, (1, P or 0 + h·w, D).
@@ -133,18 +129,12 @@ class VisionTransformer(TimmVisionTransformer):  # type: ignore[misc]
         return dropped
 
 
-def build_vit(
-    architecture: VitArchitecture, *, drop_path: float = 0.0, initialise: bool = True
-) -> VisionTransformer:
-    """A freshly initialised network (trunc_normal .02 for linear weights, positions and CLS).
-
-    initialise: False leaves values that mean nothing, for tensors that have none or get others.
-    """
+def build_vit(architecture: VitArchitecture, *, drop_path: float = 0.0) -> VisionTransformer:
+    """A freshly initialised network (trunc_normal .02 for linear weights, positions and CLS)."""
     a = architecture
     norm: Callable[..., nn.Module] = partial(nn.LayerNorm, eps=a.eps)
     net = VisionTransformer(
         positions=a.positions,
-        initialise=initialise,
         img_size=(a.grid[0] * a.patch_size, a.grid[1] * a.patch_size),
         patch_size=a.patch_size,
         in_chans=a.in_chans,
