@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer.main
+from in_process import command_tree
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -48,14 +48,14 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_parses(words):
-    command = typer.main.get_command(app)
+    command = command_tree()
     while hasattr(command, "commands"):
         command, words = command.commands[words[0]], words[1:]
     command.make_context(command.name, list(words)).close()
 
 
 def test_every_subcommand_has_a_section():
-    top = typer.main.get_command(app).commands
+    top = command_tree().commands
     missing = [name for name in top if f"dino {name}" not in README]
     assert missing == []
     assert all(command.help and "TODO" not in command.help for command in top.values())

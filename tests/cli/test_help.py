@@ -5,7 +5,7 @@ import re
 import shlex
 
 import pytest
-import typer.main
+from in_process import command_tree
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -36,7 +36,7 @@ def examples():
 def commands():
     """Each command by its words, and the options that it has."""
     found = {}
-    for name, one in typer.main.get_command(app).commands.items():
+    for name, one in command_tree().commands.items():
         for inner, sub in getattr(one, "commands", {"": one}).items():
             options = {flag for p in sub.params for flag in (*p.opts, *p.secondary_opts)}
             found[f"{name} {inner}".strip()] = options
@@ -72,7 +72,7 @@ def test_a_topic_is_plain_text_without_a_terminal(name):
 
 @pytest.mark.parametrize(("name", "words"), examples(), ids=str)
 def test_every_example_parses(name, words):
-    command = typer.main.get_command(app)
+    command = command_tree()
     if words[0].startswith("--"):  # completion, which ends the program
         assert words[0] in {flag for p in command.params for flag in p.opts}
         return
@@ -84,7 +84,7 @@ def test_every_example_parses(name, words):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_that_a_topic_names_exists(name):
     known = set().union(*commands().values())
-    known |= {flag for p in typer.main.get_command(app).params for flag in p.opts}
+    known |= {flag for p in command_tree().params for flag in p.opts}
     torchrun = {"--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"}
     known |= torchrun | {"--max-restarts", "-print0", "-newer", "-m", "-c"}
     named = set(re.findall(r"(?<![\w-])--?[a-z0][a-z0-9-]*", text_of(name)))

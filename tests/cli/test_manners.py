@@ -4,10 +4,9 @@ import json
 import re
 import shlex
 from typing import Any
-from unittest.mock import patch
 
 import pytest
-import typer.main
+from in_process import command_tree
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
@@ -17,19 +16,17 @@ from dino_cli.errors import Interrupted, TaskError, UsageError
 
 def every_command() -> dict[str, Any]:
     found = {}
-    for name, one in typer.main.get_command(app).commands.items():
+    for name, one in command_tree().commands.items():
         for inner, sub in getattr(one, "commands", {"": one}).items():
             found[f"{name} {inner}".strip()] = sub
     return found
 
 
 COMMANDS = every_command()
-WHOLE = typer.main.get_command(app)  # made once: that takes a tenth of a second
 
 
 def invoke(words: list[str], **options: Any) -> Any:
-    with patch("typer.testing._get_command", return_value=WHOLE):
-        return CliRunner().invoke(app, words, **options)
+    return CliRunner().invoke(app, words, **options)
 
 
 def line_of(name: str) -> list[str]:

@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 from typing import Literal
 
 import pytest
-import typer.main
+from in_process import command_tree
 from typer.testing import CliRunner
 
 from dino_cli import config
@@ -41,7 +41,7 @@ EXACT = ("all", "linear", "segmentation", "video", "retrieval", "copies")
 
 
 def subcommands():
-    group = typer.main.get_command(app)
+    group = command_tree()
     found = {}
     for name, command in group.commands.items():
         for inner, sub in getattr(command, "commands", {None: command}).items():
@@ -166,7 +166,7 @@ def test_evaluations_are_in_the_precision_of_the_originals(name, default):
     ],
 )
 def test_several_numbers_are_parted_by_spaces_or_commas(words, key, value):
-    command = typer.main.get_command(app).commands["train"]
+    command = command_tree().commands["train"]
     with command.make_context("train", ["photos", *words]) as context:
         assert list(context.params[key]) == value
 

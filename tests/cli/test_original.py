@@ -3,10 +3,8 @@
 import re
 
 import pytest
-import typer.main
-from in_process import refusal
+from in_process import command_tree, refusal
 
-from dino_cli.cli.app import app
 from dino_cli.cli.help import TOPICS
 from dino_cli.cli.original import RENAMED, said_of_original
 
@@ -35,7 +33,7 @@ SCRIPTS = {
 
 
 def options(command):
-    found = typer.main.get_command(app)
+    found = command_tree()
     for word in command.split():
         found = found.commands[word]
     return {flag for parameter in found.params for flag in parameter.opts}

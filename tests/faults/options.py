@@ -22,12 +22,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-import typer
 from faults.readers import bound_memory, read_once
 from faults.reads import TRAIN, Told, command
+from in_process import command_tree
 from small_vit import photo, write_small_vit
 
-from dino_cli.cli.app import app
 from dino_cli.errors import DinoError
 from dino_cli.store.benchmarks.davis import encode_labels
 
@@ -68,7 +67,7 @@ BASES: dict[str, tuple[str, ...]] = {
 
 def options_of(name: str) -> list[tuple[str, bool]]:
     """Flags of a command, and whether each takes a value."""
-    found: Any = typer.main.get_command(app)
+    found: Any = command_tree()
     for part in name.split():
         found = found.commands[part]
     return [
