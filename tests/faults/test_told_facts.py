@@ -251,7 +251,7 @@ def test_classes_whose_names_are_no_utf8_are_read_again(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_features_that_are_not_finite_have_no_place(value):
-    for method in ("pca", "umap"):
-        with pytest.raises(TaskError, match=r"not finite|UMAP is not installed"):
-            project(np.full((5, 4), value, np.float32), Reporter(), method=method)
+@pytest.mark.parametrize("method", ["pca", pytest.param("umap", marks=pytest.mark.slow)])
+def test_features_that_are_not_finite_have_no_place(value, method):
+    with pytest.raises(TaskError, match=r"not finite|UMAP is not installed"):
+        project(np.full((5, 4), value, np.float32), Reporter(), method=method)

@@ -14,8 +14,13 @@ from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 
+NAMES = [
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit_tiny_patch16_224", "resnet18")),
+    *("test_vit", "test_convnext"),
+]
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "test_convnext"])
+
+@pytest.mark.parametrize("name", NAMES)
 def test_features_equal_timms_own(photos: Path, tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=0).eval()

@@ -19,9 +19,8 @@ from dino_cli.tasks.train import setup
 from dino_cli.tasks.train.setup import timm_architecture
 
 
-@pytest.mark.parametrize(
-    "arch", ["resnet18", pytest.param("xcit_nano_12_p16_224", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet18", "xcit_nano_12_p16_224"])
 def test_other_timm_backbones_train(images, small, tmp_path, arch):
     flags = ["--arch", arch, "--max-steps", "2"]
     config = small.read_text().replace("patch_size = 8\nwidth = 32\ndepth = 2\nheads = 2\n", "")
@@ -252,7 +251,10 @@ def test_starting_from_a_model_by_name(images, small, tmp_path):
 
 @pytest.mark.parametrize(
     ("registers", "name"),
-    [(0, "vit_small_patch14_dinov2"), (4, "vit_small_patch14_reg4_dinov2")],
+    [
+        (0, "vit_small_patch14_dinov2"),
+        pytest.param(4, "vit_small_patch14_reg4_dinov2", marks=pytest.mark.slow),
+    ],
 )
 def test_the_timm_model_that_dinov2s_weights_are_of_is_named(
     images, small, tmp_path, registers, name

@@ -67,7 +67,14 @@ def test_views_of_a_batch_train_as_those_of_single_photos(images, small, tmp_pat
     assert found[1] == pytest.approx(found[0], abs=0.02)
 
 
-@pytest.mark.parametrize(("drop_path", "centre"), [("0", "zero"), ("0.3", "zero"), ("0", "batch")])
+@pytest.mark.parametrize(
+    ("drop_path", "centre"),
+    [
+        pytest.param("0", "zero", marks=pytest.mark.slow),
+        pytest.param("0.3", "zero", marks=pytest.mark.slow),
+        ("0", "batch"),
+    ],
+)
 def test_accumulation_equals_the_large_batch(images, small, tmp_path, drop_path, centre):
     """Same images per step in the same order, so the losses agree to rounding."""
     for name, flags in {"one": ["8", "1"], "two": ["4", "2"]}.items():
@@ -79,6 +86,7 @@ def test_accumulation_equals_the_large_batch(images, small, tmp_path, drop_path,
     assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_training_learns(images, small, tmp_path):
     """The loss falls well below where it starts, which is near ln K, and targets stay apart."""
     run = tmp_path / "run"

@@ -223,6 +223,7 @@ def test_the_cost_of_a_run(images, small):
     assert elsewhere["images_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_hours_are_those_of_the_steps_that_will_be_taken(images, small):
     words = ["train", images, "--config", small, "--epochs", "1000000", "--max-steps", "1000000"]
     cost = json.loads(dino(*words, "--dry-run", "--json").stdout)["cost"]
