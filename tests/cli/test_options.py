@@ -123,6 +123,7 @@ def test_a_resumed_stage_reports_the_rate_of_now_and_the_time_left(capsys, monke
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_help_answers_at_once():
     """Near an empty Python: nothing heavy is imported before a command.
 

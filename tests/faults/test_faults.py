@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # a reader has twenty seconds for a file
+
 HERE = Path(__file__).parent
 
 
@@ -23,49 +25,42 @@ def counts(script: str, *words: object) -> dict[str, dict]:
     return found
 
 
-@pytest.mark.slow
 def test_damaged_files_end_in_one_sentence():
     found = counts("readers.py", "--tries", 6, "pth", "safetensors", "feats_npy", "embed_resume")
     assert all(one["tries"] == 6 for one in found.values())
     assert {name: one["kinds"] for name, one in found.items() if one["faults"]} == {}
 
 
-@pytest.mark.slow
 def test_every_reader_with_damaged_files():
     found = counts("readers.py", "--tries", 30, "--seed", 7)
     assert len(found) > 15
     assert {name: one["kinds"] for name, one in found.items() if one["faults"]} == {}
 
 
-@pytest.mark.slow
 def test_texts_that_are_mutated():
     found = counts("fuzz.py", "--minutes", 1, "--seed", 7)
     assert {name: one["kinds"] for name, one in found.items() if one["faults"]} == {}
     assert all(one["tries"] > 20 and one["exit"] == 0 for one in found.values())
 
 
-@pytest.mark.slow
 def test_after_a_kill_all_goes_on_as_if_nothing_had_been():
     found = counts("kills.py", "--tries", 8)
     assert {name: one["faults"] for name, one in found.items() if one["faults"]} == {}
     assert all(one["killed"] >= 4 for one in found.values())
 
 
-@pytest.mark.slow
 def test_a_disk_that_refuses_leaves_the_old_files_whole():
     found = counts("disks.py", "--tries", 8)
     assert {name: one["faults"] for name, one in found.items() if one["faults"]} == {}
     assert all(one["refused"] >= 3 for one in found.values())
 
 
-@pytest.mark.slow
 def test_ten_at_once_on_one_output():
     found = counts("crowds.py", "--rounds", 2, "embed", "attention", "export_timm", "train")
     assert {name: one["faults"] for name, one in found.items() if one["faults"]} == {}
     assert all(one["done"] for one in found.values())
 
 
-@pytest.mark.slow
 def test_options_that_nobody_meant():
     found = counts("options.py", "--tries", 30, "--seed", 7)
     assert {name: one["kinds"] for name, one in found.items() if one["faults"]} == {}

@@ -180,6 +180,7 @@ MAIN = "from dino_cli.__main__ import main; main()"
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["embed", "train"])
 def test_a_stop_is_heard_though_a_process_is_stuck(tmp_path, command, number):
@@ -208,6 +209,7 @@ def test_a_stop_is_heard_though_a_process_is_stuck(tmp_path, command, number):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_program_that_uses_the_package_ends_though_a_process_is_stuck(tmp_path):
     """Without `main`: SIGTERM, by which Python ends its processes, is not heard by those."""
     (tmp_path / "photos").mkdir()

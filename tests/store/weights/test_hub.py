@@ -305,6 +305,7 @@ except TaskError as error:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_no_network_is_said_within_five_seconds(tmp_path: Path) -> None:
     with socket.socket() as silent, socket.socket() as closed:
         silent.bind(("127.0.0.1", 0))

@@ -212,6 +212,7 @@ def test_knn_that_a_stop_cut_short_says_nothing_of_the_images(images, small, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_knn_between_epochs_is_not_time_of_training(images, small, tmp_path, monkeypatch):
     monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", lambda *_: time.sleep(2))
     run = tmp_path / "run"

@@ -13,6 +13,7 @@ from small_run import losses
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.alone
 def test_a_process_that_dies_is_named_and_the_run_goes_on(images, config, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
     flags = ["--config", config, "--epochs", "100", "--gpus", "2", "--batch-size", "8"]
