@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_cli.config.values import difference
 from dino_cli.errors import TaskError
+from dino_cli.store.embeddings.facts import made_differently
 from dino_cli.store.writing.atomic import atomic_write, sync_to_disk
 from dino_cli.store.writing.targets import explain_errors
 
@@ -136,7 +136,7 @@ class Blocks:
         Blocks that are damaged are removed, to be made again; returns how many.
         """
         values = self._run()
-        if different := difference(values["run"], json.loads(json.dumps(dict(run)))):
+        if different := made_differently(values["run"], json.loads(json.dumps(dict(run)))):
             other = different.key == "inputs"
             what = "other input files (or some of them changed since)" if other else different
             raise TaskError(
