@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,10 +147,14 @@ class Blocks:
         self.resumed, self.replaces = True, bool(values.get("replaces"))
         wanted_blocks = range(self.count)
         bad = [n for n in self.done() if n not in wanted_blocks or not self.block(n).is_whole()]
-        with explain_errors(self.output):
-            for number in bad:
-                self.file(number).unlink(missing_ok=True)
+        self.drop(bad)
         return len(bad)
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Remove blocks, to be made again."""
+        with explain_errors(self.output):
+            for number in numbers:
+                self.file(number).unlink(missing_ok=True)
 
     def file(self, number: int) -> Path:
         """Where a block is, or will be."""

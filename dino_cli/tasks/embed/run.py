@@ -34,6 +34,7 @@ from dino_cli.tasks.embed.options import check_options, transform_of
 from dino_cli.tasks.embed.output import write_output
 from dino_cli.tasks.embed.result import finished, has_places, result_of, unchanged
 from dino_cli.tasks.embed.share import block_size, embed_share, row_path
+from dino_cli.tasks.embed.skipped import retry_skipped
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.provenance import model_facts
 from dino_cli.tasks.unreadable import nothing_read
@@ -130,6 +131,7 @@ def _embed(
             if damaged:
                 are = counted(damaged, "block was", "blocks were")
                 reporter.remark(f"{are} damaged, and made again")
+            retry_skipped(blocks, new, p, config, reporter)
         else:
             size = block_size(len(new), config.batch_size, ranks.count)
             blocks.start(run, size, len(new), replaces=config.overwrite or base is not None)
