@@ -96,6 +96,30 @@ def test_embed_equals_the_command(
     np.testing.assert_allclose(one.vectors[0], found.vectors[0], atol=1e-5)
 
 
+def test_an_earlier_layer_equals_the_commands(
+    photos: Path, weights: Path, model: dino_cli.Model, tmp_path: Path
+) -> None:
+    arguments = [
+        "embed", photos, "-o", tmp_path / "f.npz", "--weights", weights, "--heads", 2, "--device",
+        "cpu", "--precision", "fp32", "--features", "cls,patch", "--layer", -2,
+    ]  # fmt: skip
+    assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 0
+    made = read_embeddings(tmp_path / "f.npz")
+    before = dino_cli.embed(photos, model)
+    found = dino_cli.embed(photos, model, features="cls,patch", layer=0)
+    np.testing.assert_array_equal(found.vectors, made.features[0:6])
+    np.testing.assert_array_equal(found.arrays["patch"], made.arrays["patch"][0:6])
+    opened = [Image.open(path) for path in found.paths]
+    memory = dino_cli.embed(opened, model, layer=0)
+    np.testing.assert_array_equal(memory.vectors, found.vectors)
+    after = dino_cli.embed(photos, model)  # the model was not cut short
+    np.testing.assert_array_equal(after.vectors, before.vectors)
+    assert np.abs(after.vectors - found.vectors).max() > 1e-2
+    for pictures in (photos, opened):
+        with pytest.raises(UsageError, match=r"layer 2 asked for, but .* has 2 blocks, 0 to 1"):
+            dino_cli.embed(pictures, model, layer=2)
+
+
 def test_knn_equals_the_command(photos: Path, model: dino_cli.Model) -> None:
     features = dino_cli.embed(photos, model)
     found = dino_cli.knn(features, k=2)

@@ -39,6 +39,11 @@ class EmbedConfig(NetworkOptions, ImageOptions, TransformOptions, ListOptions):
         " precision. Comma-separated, all from one pass.",
         metavar="KIND[,KIND...]",
     )
+    layer: int = setting(
+        -1,
+        "Which block's features: 0 is the first, -1 the last. They go through the final norm; the"
+        " blocks after it are not computed.",
+    )
     normalize: bool = setting(False, "Scale every vector to length 1.")
     multi_scale: bool = setting(
         False, "Mean over the scales 1, 0.71 and 0.5, scaled to length 1, as for retrieval."

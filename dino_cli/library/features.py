@@ -52,6 +52,7 @@ def embed(
     model: Model | str = ModelOptions.model,
     *,
     features: str = EmbedConfig.features,
+    layer: int = EmbedConfig.layer,
     normalize: bool = False,
     multi_scale: bool = False,
     image_size: str | None = None,
@@ -62,14 +63,15 @@ def embed(
     """Features of pictures, as `dino embed` computes them, in memory.
 
     images: one or several, all by name or all in memory. features: cls, mean, cls+mean, last4,
-    patch, keys, or several by comma. workers: processes that decode files. Rows are in the order of
-    the pictures; those of one size go through the network together.
+    patch, keys, or several by comma. layer: number of their block, from 0, or from -1 backwards.
+    workers: processes that decode files. Rows are in the order of the pictures; those of one size
+    go through the network together.
 
     Raises `UsageError` for no pictures, names mixed with pictures, an array that is no RGB pixels,
-    a picture in memory that is too small or becomes too large, features that do not exist or that
-    the network does not have, grids of several sizes, and options that cannot be. Raises
-    `TaskError` for names that are not there, a file that cannot be read when `strict` or when none
-    can, a model that cannot be had, features that are not finite, and too little memory.
+    a picture in memory that is too small or becomes too large, features that do not exist, features
+    or a layer that the network does not have, grids of several sizes, and options that cannot be.
+    Raises `TaskError` for names that are not there, a file that cannot be read when `strict` or
+    when none can, a model that cannot be had, features that are not finite, and too little memory.
     """
     opened = load_model(model) if isinstance(model, str) else model
     kinds = parse_kinds(features)
@@ -88,12 +90,19 @@ def embed(
             config,
             Reporter(),
             kinds=kinds,
+            layer=layer,
             strict=strict,
             multi_scale=multi_scale,
         )
     else:
         found = embed_pixels(
-            batches_of(many, p, batch_size), opened, p, config, kinds=kinds, multi_scale=multi_scale
+            batches_of(many, p, batch_size),
+            opened,
+            p,
+            config,
+            kinds=kinds,
+            layer=layer,
+            multi_scale=multi_scale,
         )
     return _gathered(found, files, kinds, normalize)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from dino_cli import runtime
 from dino_cli.config.setting import Size, height_and_width, parse_size, size_text
 from dino_cli.config.shared import NetworkOptions, Preprocessing
+from dino_cli.core.network.architecture import LAST_LAYER
 from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.errors import TaskError, UsageError
 from dino_cli.progress import Reporter
@@ -60,6 +61,25 @@ class Model:
             multiple=1,
             exif=exif,
         )
+
+    def block(self, layer: int) -> int:
+        """The block that --layer names: its number from 0, or -1 for the last one.
+
+        Raises `UsageError` where there is none of that number, or where no block is known.
+        """
+        depth, name = self.backbone.depth, self.weights.name
+        if layer != LAST_LAYER and not depth:
+            raise UsageError(
+                f"layer {layer} asked for, but {name} has no blocks of a vision transformer to"
+                " choose among",
+                "leave out --layer, or use a ViT, such as --model dino_vits16",
+            )
+        if depth and not -depth <= layer < depth:
+            raise UsageError(
+                f"layer {layer} asked for, but {name} has {depth} blocks, 0 to {depth - 1}",
+                "choose among these, or -1 for the last",
+            )
+        return LAST_LAYER if layer in (LAST_LAYER, depth - 1) else layer % depth
 
     def autocast(self) -> AbstractContextManager[object]:
         """Forwards inside run in the chosen precision."""

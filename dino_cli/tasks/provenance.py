@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dino_cli.config.shared import ModelOptions, Preprocessing
+from dino_cli.core.network.architecture import LAST_LAYER
 from dino_cli.core.network.features import GRID_KINDS, KINDS, Kind
 from dino_cli.errors import TaskError
 from dino_cli.store.weights.preprocessing import preprocessing_from_json
@@ -14,6 +15,7 @@ __all__ = [
     "NETWORK",
     "model_facts",
     "recorded_kind",
+    "recorded_layer",
     "recorded_preprocessing",
     "with_recorded_network",
 ]
@@ -75,3 +77,8 @@ def recorded_kind(facts: Mapping[str, Any]) -> Kind | None:
     """The kind of vectors that a .json tells of; None for grids, and where it tells of none."""
     told = facts.get("features", "cls")
     return next((kind for kind in KINDS if kind == told and kind not in GRID_KINDS), None)
+
+
+def recorded_layer(facts: Mapping[str, Any]) -> int:
+    """The block, by its number from 0, that a .json tells of; -1, the last, where it tells none."""
+    return int(facts.get("layer", LAST_LAYER))

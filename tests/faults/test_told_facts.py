@@ -31,7 +31,7 @@ FACTS = {"format": 1, "features": "cls", "arrays": {"cls": {"shape": [4], "dtype
 
 
 def test_facts_of_features():
-    good = {**FACTS, "videos": {"v.mp4": 25.0, "w.mp4": 0, "\udcff.mp4": 1}}
+    good = {**FACTS, "videos": {"v.mp4": 25.0, "w.mp4": 0, "\udcff.mp4": 1}, "layer": 3}
     assert are_facts(good)
     assert are_facts({"format": 1})  # as other programs may write it
     kinds: list[Any] = ["a/b", "../../x", "x" * 5000, "a\0b", "\ud800", "", 1]
@@ -40,6 +40,7 @@ def test_facts_of_features():
     wrong += [{"arrays": arrays} for arrays in (5, "cls", [[1]], ["cls"], True)]
     wrong += [{"videos": videos} for videos in (5, "ab", ["x"], [["a", 1]], {"\ud800": 1.0})]
     wrong += [{"videos": {"v": rate}} for rate in ("x", None, [1], -1, float("nan"), 10**400)]
+    wrong += [{"layer": number} for number in ("x", None, [1], 1.0, True, -2, 10**30)]
     for change in [*wrong, {"format": 2}]:
         assert not are_facts({**FACTS, **change}), change
     assert not any(map(are_facts, (None, [], "x", 1)))

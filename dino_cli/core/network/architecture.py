@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 __all__ = [
+    "LAST_LAYER",
+    "MOST_BLOCKS",
     "VIT_NAMES",
     "VIT_SIZES",
     "Architecture",
@@ -22,6 +24,7 @@ __all__ = [
 Positions = Literal["dino", "size", "timm"]
 
 MOST, MOST_BLOCKS = 2**16, 1000  # of any size; of blocks
+LAST_LAYER = -1  # blocks are numbered from 0, or from here backwards
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 # Arguments of timm that open files or ask a network, and are never written.
 OPENING = frozenset(

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import timm
@@ -138,6 +139,23 @@ class Backbone:
     def has_attention(self) -> bool:
         """Whether CLS attention exists: transformer blocks of a known kind and a class token."""
         return attention.supports(self.net)
+
+    def up_to(self, layer: int) -> "Backbone":
+        """The network that ends with one block, whose output goes through the same final norm.
+
+        layer: number of the block from 0, or from -1 backwards. The tensors are shared; a shorter
+        one is not compiled, though this one was. Raises `ValueError` for a block that there is not.
+        """
+        if not -self.depth <= layer < self.depth:
+            raise ValueError(f"layer {layer} of {self.depth} blocks")
+        after = layer % self.depth + 1
+        if after == self.depth:
+            return self
+        # Modules are held in a dictionary of their parent, which a copy would change for both.
+        net = copy(self.net)
+        blocks: nn.Sequential | nn.ModuleList = self.net.blocks  # type: ignore[assignment]
+        net._modules = {**self.net._modules, "blocks": blocks[:after]}
+        return Backbone(net)
 
     @torch.inference_mode()
     def output(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dino_cli.core.evaluation.descriptors import SCALES
 from dino_cli.core.network import attention
+from dino_cli.core.network.architecture import LAST_LAYER
 from dino_cli.core.network.backbone import Backbone
 from dino_cli.core.network.vit import VisionTransformer
 
@@ -35,10 +36,24 @@ class Extractor:
     - `patch`: patch tokens after the final norm; `keys`: keys of the last block, heads side by
       side, bias included, before any rotary position. Grids (h, w, D) in half precision.
 
-    compile: through torch.compile. Raises `ValueError` for a kind that the network does not have.
+    layer: the block, from 0, or from -1 backwards, that is taken for the last one; those after it
+    are not computed. Its tokens go through the final norm, as timm's `forward_intermediates` with
+    `norm=True` and the original's `get_intermediate_layers`. compile: through torch.compile. Raises
+    `ValueError` for a kind or a block that the network does not have.
     """
 
-    def __init__(self, backbone: Backbone, kinds: Sequence[Kind], *, compile: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        kinds: Sequence[Kind],
+        *,
+        layer: int = LAST_LAYER,
+        compile: bool = False,
+    ) -> None:
+        if layer != LAST_LAYER:
+            whole, backbone = backbone, backbone.up_to(layer)
+            if compile and backbone is not whole:
+                backbone.compile()
         self.backbone, self.kinds = backbone, tuple(kinds)
         net = backbone.net
         blocks = {"last4", "keys"} & set(kinds)
@@ -52,8 +67,6 @@ class Extractor:
         if blocks:
             depth = len(net.blocks)  # type: ignore[arg-type]
             first = depth - min(depth, LAST) if "last4" in kinds else max(depth - 2, 0)
-            if "keys" in kinds and depth == 1:
-                raise ValueError("features 'keys' need two blocks or more")
             forward: Any = net.forward_intermediates
             self._tokens = partial(
                 forward,
@@ -124,7 +137,10 @@ class Extractor:
             else:
                 if kind == "keys":
                     net = backbone.net
-                    _, keys = attention.row_and_keys(net, _joined(inputs[-2]), {})
+                    if len(inputs) > 1:
+                        _, keys = attention.row_and_keys(net, _joined(inputs[-2]), {})
+                    else:  # what enters the first block is the output of none
+                        _, keys = attention.attention_and_keys(net, x)
                     patches = keys[:, :, prefix:].transpose(1, 2).flatten(2)
                 else:
                     patches = tokens[:, prefix:]

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_cli.config.values import difference
 from dino_cli.errors import TaskError
+from dino_cli.store.embeddings.facts import made_differently
 from dino_cli.store.writing.atomic import atomic_write, sync_to_disk
 from dino_cli.store.writing.targets import explain_errors
 
@@ -136,7 +136,7 @@ class Blocks:
         Blocks that are damaged are removed, to be made again; returns how many.
         """
         values = self._run()
-        if different := difference(values["run"], json.loads(json.dumps(dict(run)))):
+        if different := made_differently(values["run"], json.loads(json.dumps(dict(run)))):
             other = different.key == "inputs"
             what = "other input files (or some of them changed since)" if other else different
             raise TaskError(
@@ -147,10 +147,14 @@ class Blocks:
         self.resumed, self.replaces = True, bool(values.get("replaces"))
         wanted_blocks = range(self.count)
         bad = [n for n in self.done() if n not in wanted_blocks or not self.block(n).is_whole()]
-        with explain_errors(self.output):
-            for number in bad:
-                self.file(number).unlink(missing_ok=True)
+        self.drop(bad)
         return len(bad)
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Remove blocks, to be made again."""
+        with explain_errors(self.output):
+            for number in numbers:
+                self.file(number).unlink(missing_ok=True)
 
     def file(self, number: int) -> Path:
         """Where a block is, or will be."""

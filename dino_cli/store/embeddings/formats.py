@@ -12,7 +12,6 @@ from dino_cli.store.embeddings.blocks import Row
 from dino_cli.store.embeddings.sources import sources_path
 
 __all__ = [
-    "FORMAT",
     "SUFFIXES",
     "TABLES",
     "FeatureExport",
@@ -24,7 +23,6 @@ __all__ = [
     "refuse_grids",
 ]
 
-FORMAT = 1  # of the .json
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet", ".csv")
 TABLES = frozenset({".parquet", ".csv"})  # hold vectors, but no grids
 

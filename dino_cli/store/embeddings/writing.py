@@ -16,8 +16,8 @@ import numpy as np
 
 from dino_cli.config.values import json_text
 from dino_cli.store.embeddings.blocks import Row
+from dino_cli.store.embeddings.facts import FORMAT
 from dino_cli.store.embeddings.formats import (
-    FORMAT,
     FeatureExport,
     file_of_kind,
     frame_and_time,

@@ -125,12 +125,7 @@ def plan(
     """
     model = model or open_model(config, reporter)
     _check_network(model, asked)
-    if not -model.backbone.depth <= config.layer < model.backbone.depth:
-        raise UsageError(
-            f"layer {config.layer} asked for, but {model.weights.name} has"
-            f" {model.backbone.depth} blocks, 0 to {model.backbone.depth - 1}",
-            "choose among these, or -1 for the last",
-        )
+    model.block(config.layer)  # refuses one that there is not
     reader = photo_reader(model, config, asked.query)
     if config.compile:
         model.backbone.compile_blocks(config.layer)

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.setting import json_ready
-from dino_cli.config.values import counted, difference
+from dino_cli.config.values import counted
 from dino_cli.data.listing.contents import content_sha256, path_on_disk
 from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.runtime import usable_threads
+from dino_cli.store.embeddings.facts import made_differently
 from dino_cli.store.embeddings.reading import Embeddings, open_export
 from dino_cli.store.embeddings.sources import read_sources
 from dino_cli.tasks.embed.merge import EarlierExport
@@ -29,7 +30,8 @@ __all__ = ["Comparison", "compare_files"]
 
 # What old and new rows must agree in, by the names in the .json.
 SAME = (
-    *NETWORK, "precision", "kinds", "preprocessing", "normalize", "multi_scale", "thumbnails",
+    *NETWORK, "precision", "kinds", "layer", "preprocessing", "normalize", "multi_scale",
+    "thumbnails",
 )  # fmt: skip
 
 
@@ -134,8 +136,8 @@ def _digest(file: ImageFile) -> str:
 
 
 def _check_made_alike(export: Embeddings, facts: Mapping[str, Any]) -> None:
-    made = {"thumbnails": False, **export.metadata, "kinds": list(export.arrays)}
-    if different := difference(made, json_ready(facts), SAME):
+    made = {**export.metadata, "kinds": list(export.arrays)}
+    if different := made_differently(made, json_ready(facts), SAME):
         raise TaskError(
             f"{str(export.path)!r} was made with {different}",
             "give the same options as then, or embed anew with --overwrite",

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from dino_cli.config.shared import ComputeOptions, Preprocessing
+from dino_cli.core.network.architecture import LAST_LAYER
 from dino_cli.core.network.features import GRID_KINDS, Extractor, Kind
 from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.loader import Batch, image_batches
@@ -58,12 +59,21 @@ def embed_files(
     reporter: Reporter,
     *,
     kind: Kind = "cls",
+    layer: int = LAST_LAYER,
     strict: bool = False,
     multi_scale: bool = False,
 ) -> Iterator[EmbedResult]:
     """Vectors of one kind of the readable files, in order; see `embed_batches`."""
     for batch in embed_batches(
-        files, model, p, compute, reporter, kinds=(kind,), strict=strict, multi_scale=multi_scale
+        files,
+        model,
+        p,
+        compute,
+        reporter,
+        kinds=(kind,),
+        layer=layer,
+        strict=strict,
+        multi_scale=multi_scale,
     ):
         yield EmbedResult(
             batch.arrays.get(kind, np.empty((0, 0), np.float32)),
@@ -80,6 +90,7 @@ def embed_batches(
     reporter: Reporter,
     *,
     kinds: Sequence[Kind],
+    layer: int,
     strict: bool,
     multi_scale: bool,
     done: int = 0,
@@ -88,12 +99,15 @@ def embed_batches(
 
     done: how many more files were embedded before, for the progress. strict: raise `TaskError` for
     the first unreadable file. Also raises it for features that are not finite and for a batch that
-    does not fit the device's memory, `UsageError` for features that the network does not have.
+    does not fit the device's memory, `UsageError` for features and layers that the network does
+    not have.
     """
     batches = image_batches(files, p, batch_size=compute.batch_size, workers=compute.workers)
     if strict:
         batches = _refusing(batches, files)
-    found = embed_pixels(batches, model, p, compute, kinds=kinds, multi_scale=multi_scale)
+    found = embed_pixels(
+        batches, model, p, compute, kinds=kinds, layer=layer, multi_scale=multi_scale
+    )
     reporter.stage("embedding", len(files) + done, done=done)
     for batch in found:
         yield batch
@@ -108,11 +122,13 @@ def embed_pixels(
     compute: ComputeOptions,
     *,
     kinds: Sequence[Kind],
+    layer: int,
     multi_scale: bool,
 ) -> Iterator[EmbeddedBatch]:
     """Features of pictures that are read and resized. Raises as `embed_batches` does."""
+    block = model.block(layer)
     with explain_network():
-        extract = Extractor(model.backbone, kinds, compile=compute.compile)
+        extract = Extractor(model.backbone, kinds, layer=block, compile=compute.compile)
     for batch in batches:
         arrays: dict[str, NDArray[Any]] = {}
         if batch.indices:

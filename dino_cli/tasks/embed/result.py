@@ -1,19 +1,17 @@
 """What `embed` returns, also where nothing is left to do."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
 from typing import Any
 
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.data.listing.image_list import ImageFile
-from dino_cli.data.loader import image_batches
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.writing.tables import read_skipped, skipped_path
 from dino_cli.tasks.embed.append import compare_files
 from dino_cli.tasks.embed.merge import EarlierExport
+from dino_cli.tasks.embed.skipped import are_listed, ends_alike, readable
 
 __all__ = ["finished", "has_places", "result_of", "unchanged"]
 
@@ -68,10 +66,10 @@ def finished(
     listed = read_skipped(skipped_path(config.output))
     changed = set(found.changed)
     skipped = [file for file in found.new if file not in changed]
-    if found.absent or found.copies or not _are_listed(skipped, list(listed)):
+    if found.absent or found.copies or not are_listed(skipped, list(listed)):
         raise _finished(config, "and of other files", "add to it")
     for old, label, file in found.moved:
-        if not _ends_alike(old, file):  # else the same, called from elsewhere
+        if not ends_alike(old, file):  # else the same, called from elsewhere
             raise _finished(
                 config, f"and {old!r} is {file.path.as_posix()!r} now", "change its row"
             )
@@ -83,39 +81,10 @@ def finished(
     if found.changed:
         what = f"and {found.changed[0].path.as_posix()!r} has changed since"
         raise _finished(config, what, "embed it again")
-    if (mended := _readable(skipped, p, config)) is not None:
-        what = f"and {mended.path.as_posix()!r}, which was skipped, can be read now"
+    if (mended := next(readable(skipped, p, config, reporter), None)) is not None:
+        what = f"and {skipped[mended].path.as_posix()!r}, which was skipped, can be read now"
         raise _finished(config, what, "embed it")
     return unchanged(config, found.base, len(listed))
-
-
-def _are_listed(skipped: Sequence[ImageFile], listed: Sequence[str]) -> bool:
-    """Whether the files are those of the list, each of them, wherever it was called from."""
-    files = sorted(skipped, key=lambda file: _from_behind(file.path))
-    names = sorted(listed, key=_from_behind)
-    return len(files) == len(names) and all(
-        os.path.abspath(file.path) == os.path.abspath(name) or _ends_alike(name, file)
-        for file, name in zip(files, names, strict=True)
-    )
-
-
-def _from_behind(path: str | Path) -> tuple[str, ...]:
-    """Its parts, the name first: the order of files is the same then, whatever leads to them."""
-    return PurePath(os.path.abspath(path)).parts[::-1]
-
-
-def _ends_alike(path: str, file: ImageFile) -> bool:
-    """Whether a path as it was recorded has the file's place below what was given."""
-    inside = file.relative.parts
-    return PurePath(path).parts[-len(inside) :] == inside
-
-
-def _readable(
-    files: Sequence[ImageFile], p: Preprocessing, config: EmbedConfig
-) -> ImageFile | None:
-    """The first of the files that can be read."""
-    batches = image_batches(files, p, batch_size=config.batch_size, workers=config.workers)
-    return next((files[batch.indices[0]] for batch in batches if batch.indices), None)
 
 
 def _finished(config: EmbedConfig, what: str, change: str) -> TaskError:

@@ -14,6 +14,7 @@ from typing import Any
 from dino_cli.config.embed import EmbedConfig
 from dino_cli.config.shared import Preprocessing
 from dino_cli.config.values import counted
+from dino_cli.core.network.architecture import LAST_LAYER
 from dino_cli.core.network.features import Kind
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
 from dino_cli.data.listing.contents import path_on_disk
@@ -33,6 +34,7 @@ from dino_cli.tasks.embed.options import check_options, transform_of
 from dino_cli.tasks.embed.output import write_output
 from dino_cli.tasks.embed.result import finished, has_places, result_of, unchanged
 from dino_cli.tasks.embed.share import block_size, embed_share, row_path
+from dino_cli.tasks.embed.skipped import retry_skipped
 from dino_cli.tasks.model import Model, open_model
 from dino_cli.tasks.provenance import model_facts
 from dino_cli.tasks.unreadable import nothing_read
@@ -129,6 +131,7 @@ def _embed(
             if damaged:
                 are = counted(damaged, "block was", "blocks were")
                 reporter.remark(f"{are} damaged, and made again")
+            retry_skipped(blocks, new, p, config, reporter)
         else:
             size = block_size(len(new), config.batch_size, ranks.count)
             blocks.start(run, size, len(new), replaces=config.overwrite or base is not None)
@@ -209,13 +212,19 @@ def _check_table(output: Path) -> None:
 def _facts(
     config: EmbedConfig, kinds: Sequence[str], model: Model, p: Preprocessing
 ) -> dict[str, Any]:
-    """What made the features; equal facts and equal files make equal features."""
+    """What made the features; equal facts and equal files make equal features.
+
+    The layer is among them unless it is the last one, of which exports have never told. Raises
+    `UsageError` for one that the network does not have.
+    """
+    block = model.block(config.layer)
     return {
         **model.identity,
         **model_facts(config),
         "preprocessing": asdict(p),
         "features": kinds[0],
         "kinds": list(kinds),
+        **({} if block == LAST_LAYER else {"layer": block}),
         "normalize": config.normalize,
         "multi_scale": config.multi_scale,
     }

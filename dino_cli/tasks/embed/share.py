@@ -75,6 +75,7 @@ def embed_share(
             config,
             reporter,
             kinds=kinds,
+            layer=config.layer,
             strict=config.strict,
             multi_scale=config.multi_scale,
             done=before,

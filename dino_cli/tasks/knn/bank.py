@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dino_cli.config.values import difference
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
+from dino_cli.store.embeddings.facts import made_differently
 from dino_cli.store.embeddings.reading import Embeddings, read_embeddings
 from dino_cli.tasks.knn.rows import ChainedRows, FiniteRows
 from dino_cli.tasks.provenance import NETWORK
@@ -20,7 +20,7 @@ from dino_cli.tasks.provenance import NETWORK
 __all__ = ["Bank", "bank_of", "compare", "open_bank", "open_index", "unlabelled"]
 
 # What two feature files, or an index and a model, must agree in, by the names in the .json.
-SAME = (*NETWORK, "features", "preprocessing", "multi_scale", "dim")
+SAME = (*NETWORK, "features", "layer", "preprocessing", "multi_scale", "dim")
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,10 @@ def unlabelled(index: Embeddings) -> Bank:
 
 
 def compare(index: Embeddings, query: Mapping[str, Any], name: str) -> None:
-    """Raises `TaskError` unless the same model and preprocessing made both."""
-    made = index.metadata
-    if not made.get("multi_scale") and not query.get("multi_scale"):
-        query = {**query, "multi_scale": made.get("multi_scale")}  # old files do not tell it
-    if different := difference(made, query, SAME):
+    """Raises `TaskError` unless the same model, its same layer and preprocessing made both."""
+    if different := made_differently(index.metadata, query, SAME):
         raise TaskError(
             f"the index {str(index.path)!r} was made with {different.told(different.ours)}, but"
             f" {name} with {different.told(different.theirs)}",
-            "embed both with the same model and preprocessing",
+            "embed both with the same model and options",
         )

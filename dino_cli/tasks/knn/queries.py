@@ -23,6 +23,7 @@ from dino_cli.tasks.model import open_model
 from dino_cli.tasks.provenance import (
     model_facts,
     recorded_kind,
+    recorded_layer,
     recorded_preprocessing,
     with_recorded_network,
 )
@@ -106,6 +107,7 @@ def _of_pictures(
         options,
         reporter,
         kind=kind,
+        layer=recorded_layer(index.metadata),
         strict=config.strict,
         multi_scale=bool(index.metadata.get("multi_scale", False)),
     )

@@ -119,4 +119,5 @@ def _still(
 def _subtitle(export: Embeddings, method: str) -> str:
     facts = export.metadata
     kind = str(facts.get("features", "cls"))
-    return f"{facts.get('model', '')} · {kind} features · {method.upper()} · {export.path.name}"
+    of = f" of block {facts['layer']}" if "layer" in facts else ""
+    return f"{facts.get('model', '')} · {kind} features{of} · {method.upper()} · {export.path.name}"

@@ -1,5 +1,8 @@
 """Features of every kind from one pass, against hooks on the blocks and the original's formulas."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -8,7 +11,7 @@ from torch import Tensor, nn
 
 from dino_cli.core.network.architecture import VitArchitecture
 from dino_cli.core.network.backbone import Backbone
-from dino_cli.core.network.features import KINDS, Extractor
+from dino_cli.core.network.features import KINDS, Extractor, Kind
 from dino_cli.core.network.vit import build_vit
 
 
@@ -25,15 +28,19 @@ def images(h: int = 32, w: int = 32) -> Tensor:
 
 
 @torch.inference_mode()
-def oracle(net: nn.Module, x: Tensor, prefix: int) -> dict[str, Tensor]:
-    """Token by token, from what hooks see."""
+def oracle(net: nn.Module, x: Tensor, prefix: int, layer: int | None = None) -> dict[str, Tensor]:
+    """Token by token, from what hooks see; of a block, or of the network's own output."""
     outputs, normed = [], []
+    block = net.blocks[-1 if layer is None else layer]
     hooks = [b.register_forward_hook(lambda _m, _a, out: outputs.append(out)) for b in net.blocks]
-    hooks.append(net.blocks[-1].norm1.register_forward_hook(lambda _m, _a, out: normed.append(out)))
+    hooks.append(block.norm1.register_forward_hook(lambda _m, _a, out: normed.append(out)))
     final = net.forward_features(x)
     for hook in hooks:
         hook.remove()
-    weight, bias = net.blocks[-1].attn.qkv.weight, net.blocks[-1].attn.qkv.bias
+    if layer is not None:
+        outputs = outputs[: layer % len(outputs) + 1]
+        final = net.norm(outputs[-1])
+    weight, bias = block.attn.qkv.weight, block.attn.qkv.bias
     width = weight.shape[1]
     keys = normed[0] @ weight[width : 2 * width].T + bias[width : 2 * width]
     h, w = x.shape[2] // 8, x.shape[3] // 8
@@ -65,15 +72,67 @@ def test_every_kind_equals_what_hooks_see(size: tuple[int, int]) -> None:
     assert together["last4"].shape == (3, 4 * 48)
 
 
+@pytest.mark.parametrize("layer", [0, 3, -1, -2, -5])
+def test_every_kind_of_an_earlier_block(layer: int) -> None:
+    net, x = network(), images(24, 40)
+    expected = oracle(net, x, 1, layer)
+    found = Extractor(Backbone(net), KINDS, layer=layer)(x)
+    for kind in KINDS:
+        tolerance = 4e-3 if kind in ("patch", "keys") else 1e-5
+        torch.testing.assert_close(
+            found[kind].float(), expected[kind], atol=tolerance, rtol=tolerance / 4
+        )
+        alone = Extractor(Backbone(net), [kind], layer=layer)(x)[kind]
+        torch.testing.assert_close(alone.float(), found[kind].float(), atol=1e-5, rtol=1e-3)
+
+
+def test_blocks_after_the_asked_one_are_not_computed_and_stay() -> None:
+    net, x, ran = network(), images(), list[int]()
+    backbone = Backbone(net)
+    before = Extractor(backbone, KINDS)(x)
+    for number, block in enumerate(net.blocks):
+        block.register_forward_hook(lambda _m, _a, _o, number=number: ran.append(number))
+    for kind in KINDS:
+        Extractor(backbone, [kind], layer=1)(x)
+        assert ran == [0, 1]
+        ran.clear()
+    assert (backbone.depth, len(net.blocks)) == (5, 5)
+    assert backbone.up_to(4) is backbone.up_to(-1) is backbone
+    for kind, values in Extractor(backbone, KINDS)(x).items():
+        assert torch.equal(values, before[kind])
+    for layer in (5, -6):
+        with pytest.raises(ValueError, match=f"layer {layer} of 5 blocks"):
+            Extractor(backbone, ["cls"], layer=layer)
+
+
+@pytest.mark.parametrize("kind", ["cls", "keys"])  # by the network's own forward, and timm's other
+def test_the_shorter_network_is_the_one_that_is_compiled(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x, calls = network(), images(), list[int]()
+
+    def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **more: Any) -> Any:
+            calls.append(1)
+            return forward(*given, **more)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    backbone = Backbone(net)
+    backbone.compile()  # as a command does, before it knows the layer
+    found = Extractor(backbone, [kind], layer=1, compile=True)(x)[kind]
+    assert calls == [1]
+    assert torch.equal(found, Extractor(Backbone(net), [kind], layer=1)(x)[kind])
+
+
 def test_fewer_than_four_blocks_give_what_there_is() -> None:
-    net = network(depth=2)
-    found = Extractor(Backbone(net), ["last4", "keys"])(images())
-    torch.testing.assert_close(
-        found["last4"], oracle(net, images(), 1)["last4"], atol=1e-5, rtol=1e-5
-    )
-    assert found["last4"].shape == (3, 2 * 48)
-    with pytest.raises(ValueError, match="'keys' need two blocks"):
-        Extractor(Backbone(network(depth=1)), ["keys"])
+    for depth in (2, 1):
+        net = network(depth=depth)
+        found, expected = Extractor(Backbone(net), KINDS)(images()), oracle(net, images(), 1)
+        torch.testing.assert_close(found["last4"], expected["last4"], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found["keys"].float(), expected["keys"], atol=4e-3, rtol=1e-3)
+        assert found["last4"].shape == (3, depth * 48)
 
 
 def test_several_scales_are_the_originals() -> None:
@@ -141,8 +200,36 @@ def test_rotary_positions_and_no_class_token() -> None:
         Extractor(Backbone(net), ["last4"])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "vit_small_patch16_dinov3",
+        "vit_small_patch16_rope_mixed_224",  # other positions in each block
+        "vit_base_patch16_siglip_224",
+        "vit_small_patch14_reg4_dinov2",
+    ],
+)
+def test_an_earlier_block_is_timms_own(name: str) -> None:
+    net = tiny(name, depth=4, img_size=56 if "14" in name else 64, embed_dim=48, num_heads=2)
+    x = images(*(2 * net.patch_embed.img_size[:1]))
+    backbone = Backbone(net)
+    with torch.inference_mode():
+        normed = net.forward_intermediates(
+            x, [1], norm=True, intermediates_only=True, output_fmt="NLC",
+            **({"return_prefix_tokens": True} if backbone.prefix_tokens else {}),
+        )[0]  # fmt: skip
+        patches, prefix = normed if backbone.prefix_tokens else (normed, None)
+        whole = net.forward_head(patches, pre_logits=True) if prefix is None else prefix[:, 0]
+    found = Extractor(backbone, ["cls", "mean"], layer=1)(x)
+    torch.testing.assert_close(found["cls"], whole, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found["mean"], patches.mean(dim=1), atol=1e-5, rtol=1e-4)
+
+
 def test_convnets_have_pooled_features_only() -> None:
     net = tiny("resnet18")
+    with pytest.raises(ValueError, match="layer 0 of 0 blocks"):
+        Extractor(Backbone(net), ["cls"], layer=0)
     found = Extractor(Backbone(net), ["cls"])(images())
     with torch.inference_mode():
         torch.testing.assert_close(found["cls"], net(images()))

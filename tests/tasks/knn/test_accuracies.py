@@ -183,8 +183,9 @@ def test_an_index_of_another_make_is_refused(tmp_path: Path) -> None:
     assert "with other (weights cdcdcdcd); embed both" in text
     assert "resize 256, but" in refusal(preprocessing={"resize": 200, "crop": 224})
     assert "features cls, but" in refusal(features="mean")
+    assert f"layer -1, but '{tmp_path}/q.npy' with layer 2;" in refusal(layer=2)
     assert "checkpoint_key None, but" in refusal(checkpoint_key="student")
-    assert "multi_scale None, but" in refusal(multi_scale=True)
+    assert "multi_scale False, but" in refusal(multi_scale=True)
     write_index(tmp_path / "q.npy", bank, labels, multi_scale=False)
     assert knn(tmp_path / "q.npy", "--index", index)["queries"] == 30
     write_index(tmp_path / "q.npy", bank[:, :5], labels)
