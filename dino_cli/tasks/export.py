@@ -196,7 +196,7 @@ def _onnx(
         raise UsageError(
             f"{weights.name} has no attention of a class token", "leave --attention out"
         )
-    if config.features != "cls" and not backbone.prefix_tokens:
+    if config.features != "cls" and not backbone.has_blocks:
         raise UsageError(f"{weights.name} has no patch tokens", "use --features cls")
     patch_size, channels = backbone.patch_size, weights.architecture.in_chans
     native = max(min(weights.preprocessing.cut or (224,)) // patch_size, 1) * patch_size

@@ -15,6 +15,7 @@ __all__ = [
     "block_input",
     "block_outputs",
     "has_blocks",
+    "has_class_token",
     "last_cls_attention",
     "row_and_keys",
     "supports",
@@ -24,6 +25,15 @@ __all__ = [
 def supports(net: nn.Module) -> bool:
     """Whether `net` has transformer blocks that we can read and a class token."""
     return getattr(net, "cls_token", None) is not None and has_blocks(net)
+
+
+def has_class_token(net: nn.Module) -> bool:
+    """Whether the first token of its output is one; a network may have registers alone."""
+    registers = getattr(net, "num_reg_tokens", None)
+    if registers is None:
+        token = getattr(net, "reg_token", None)
+        registers = token.shape[1] if isinstance(token, Tensor) else 0
+    return bool(getattr(net, "num_prefix_tokens", 0) > registers)
 
 
 def has_blocks(net: nn.Module) -> bool:

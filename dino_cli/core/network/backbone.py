@@ -169,7 +169,7 @@ class Backbone:
     @torch.inference_mode()
     def pooled(self, output: Tensor) -> Tensor:
         """Of such an output the CLS token, or what a network without one pools: float32 (B, D)."""
-        if isinstance(output, Tensor) and output.ndim == 3 and self.prefix_tokens:
+        if isinstance(output, Tensor) and output.ndim == 3 and attention.has_class_token(self.net):
             return output[:, 0].float()
         pooled: Tensor = self.net.forward_head(output, pre_logits=True)  # type: ignore[operator]
         return pooled.float()

@@ -10,7 +10,7 @@ from timm.layers import RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 
 from dino_cli.core.network.architecture import Positions
-from dino_cli.core.network.attention import block_input, row_and_keys
+from dino_cli.core.network.attention import block_input, has_class_token, row_and_keys
 from dino_cli.core.network.vit import VisionTransformer
 
 __all__ = ["Exportable", "ExportedKind", "resampling"]
@@ -23,7 +23,7 @@ PLAIN, ANTIALIASED = -0.75, -0.5  # parameter `a` of PyTorch's two bicubic kerne
 class Exportable(nn.Module):
     """Normalised images (B, C, height, width), float32 → features of a `kind`.
 
-    kind: "cls", the class token (B, D), or of a convnet its pooled features; "cls+mean", with the
+    kind: "cls", the class token (B, D), or what a network without one pools; "cls+mean", with the
     mean of the patch tokens behind it (B, 2D); "patch", the patch tokens (B, h, w, D). attention:
     return also the last block's attention of the class token to the patches, (B, H, h, w), softmax
     over all tokens.
@@ -58,14 +58,16 @@ class Exportable(nn.Module):
 
     def _features(self, tokens: Tensor, images: Tensor) -> Tensor:
         prefix = int(getattr(self.net, "num_prefix_tokens", 0))
-        if not isinstance(tokens, Tensor) or tokens.ndim != 3 or not prefix:
-            pooled: Tensor = self.net.forward_head(tokens, pre_logits=True)
-            return pooled
-        cls, patches = tokens[:, 0], tokens[:, prefix:]
         if self.kind == "patch":
             h, w = self._grid(images)
-            return patches.reshape(patches.shape[0], h, w, patches.shape[2])
-        return torch.cat([cls, patches.mean(dim=1)], dim=1) if self.kind == "cls+mean" else cls
+            return tokens[:, prefix:].reshape(tokens.shape[0], h, w, tokens.shape[2])
+        if isinstance(tokens, Tensor) and tokens.ndim == 3 and has_class_token(self.net):
+            pooled = tokens[:, 0]
+        else:
+            pooled = self.net.forward_head(tokens, pre_logits=True)
+        if self.kind == "cls+mean":
+            return torch.cat([pooled, tokens[:, prefix:].mean(dim=1)], dim=1)
+        return pooled
 
     def _positions(self, h: int, w: int, pixels: Any = None) -> Tensor:
         """As `VisionTransformer.position_embedding`, without a branch on the size.

@@ -56,6 +56,24 @@ def test_what_is_exported_computes_what_the_backbone_does(name, size):
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
+@pytest.mark.parametrize("registers", [0, 4])
+def test_without_class_token_it_pools_as_timm_does(registers):
+    torch.manual_seed(0)
+    net = timm.create_model(
+        "vit_little_patch16_reg4_gap_256", patch_size=8, embed_dim=32, depth=2, num_heads=2,
+        num_classes=0, dynamic_img_size=True, reg_tokens=registers,
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 3, 32, 48)
+    with torch.inference_mode():
+        pooled, tokens = net(x), net.forward_features(x)[:, registers:]
+        plain, both = Exportable(net)(x), Exportable(net, kind="cls+mean")(x)
+        grid = Exportable(net, kind="patch")(x)
+    torch.testing.assert_close(Backbone(net).features(x), pooled, **CLOSE)
+    torch.testing.assert_close(plain, pooled, **CLOSE)
+    torch.testing.assert_close(both, torch.cat([pooled, tokens.mean(dim=1)], dim=1), **CLOSE)
+    torch.testing.assert_close(grid, tokens.unflatten(1, (4, 6)), **CLOSE)
+
+
 @pytest.mark.parametrize("positions", ["dino", "size", "timm"])
 @pytest.mark.parametrize("n", [1, 2, 5, 7, 8, 23])
 def test_resampling_is_torchs_bicubic_interpolation(positions, n):
