@@ -174,9 +174,10 @@ def test_train_in_half_precision(images, small, tmp_path):
     assert np.isfinite(list(b.values())).all()
 
 
-def test_resume(images, small, tmp_path):
+@pytest.mark.parametrize("what", [["--drop-path", "0.3", "--views", "gpu"], ["--conv-stem"]])
+def test_resume(images, small, tmp_path, what):
     """In a run of two halves; kernels that add in any order leave the last digits open."""
-    on = ["--config", small, "--device", "cuda", "--drop-path", "0.3", "--views", "gpu"]
+    on = ["--config", small, "--device", "cuda", *what]
     dino("train", images, *on, "-o", tmp_path / "whole")
     dino("train", images, *on, "-o", tmp_path / "part", "--max-steps", "6", "--workers", "1")
     dino("train", "--resume", tmp_path / "part", "--max-steps", "12", "--workers", "2")
