@@ -47,7 +47,10 @@ def cores_per_process() -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first of CUDA, MPS and CPU that is there; raises `UsageError` otherwise."""
+    """`auto` is the first of CUDA, MPS and CPU that is there; a GPU has its number.
+
+    Raises `UsageError` for what is not there.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -68,6 +71,8 @@ def choose_device(name: str) -> torch.device:
                 f"device {name!r} asked for, but there are only {count} CUDA devices",
                 f"use cuda:0 to cuda:{count - 1}",
             )
+        if name == "cuda":
+            return torch.device("cuda", torch.cuda.current_device())
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"device {name!r} asked for, but there is none here", "use --device cpu")
     elif device.type not in ("cpu", "mps"):

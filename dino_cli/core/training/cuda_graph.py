@@ -47,7 +47,8 @@ class GraphedPasses:
         """As `run_pass`. Raises `torch.OutOfMemoryError` when recording needs too much memory."""
         if self._recording is None or not self._recording.fits(views):
             self._recording = None  # views that have grown do not shrink again
-            self._recording = _record(networks, views, forward, autocast, self.clip_grad)
+            with torch.cuda.device(networks.centre.device):  # whose streams they are
+                self._recording = _record(networks, views, forward, autocast, self.clip_grad)
         return self._recording.replay(views, temperature)
 
 

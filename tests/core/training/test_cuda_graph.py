@@ -30,6 +30,7 @@ def recorder(monkeypatch):
         def wait_stream(self, other):
             pass
 
+    monkeypatch.setattr(graphed.torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(graphed.torch.cuda, "Stream", Stream)
     monkeypatch.setattr(graphed.torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(graphed.torch.cuda, "stream", lambda _: nullcontext())
