@@ -1,6 +1,7 @@
 """Which device, with how many cores and threads, in which precision."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
@@ -89,6 +90,8 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     precision = _chosen(name, device)
     if precision == "fp32" and device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # torch lets convolutions round to 10 bits else
+        # Which its compiler before 2.14 advises for matrix products.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     return precision
 
 
