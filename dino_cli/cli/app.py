@@ -132,8 +132,10 @@ def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 
 def _is_of_compiler(error: Exception) -> bool:
-    """Whether `torch.compile` could not make its kernels: mostly, that there is no compiler."""
-    return any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__)
+    """Whether `torch.compile` could not make its kernels: mostly, that there is no compiler, or no
+    Triton for the GPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not names.isdisjoint(("BackendCompilerFailed", "TritonMissing", "GPUTooOldForTriton"))
 
 
 def _speaks(error: DinoError) -> bool:

@@ -56,6 +56,18 @@ def test_threads_that_the_system_does_not_give_are_told(place, monkeypatch):
     assert said.count("\n") == 1
 
 
+def test_a_gpu_without_triton_is_told(place, monkeypatch):
+    from torch._inductor.exc import TritonMissing  # seconds
+
+    def fail(*_, **__):
+        raise TritonMissing(None)
+
+    monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
+    said = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"]).stderr
+    assert said.startswith("dino: error: torch.compile failed (Cannot find a working triton")
+    assert said.endswith("or leave out --compile\n")
+
+
 def test_other_faults_of_ours_keep_their_traceback(place, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a fault of ours")
