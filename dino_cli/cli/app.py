@@ -127,7 +127,10 @@ def _refuse_misuse(error: Exception) -> None:
 def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether memory is what lacked: torch says so by RuntimeErrors, of a GPU and of the CPU."""
     words = str(error)
-    signs = ("out of memory", "allocate memory", "ALLOC_FAILED", "size calculation overflowed")
+    signs = (
+        "out of memory", "allocate memory", "size calculation overflowed",
+        "ALLOC_FAILED", "Failed to CUDA",  # of cuBLAS and NCCL
+    )  # fmt: skip
     return isinstance(error, MemoryError) or any(sign in words for sign in signs)
 
 

@@ -100,7 +100,9 @@ class Ranks:
             lost = isinstance(error, torch.distributed.DistError) or any(
                 sign in text for sign in ("gloo", "NCCL", "closed by peer", "reset by peer")
             )
-            if self.count == 1 or not lost:
+            # NCCL takes memory of the GPU as it goes: then it is this process that fails.
+            full = any(sign in text for sign in ("out of memory", "Failed to CUDA"))
+            if self.count == 1 or full or not lost:
                 raise
             reason = text.strip().splitlines()[-1].strip()
             raise PeerLost(

@@ -31,6 +31,7 @@ def place(tmp_path, monkeypatch):
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.distributed.DistBackendError("NCCL error\nFailed to CUDA calloc async 608 bytes"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904, 1]"),
     ],

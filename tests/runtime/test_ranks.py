@@ -36,6 +36,20 @@ def test_any_error_of_the_first_process_reaches_the_others(monkeypatch, error):
         assert raised.value.told == (local_rank == "1")
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("NCCL error\nLast error:\nsocketProgress: Connection closed by remote peer", PeerLost),
+        ("NCCL error\nLast error:\nCuda failure 2 'out of memory'", RuntimeError),
+        ("NCCL error\nLast error:\nFailed to CUDA calloc async 608 bytes", RuntimeError),
+    ],
+)
+def test_a_full_gpu_is_not_taken_for_a_peer_that_is_gone(said, expected):
+    with pytest.raises((PeerLost, RuntimeError)) as raised, Ranks(count=2).peers_watched("again"):
+        raise torch.distributed.DistBackendError(said)
+    assert isinstance(raised.value, expected)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_after_an_error_on_a_gpu_nobody_waits_for_the_others(monkeypatch, fails):
     """As the orderly end of NCCL does, which came before the sentence that says what is wrong."""
