@@ -22,6 +22,13 @@ __all__ = ["app"]
 
 
 PASSED_ON = "dino.passed_on"
+MACHINE = {  # what Python and CUDA say of the machine, and what we say
+    "start new thread": "the system gives no more threads; end other programs, or use --workers 0",
+    "no kernel image is available": "this torch has no kernels for this GPU; install a build of it "
+    "that has, or use --device cpu",
+    "busy or unavailable": "another program has the GPU for itself alone; end it, or use another "
+    "--device",
+}
 
 
 def _passed_on(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -80,12 +87,10 @@ class Commands(TyperGroup):
         except (MemoryError, RuntimeError) as error:
             if _is_of_memory(error):
                 told = "the memory is used up; ask for smaller images or a smaller --batch-size"
-            elif "start new thread" in str(error):
-                told = "the system gives no more threads; end other programs, or use --workers 0"
             elif _is_of_compiler(error):
                 reason = str(error).splitlines()[0]
                 told = f"torch.compile failed ({reason}); install g++, or leave out --compile"
-            else:
+            elif not (told := next((MACHINE[sign] for sign in MACHINE if sign in str(error)), "")):
                 raise
             _say(f"error: {told}")
             raise typer.Exit(1) from None

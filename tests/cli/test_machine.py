@@ -47,14 +47,29 @@ def test_memory_that_does_not_suffice_is_told_in_one_sentence(place, monkeypatch
     assert result.stderr.count("\n") == 1
 
 
-def test_threads_that_the_system_does_not_give_are_told(place, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("can't start new thread", "the system gives no more threads; "),
+        (
+            "CUDA error: no kernel image is available for execution on the device\nCUDA kernel "
+            "errors might be asynchronously reported",
+            "this torch has no kernels for this GPU; ",
+        ),
+        (
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+            "another program has the GPU for itself alone; ",
+        ),
+    ],
+)
+def test_what_the_system_or_the_gpu_does_not_give_is_told(place, monkeypatch, error, said):
     def fail(*_, **__):
-        raise RuntimeError("can't start new thread")
+        raise RuntimeError(error)
 
     monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
-    said = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"]).stderr
-    assert said.startswith("dino: error: the system gives no more threads; ")
-    assert said.count("\n") == 1
+    shown = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"]).stderr
+    assert shown.startswith(f"dino: error: {said}")
+    assert shown.count("\n") == 1
 
 
 def test_a_gpu_without_triton_is_told(place, monkeypatch):
