@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 CPU = torch.device("cpu")
 MARK = "_on_cuda"  # which one
 current = 0  # the device that `set_device` chose
+recording = False  # a graph
 # Devices may differ.
 ACROSS = (
     "copy_", "_foreach_copy_", "__setitem__", "__getitem__", "_has_compatible_shallow_copy_type",
@@ -116,6 +118,8 @@ class SimulatedCuda(TorchFunctionMode):
         if kwargs.get("device") is not None:
             on = index_of(kwargs["device"])
             kwargs["device"] = CPU
+            if recording and name == "tensor":
+                raise RuntimeError("numbers from the host while a graph is recorded")
         result = func(*args, **kwargs)
         known = {id(tensor) for tensor in given}
         for tensor in tensors_in(result):
@@ -126,7 +130,11 @@ class SimulatedCuda(TorchFunctionMode):
 
 def moved(tensor: Tensor, on: int | None) -> Tensor:
     """Itself, or a copy that carries gradients back."""
-    return tensor if index_of(device_of(tensor)) == on else mark(tensor.clone(), on)
+    if index_of(device_of(tensor)) == on:
+        return tensor
+    if recording:
+        raise RuntimeError("a copy between host and device while a graph is recorded")
+    return mark(tensor.clone(), on)
 
 
 def to(tensor: Tensor, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
@@ -173,10 +181,36 @@ class Stream:
     synchronize = wait = wait_event = record
 
 
+class Graph(Recorder):
+    """Streams, and so graphs, are of the current device; what another one does is not recorded."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tensors_in([args, kwargs or {}]):
+            if on_cuda(tensor) and index_of(device_of(tensor)) != current:
+                raise RuntimeError(f"cuda:{current} records what {device_of(tensor)} does")
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
 @contextmanager
-def recorded(graph: Recorder, **_: object) -> Iterator[None]:
-    with graph:
+def recorded(graph: Graph, **_: object) -> Iterator[None]:
+    global recording
+    recording = True
+    try:
+        with graph:
+            yield
+    finally:
+        recording = False
+
+
+@contextmanager
+def chosen(device: object) -> Iterator[None]:
+    """`torch.cuda.device`."""
+    before = current
+    set_device(device)
+    try:
         yield
+    finally:
+        set_device(before)
 
 
 def start(devices: int) -> None:
@@ -186,6 +220,7 @@ def start(devices: int) -> None:
         "device_count": lambda: devices,
         "current_device": lambda: current,
         "set_device": set_device,
+        "device": chosen,
         "synchronize": lambda device=None: None,
         "get_device_capability": lambda device=None: (9, 0),
         "get_device_name": lambda device=None: "NVIDIA, simulated",
@@ -197,7 +232,7 @@ def start(devices: int) -> None:
         "current_stream": Stream,
         "is_current_stream_capturing": lambda: False,
         "stream": lambda stream: nullcontext(),
-        "CUDAGraph": Recorder,
+        "CUDAGraph": Graph,
         "graph": recorded,
     }
     for name, value in replaced.items():
@@ -206,7 +241,7 @@ def start(devices: int) -> None:
         setattr(torch, function.__name__, function)
     _on_the_cpu(torch.autocast, "device_type")
     _on_the_cpu(torch.amp.GradScaler, "device")
-    _without(torch.utils.data.DataLoader, "pin_memory")
+    _pin_by_hand(torch.utils.data.DataLoader)
     optimizer = torch.optim.Optimizer
     for name in dir(optimizer):
         if name.endswith("graph_capture_health_check"):
@@ -226,8 +261,9 @@ def start(devices: int) -> None:
 
 def set_device(device: object) -> None:
     global current
-    index = index_of(device)
-    assert index is not None
+    index = device if isinstance(device, int) else torch.device(device).index  # type: ignore[call-overload]
+    if index is None:
+        raise ValueError(f"expected a device with an index, got {device}")
     current = index
 
 
@@ -271,14 +307,20 @@ def _on_the_cpu(kind: Any, argument: str) -> None:
     kind.__init__ = made
 
 
-def _without(kind: Any, argument: str) -> None:
+def _pin_by_hand(kind: Any) -> None:
+    """Pinned batches, whose tuples come as lists; not by torch's thread, which asks for a GPU."""
     init = kind.__init__
 
-    def made(self: Any, *args: Any, **kwargs: Any) -> None:
-        kwargs.pop(argument, None)
+    def made(self: Any, *args: Any, pin_memory: bool = False, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
+        if pin_memory:
+            self.collate_fn = partial(_pinned, self.collate_fn)
 
     kind.__init__ = made
+
+
+def _pinned(collate: Callable[[Any], Any], items: Any) -> Any:
+    return torch.utils.data._utils.pin_memory.pin_memory(collate(items))
 
 
 def _group_by_marks(optimizer: Any) -> None:

@@ -22,6 +22,13 @@ __all__ = ["app"]
 
 
 PASSED_ON = "dino.passed_on"
+MACHINE = {  # what Python and CUDA say of the machine, and what we say
+    "start new thread": "the system gives no more threads; end other programs, or use --workers 0",
+    "no kernel image is available": "this torch has no kernels for this GPU; install a build of it "
+    "that has, or use --device cpu",
+    "busy or unavailable": "another program has the GPU for itself alone; end it, or use another "
+    "--device",
+}
 
 
 def _passed_on(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -80,12 +87,10 @@ class Commands(TyperGroup):
         except (MemoryError, RuntimeError) as error:
             if _is_of_memory(error):
                 told = "the memory is used up; ask for smaller images or a smaller --batch-size"
-            elif "start new thread" in str(error):
-                told = "the system gives no more threads; end other programs, or use --workers 0"
             elif _is_of_compiler(error):
                 reason = str(error).splitlines()[0]
                 told = f"torch.compile failed ({reason}); install g++, or leave out --compile"
-            else:
+            elif not (told := next((MACHINE[sign] for sign in MACHINE if sign in str(error)), "")):
                 raise
             _say(f"error: {told}")
             raise typer.Exit(1) from None
@@ -127,13 +132,18 @@ def _refuse_misuse(error: Exception) -> None:
 def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether memory is what lacked: torch says so by RuntimeErrors, of a GPU and of the CPU."""
     words = str(error)
-    signs = ("out of memory", "allocate memory", "size calculation overflowed")
+    signs = (
+        "out of memory", "allocate memory", "size calculation overflowed",
+        "ALLOC_FAILED", "Failed to CUDA",  # of cuBLAS and NCCL
+    )  # fmt: skip
     return isinstance(error, MemoryError) or any(sign in words for sign in signs)
 
 
 def _is_of_compiler(error: Exception) -> bool:
-    """Whether `torch.compile` could not make its kernels: mostly, that there is no compiler."""
-    return any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__)
+    """Whether `torch.compile` could not make its kernels: mostly, that there is no compiler, or no
+    Triton for the GPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not names.isdisjoint(("BackendCompilerFailed", "TritonMissing", "GPUTooOldForTriton"))
 
 
 def _speaks(error: DinoError) -> bool:

@@ -1,6 +1,7 @@
 """Which device, with how many cores and threads, in which precision."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
@@ -47,7 +48,10 @@ def cores_per_process() -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first of CUDA, MPS and CPU that is there; raises `UsageError` otherwise."""
+    """`auto` is the first of CUDA, MPS and CPU that is there; a GPU has its number.
+
+    Raises `UsageError` for what is not there.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -68,6 +72,8 @@ def choose_device(name: str) -> torch.device:
                 f"device {name!r} asked for, but there are only {count} CUDA devices",
                 f"use cuda:0 to cuda:{count - 1}",
             )
+        if name == "cuda":
+            return torch.device("cuda", torch.cuda.current_device())
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"device {name!r} asked for, but there is none here", "use --device cpu")
     elif device.type not in ("cpu", "mps"):
@@ -84,6 +90,8 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     precision = _chosen(name, device)
     if precision == "fp32" and device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # torch lets convolutions round to 10 bits else
+        # Which its compiler before 2.14 advises for matrix products.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     return precision
 
 

@@ -100,7 +100,9 @@ class Ranks:
             lost = isinstance(error, torch.distributed.DistError) or any(
                 sign in text for sign in ("gloo", "NCCL", "closed by peer", "reset by peer")
             )
-            if self.count == 1 or not lost:
+            # NCCL takes memory of the GPU as it goes: then it is this process that fails.
+            full = any(sign in text for sign in ("out of memory", "Failed to CUDA"))
+            if self.count == 1 or full or not lost:
                 raise
             reason = text.strip().splitlines()[-1].strip()
             raise PeerLost(
@@ -138,15 +140,16 @@ def distribute(network: nn.Module, *, compress: bool) -> nn.parallel.Distributed
 def ranks_from_environment(device: torch.device, *, minutes: float = 30.0) -> Iterator[Ranks]:
     """The process group that torchrun's variables describe; a single process without them.
 
-    minutes: how long a collective waits for a process that does not answer.
+    minutes: how long a collective waits for a process that does not answer. A GPU becomes torch's
+    current one, for good: NCCL, streams and pinned memory go by it.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or "RANK" not in os.environ:
         yield Ranks()
         return
     ranks = Ranks(rank=int(os.environ["RANK"]), count=count)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     _join(ranks, device, timedelta(minutes=minutes))
     try:
         yield ranks

@@ -30,6 +30,8 @@ def place(tmp_path, monkeypatch):
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.distributed.DistBackendError("NCCL error\nFailed to CUDA calloc async 608 bytes"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904, 1]"),
     ],
@@ -45,14 +47,41 @@ def test_memory_that_does_not_suffice_is_told_in_one_sentence(place, monkeypatch
     assert result.stderr.count("\n") == 1
 
 
-def test_threads_that_the_system_does_not_give_are_told(place, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("can't start new thread", "the system gives no more threads; "),
+        (
+            "CUDA error: no kernel image is available for execution on the device\nCUDA kernel "
+            "errors might be asynchronously reported",
+            "this torch has no kernels for this GPU; ",
+        ),
+        (
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+            "another program has the GPU for itself alone; ",
+        ),
+    ],
+)
+def test_what_the_system_or_the_gpu_does_not_give_is_told(place, monkeypatch, error, said):
     def fail(*_, **__):
-        raise RuntimeError("can't start new thread")
+        raise RuntimeError(error)
+
+    monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
+    shown = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"]).stderr
+    assert shown.startswith(f"dino: error: {said}")
+    assert shown.count("\n") == 1
+
+
+def test_a_gpu_without_triton_is_told(place, monkeypatch):
+    from torch._inductor.exc import TritonMissing  # seconds
+
+    def fail(*_, **__):
+        raise TritonMissing(None)
 
     monkeypatch.setattr("dino_cli.tasks.embed.run.embed", fail)
     said = CliRunner().invoke(app, ["embed", "photos", "--weights", "good.safetensors"]).stderr
-    assert said.startswith("dino: error: the system gives no more threads; ")
-    assert said.count("\n") == 1
+    assert said.startswith("dino: error: torch.compile failed (Cannot find a working triton")
+    assert said.endswith("or leave out --compile\n")
 
 
 def test_other_faults_of_ours_keep_their_traceback(place, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dino_cli.errors import PeerLost, TaskError
-from dino_cli.runtime import Ranks, ranks, ranks_from_environment
+from dino_cli.runtime import Ranks, rank_device, ranks, ranks_from_environment
 
 
 @pytest.mark.parametrize("error", [OSError("disk"), ValueError("bug"), TaskError("known")])
@@ -36,6 +36,20 @@ def test_any_error_of_the_first_process_reaches_the_others(monkeypatch, error):
         assert raised.value.told == (local_rank == "1")
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("NCCL error\nLast error:\nsocketProgress: Connection closed by remote peer", PeerLost),
+        ("NCCL error\nLast error:\nCuda failure 2 'out of memory'", RuntimeError),
+        ("NCCL error\nLast error:\nFailed to CUDA calloc async 608 bytes", RuntimeError),
+    ],
+)
+def test_a_full_gpu_is_not_taken_for_a_peer_that_is_gone(said, expected):
+    with pytest.raises((PeerLost, RuntimeError)) as raised, Ranks(count=2).peers_watched("again"):
+        raise torch.distributed.DistBackendError(said)
+    assert isinstance(raised.value, expected)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_after_an_error_on_a_gpu_nobody_waits_for_the_others(monkeypatch, fails):
     """As the orderly end of NCCL does, which came before the sentence that says what is wrong."""
@@ -50,3 +64,16 @@ def test_after_an_error_on_a_gpu_nobody_waits_for_the_others(monkeypatch, fails)
         if fails:
             raise TaskError("something")
     assert called == (["abort"] if fails else ["end"])
+
+
+def test_a_gpu_has_the_number_that_nccl_wants_and_is_the_current_one(monkeypatch):
+    """Of a process that was started without a launcher, and of one alone."""
+    chosen = []
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name, value in {"is_available": True, "device_count": 2, "current_device": 1}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cuda", "cuda:0"):
+        with ranks_from_environment(rank_device(name)):
+            pass
+    assert chosen == [torch.device("cuda:1"), torch.device("cuda:0")]

@@ -11,6 +11,7 @@ from in_process import dino
 from PIL import Image
 from small_run import losses
 
+from dino_cli.core.training import cuda_graph
 from dino_cli.store.runs.log import Log
 from dino_cli.tasks.bench import limits
 
@@ -158,6 +159,22 @@ def test_train(images, small, tmp_path, what, tolerance):
     assert max(abs(a[step] - b[step]) for step in a) < tolerance
 
 
+def test_a_network_that_cannot_be_recorded_trains_without(images, small, tmp_path, monkeypatch):
+    """As timm's DINOv3, whose rotary positions come from the host in each pass."""
+
+    def fail(*_):
+        raise cuda_graph.RecordingError("operation not permitted when stream is capturing")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as during:
+        during.setattr(cuda_graph, "_record", fail)
+        said = dino("train", images, "--config", small, "-o", run, "--device", "cuda",
+                    "--cuda-graph", code=1).stderr  # fmt: skip
+    assert "vit_tiny cannot be recorded and replayed (operation not permitted" in said
+    dino(*said.splitlines()[-1].split("go on with: dino ")[1].split(), "--max-steps", "2")
+    assert len(losses(run)) == 2
+
+
 def test_train_in_half_precision(images, small, tmp_path):
     """Until the student moves the losses are the CPU's. The scale of the loss falls first, a step
     at a time, to where no gradient overflows; those steps leave the student as it is."""
@@ -174,9 +191,10 @@ def test_train_in_half_precision(images, small, tmp_path):
     assert np.isfinite(list(b.values())).all()
 
 
-def test_resume(images, small, tmp_path):
+@pytest.mark.parametrize("what", [["--drop-path", "0.3", "--views", "gpu"], ["--conv-stem"]])
+def test_resume(images, small, tmp_path, what):
     """In a run of two halves; kernels that add in any order leave the last digits open."""
-    on = ["--config", small, "--device", "cuda", "--drop-path", "0.3", "--views", "gpu"]
+    on = ["--config", small, "--device", "cuda", *what]
     dino("train", images, *on, "-o", tmp_path / "whole")
     dino("train", images, *on, "-o", tmp_path / "part", "--max-steps", "6", "--workers", "1")
     dino("train", "--resume", tmp_path / "part", "--max-steps", "12", "--workers", "2")

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_vit import disc, no_class_token, photo, small_vit, video
 
+from dino_cli.core.masks.objects import token_masks
 from dino_cli.data.decoding.video import open_video
+from dino_cli.tasks.pca import features
 from dino_cli.tasks.photos import frames
 
 
@@ -50,6 +53,21 @@ def test_features_beyond_half_precision(pca, tmp_path, small_vit_weights):
         "-o", "large")  # fmt: skip
     one, other = (_picture(f"{folder}/cat/pca.png").astype(int) for folder in ("pca", "large"))
     assert np.abs(one - other).max() <= 2
+
+
+def test_in_half_precision_foreground_follows_from_single_precision(pca, tmp_path, monkeypatch):
+    """As of `dino attention`: the network runs in half precision, means of its tokens do not."""
+    rounded = []
+
+    def masks(attention, tokens):
+        rounded.append(torch.is_autocast_enabled("cpu"))
+        return token_masks(attention, tokens)
+
+    monkeypatch.setattr(features, "token_masks", masks)
+    photo(tmp_path / "cat.png")
+    pca("cat.png", "--precision", "bf16")
+    assert rounded
+    assert not any(rounded)
 
 
 def test_colours_are_joint_and_follow_from_the_stored_components(pca, tmp_path):

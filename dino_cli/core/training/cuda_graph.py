@@ -15,11 +15,15 @@ from torch import Tensor
 from dino_cli.core.training.optim import clip_per_tensor
 from dino_cli.core.training.step import Networks, Pass, Views, run_pass
 
-__all__ = ["GraphedPasses"]
+__all__ = ["GraphedPasses", "RecordingError"]
 
 WARM_UPS = 3  # passes before recording, so that libraries choose their kernels outside of it
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+class RecordingError(RuntimeError):
+    """What the network does cannot be recorded: it waits for the device, or takes from the host."""
 
 
 class GraphedPasses:
@@ -44,10 +48,12 @@ class GraphedPasses:
         autocast: Autocast,
         scale: object = None,
     ) -> Pass:
-        """As `run_pass`. Raises `torch.OutOfMemoryError` when recording needs too much memory."""
+        """As `run_pass`. Raises `torch.OutOfMemoryError` when recording needs too much memory, and
+        `RecordingError`, after which the device is of no more use to this process."""
         if self._recording is None or not self._recording.fits(views):
             self._recording = None  # views that have grown do not shrink again
-            self._recording = _record(networks, views, forward, autocast, self.clip_grad)
+            with torch.cuda.device(networks.centre.device):  # whose streams they are
+                self._recording = _record(networks, views, forward, autocast, self.clip_grad)
         return self._recording.replay(views, temperature)
 
 
@@ -103,9 +109,16 @@ def _record(
     for buffer, value in zip(buffers, before, strict=True):
         buffer.copy_(value)
     graph = torch.cuda.CUDAGraph()
-    # Other threads pin memory for the next batches meanwhile, which is no part of it.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = work()
+    try:
+        # Other threads pin memory for the next batches meanwhile, which is no part of it.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = work()
+    except RuntimeError as error:
+        # Ending what has failed fails too, and says less.
+        first = error.__context__ or error
+        if isinstance(first, torch.OutOfMemoryError):
+            raise first from None
+        raise RecordingError(str(first).strip().split("\n", 1)[0]) from error
     gradients = [(p, p.grad) for p in student.parameters() if p.requires_grad]
     return _Recording(
         graph=graph, views=own, temperature=temperature, result=result, gradients=gradients

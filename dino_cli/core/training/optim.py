@@ -1,12 +1,12 @@
 """Parameter groups, optimizers and per-tensor clipping, as the reference's `utils.py`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Lars", "clip_per_tensor", "make_optimizer", "parameter_groups"]
+__all__ = ["Lars", "clip_per_tensor", "load_optimizer", "make_optimizer", "parameter_groups"]
 
 OptimizerName = Literal["adamw", "sgd", "lars"]
 
@@ -39,6 +39,20 @@ def make_optimizer(name: OptimizerName, model: nn.Module) -> torch.optim.Optimiz
                 sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return sgd
     return Lars(groups)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Give an optimizer what `state_dict` told of it, on its parameters' device.
+
+    Raises what `load_state_dict` raises for a state of other parameters.
+    """
+    optimizer.load_state_dict(dict(state))
+    # The fused kernels walk through memory: moments must lie there as their parameter does, which
+    # on CUDA may be channels last. A checkpoint's are contiguous.
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter).copy_(value)
 
 
 class Lars(torch.optim.Optimizer):

@@ -51,15 +51,16 @@ def extract_patches(plan: PcaPlan, photos: Sequence[LoadedPhoto]) -> list[PatchF
     """One forward pass over photos of one shape."""
     model, config = plan.model, plan.config
     x = normalize(stacked(photos), plan.reader.preprocessing, model.device)
-    inside = None
+    attention = tokens = inside = None
     with model.forward(x):
         if model.backbone.has_attention:
             attention, keys, tokens = model.backbone.attention_keys_and_tokens(x)
             features = keys if config.features == "keys" else tokens
-            if config.foreground:
-                inside = token_masks(attention, tokens).flatten(1)
         else:
             features = model.backbone.patch_tokens(x)
+    if config.foreground and attention is not None and tokens is not None:
+        # Outside of autocast, as everywhere: it would round the means to half precision.
+        inside = token_masks(attention, tokens).flatten(1)
     model.check_finite(features)
     whole = features.float().cpu()
     half = whole.half()

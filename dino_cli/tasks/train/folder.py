@@ -12,6 +12,7 @@ import torch
 from dino_cli.config.setting import to_json
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture, architecture_to_json
+from dino_cli.core.training.optim import load_optimizer
 from dino_cli.core.training.step import Networks
 from dino_cli.data.listing.image_list import ImageList
 from dino_cli.data.listing.images import absolute_argument, find_images
@@ -194,7 +195,7 @@ def restore_run(
             )
         networks.student.load_state_dict(state["student"])
         networks.teacher.load_state_dict(state["teacher"])
-        networks.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(networks.optimizer, state["optimizer"])
         networks.centre.copy_(state["centre"])
         epoch_loss.copy_(state["epoch_loss"])
         if scaler and state["scaler"]:

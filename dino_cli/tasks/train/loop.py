@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.network.architecture import Architecture
-from dino_cli.core.training.cuda_graph import GraphedPasses
+from dino_cli.core.training.cuda_graph import GraphedPasses, RecordingError
 from dino_cli.core.training.step import (
     Networks,
     StepResult,
@@ -188,6 +188,11 @@ class Run:
                 f"a batch of {self.config.batch_size} images does not fit into the memory of "
                 f"{self.device}",
                 "halve --batch-size and double --accumulate, or use --checkpoint-activations",
+            ) from None
+        except RecordingError as error:
+            raise TaskError(
+                f"a step of {self.config.arch} cannot be recorded and replayed ({error})",
+                f"go on with: {resume_command(self.folder.path)} --no-cuda-graph",
             ) from None
 
     def _has_to_stop(self, asked: bool, step: int) -> bool:

@@ -12,7 +12,7 @@ from cuda_graph_recorder import Recorder
 from small_networks import networks, state, views
 
 from dino_cli.core.training import cuda_graph as graphed
-from dino_cli.core.training.cuda_graph import GraphedPasses
+from dino_cli.core.training.cuda_graph import GraphedPasses, RecordingError
 from dino_cli.core.training.droppath import draw_masks
 from dino_cli.core.training.step import StepValues, Views, train_step
 
@@ -30,6 +30,7 @@ def recorder(monkeypatch):
         def wait_stream(self, other):
             pass
 
+    monkeypatch.setattr(graphed.torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(graphed.torch.cuda, "Stream", Stream)
     monkeypatch.setattr(graphed.torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(graphed.torch.cuda, "stream", lambda _: nullcontext())
@@ -103,6 +104,31 @@ def test_the_recorder_would_notice_inputs_that_are_not_copied(recorder, monkeypa
     recorded, _ = run(GraphedPasses(clip_grad=0.5), drop_path=0.0)
     assert recorded[0] == plain[0]
     assert recorded[1] != plain[1]
+
+
+def test_what_waits_for_the_device_is_not_recorded(recorder):
+    n, passes = networks(), GraphedPasses(clip_grad=0.5)
+    n.student.head.register_forward_hook(lambda *given: given[-1].sum().item() and None)
+    with pytest.raises(RecordingError, match="_local_scalar_dense"):
+        train_step(n, [views()], values(0), clip_grad=0.5, passes=passes)
+
+
+@pytest.mark.parametrize("second", [None, RuntimeError("it ended with what it began")])
+def test_memory_that_lacks_for_a_recording_is_told_as_such(recorder, monkeypatch, second):
+    """Though CUDA may then have another error for the end of the recording."""
+
+    @contextmanager
+    def record(graph, **_):
+        try:
+            yield
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            if second is not None:
+                raise second
+
+    monkeypatch.setattr(graphed.torch.cuda, "graph", record)
+    with pytest.raises(torch.OutOfMemoryError):
+        train_step(networks(), [views()], values(0), clip_grad=0.5, passes=GraphedPasses(0.5))
 
 
 @pytest.mark.gpu

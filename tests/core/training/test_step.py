@@ -15,7 +15,13 @@ from dino_cli.core.training.health import measure_health
 from dino_cli.core.training.koleo import koleo_loss
 from dino_cli.core.training.loss import dino_loss, teacher_targets
 from dino_cli.core.training.multicrop import MultiCrop
-from dino_cli.core.training.optim import Lars, clip_per_tensor, parameter_groups
+from dino_cli.core.training.optim import (
+    Lars,
+    clip_per_tensor,
+    load_optimizer,
+    make_optimizer,
+    parameter_groups,
+)
 from dino_cli.core.training.schedule import cosine_schedule, teacher_temperatures
 from dino_cli.core.training.step import StepValues, Views, start_centre, train_step
 
@@ -179,6 +185,30 @@ def test_a_frozen_last_layer_neither_moves_nor_decays_nor_ages():
     train_step(n, [views()], AT, clip_grad=3.0)
     assert not torch.equal(v, before)
     assert n.optimizer.state[v]["step"].item() == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+def test_moments_of_a_checkpoint_are_laid_out_as_weights_with_channels_last(optimizer):
+    """As convnets' are on CUDA, where the kernels refuse others; a CPU's would mix them up."""
+
+    def begun():
+        n = networks(optimizer, batch_norm=True)
+        n.student.to(memory_format=torch.channels_last)
+        n.optimizer = make_optimizer(optimizer, n.student)
+        for seed in range(2):
+            train_step(n, [views(seed=seed)], AT, clip_grad=3.0)
+        return n
+
+    whole, resumed = begun(), begun()
+    kept = resumed.optimizer.state_dict()
+    kept["state"] = {
+        i: {name: value.contiguous() for name, value in moments.items()}
+        for i, moments in kept["state"].items()
+    }
+    load_optimizer(resumed.optimizer, kept)
+    for n in (whole, resumed):
+        train_step(n, [views(seed=2)], AT, clip_grad=3.0)
+    assert all(torch.equal(state(whole)[name], value) for name, value in state(resumed).items())
 
 
 def test_teacher_follows_all_parameters_but_no_buffers():

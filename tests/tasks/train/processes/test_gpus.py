@@ -56,6 +56,16 @@ def test_a_run_goes_on_with_fewer(images, config, tmp_path):
     assert any("knn_top1" in entry for entry in Log.read(run / "log.jsonl"))
 
 
+def test_the_second_of_two_gpus_trains_alone(images, config, tmp_path):
+    """Streams and graphs are of torch's current device, which would be the first."""
+    words = ["train", images, "--config", config, "--views", "cpu", "--max-steps", "4"]
+    here(*words, "-o", tmp_path / "cpu")
+    dino(*words, "-o", tmp_path / "gpu", "--device", "cuda:1", "--cuda-graph")
+    assert list(losses(tmp_path / "gpu").values()) == pytest.approx(
+        list(losses(tmp_path / "cpu").values()), rel=1e-3
+    )
+
+
 def test_two_gpus_embed_what_one_does(images, tmp_path):
     words = ["embed", images, "--model", "dino_demo", "--precision", "fp32"]
     here(*words, "--device", "cpu", "-o", tmp_path / "cpu.npy")
