@@ -11,6 +11,7 @@ import timm
 import torch
 from feature_files import export_files
 from in_process import dino, embed, refusal
+from interruptions import interrupt_after
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from torchvision.transforms import InterpolationMode
 import dino_cli
 from dino_cli.core.network.architecture import VitArchitecture
 from dino_cli.core.network.vit import build_vit
-from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.reading import open_export
 
 DEPTH = 4
@@ -170,16 +170,9 @@ def test_an_export_goes_on_with_the_same_layer_only(
     assert "was made with layer -1, not 0" in old
     embed(photos, "-o", tmp_path / "old.npy", *deep, "--layer", 3, "--append")
 
-    real = Blocks.write
-
-    def write(self: Blocks, number: int, *rest: Any) -> None:
-        if number:
-            raise KeyboardInterrupt
-        real(self, number, *rest)
-
     cut = [photos, "-o", tmp_path / "cut.npy", *deep]
     with monkeypatch.context() as patch:
-        patch.setattr(Blocks, "write", write)
+        interrupt_after(1, patch)
         embed(*cut, "--layer", 1, code=130)
     text = refusal(1, "embed", *cut, "--resume")
     assert "cut.npy.part' was made with layer 1, not -1; give the same options and files" in text

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from interruptions import interrupt_after
 from PIL import Image
 from small_vit import disc
 from typer.testing import CliRunner, Result
@@ -17,7 +18,6 @@ from dino_cli.cli.app import app
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
 from dino_cli.data.decoding.video import open_video
 from dino_cli.data.listing.contents import content_sha256, path_on_disk
-from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.reading import read_embeddings
 
 
@@ -100,15 +100,8 @@ def test_frames_do_not_depend_on_workers(run: Any, tmp_path: Path) -> None:
 def test_resume_and_append(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact(tmp_path / "a.avi", 9)
     run("a.avi", "-o", "whole.npy")
-    real = Blocks.write
-
-    def write(self: Blocks, number: int, *rest: Any) -> None:
-        if number == 2:
-            raise KeyboardInterrupt
-        real(self, number, *rest)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Blocks, "write", write)
+        interrupt_after(2, patch)
         assert "--resume" in run("a.avi", "-o", "f.npy", code=130).stderr
     assert json.loads(run("a.avi", "-o", "f.npy", "--resume").stdout)["embedded"] == 5
     for end in ("npy", "csv", "npy.sources"):

@@ -15,23 +15,12 @@ from typing import Any
 import pytest
 from feature_files import export_files
 from in_process import embed
+from interruptions import interrupt_after
 from PIL import Image
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
 from dino_cli.store.embeddings.blocks import Blocks
-
-
-def interrupt_after(blocks: int, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    real, written = Blocks.write, []
-
-    def write(self: Blocks, number: int, *rest: Any) -> None:
-        if len(written) == blocks:
-            raise error
-        written.append(number)
-        real(self, number, *rest)
-
-    monkeypatch.setattr(Blocks, "write", write)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet", "csv"])
@@ -50,7 +39,7 @@ def test_resume_gives_the_same_bytes_and_computes_the_rest_only(
     assert sum(seen) == 11
     out = tmp_path / f"cut.{suffix}"
     with monkeypatch.context() as patch:
-        interrupt_after(2, patch, KeyboardInterrupt())
+        interrupt_after(2, patch)
         text = embed(photos, "-o", out, *fixed, code=130).stderr
     assert "interrupted: 6 of 12 pictures are done and kept in" in text
     assert "go on with the same command and --resume" in text
@@ -80,7 +69,7 @@ def test_resume_refuses_what_has_changed(
 ) -> None:
     out = ["-o", tmp_path / "f.npy"]
     with monkeypatch.context() as patch:
-        interrupt_after(1, patch, KeyboardInterrupt())
+        interrupt_after(1, patch)
         embed(photos, *out, *fixed, code=130)
     again = [photos, *out, *fixed, "--resume"]
     other = make_weights(tmp_path / "other.safetensors", seed=3)
@@ -115,7 +104,7 @@ def test_a_failure_leaves_nothing_but_an_earlier_run(
     ready = export_files(tmp_path, "f.")
     (photos / "red/3.png").write_bytes(b"")
     with monkeypatch.context() as patch:
-        interrupt_after(1, patch, KeyboardInterrupt())
+        interrupt_after(1, patch)
         embed(*out, "--overwrite", code=130)
     assert "cannot read" in embed(*out, "--resume", "--strict", code=1).stderr
     assert (tmp_path / "f.npy.part/00000000.npz").exists()

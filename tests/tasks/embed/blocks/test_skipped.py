@@ -4,13 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from feature_files import export_files
 from in_process import embed
+from interruptions import interrupt_after
 
-from dino_cli.store.embeddings.blocks import Blocks
 from dino_cli.store.embeddings.reading import open_export
 
 LIMIT = 2010  # the pictures of `photos` have 2000, 2009, 2016 and 2021 pixels, by their names
@@ -23,15 +22,8 @@ def interrupted(
     """`dino embed photos -o f.npy`, stopped after two of four blocks of three pictures."""
 
     def run(*options: object, photos: object = photos) -> None:
-        real = Blocks.write
-
-        def write(self: Blocks, number: int, *rest: Any) -> None:
-            if number == 2:
-                raise KeyboardInterrupt
-            real(self, number, *rest)
-
         with monkeypatch.context() as patch:
-            patch.setattr(Blocks, "write", write)
+            interrupt_after(2, patch)
             embed(photos, "-o", tmp_path / "f.npy", *options, code=130)
         assert len(list((tmp_path / "f.npy.part").glob("0*.npz"))) == 2
 
