@@ -1,6 +1,7 @@
 """`import dino_cli`: the same results as the commands, on values of Python."""
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from feature_files import clusters, write_index
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -94,6 +96,43 @@ def test_embed_equals_the_command(
         assert memory.paths == [""] * 6
     one = dino_cli.embed(np.asarray(opened[0]), model, normalize=True)
     np.testing.assert_allclose(one.vectors[0], found.vectors[0], atol=1e-5)
+    with pytest.raises(TaskError, match=r"bad\.jpg': empty file"):
+        dino_cli.embed(photos, model, strict=True)
+    with pytest.raises(TaskError, match="cannot be read as a picture"):
+        dino_cli.embed(photos / "b/bad.jpg", model)
+
+
+def test_rows_and_labels_stay_in_the_order_of_the_pictures(
+    photos: Path, model: dino_cli.Model
+) -> None:
+    """Those of one size go through the network together, some of each batch."""
+    for path in (photos / "a/1.png", photos / "b/0.png"):
+        with Image.open(path) as image:
+            image.crop((0, 0, 50, 70)).save(path)
+    whole = dino_cli.embed(photos, model, image_size="64", batch_size=4)
+    assert whole.paths == [f"{photos}/{name}/{i}.png" for name in "ab" for i in range(3)]
+    assert whole.labels == list("aaabbb")
+    files = [Image.open(path) for path in whole.paths]
+    for pictures in (files, [image.convert("RGBA") for image in files]):
+        memory = dino_cli.embed(pictures, model, image_size="64", batch_size=4)
+        np.testing.assert_allclose(memory.vectors, whole.vectors, atol=1e-5)
+    alone = [dino_cli.embed(path, model, image_size="64").vectors[0] for path in whole.paths]
+    np.testing.assert_allclose(whole.vectors, alone, atol=1e-5)
+    given = dino_cli.embed([photos / "b", photos / "a"], model, image_size="64")
+    assert given.labels == list("bbbaaa")  # folders of several names name the classes
+    pixels = np.stack([np.asarray(image.resize((64, 64))) for image in files])
+    assert dino_cli.embed(pixels, model).vectors.shape == (6, 64)
+
+
+def test_load_model_asks_for_all_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dino_cli.library.model.open_model", lambda options, _: options)
+    given = {
+        "weights": Path("w.pth"), "device": "cuda:1", "precision": "fp16", "arch": "vit_small",
+        "patch_size": 8, "heads": 3, "checkpoint_key": "student", "offline": True,
+    }  # fmt: skip
+    options: Any = dino_cli.load_model("dino_vits8", **given)  # type: ignore[arg-type]
+    assert {name: getattr(options, name) for name in given} == given
+    assert options.model == "dino_vits8"
 
 
 def test_an_earlier_layer_equals_the_commands(
@@ -143,6 +182,27 @@ def test_knn_equals_the_command(photos: Path, model: dino_cli.Model) -> None:
     assert (unknown.predicted, unknown.probabilities.tolist()) == ([""], [0.0])
     assert dino_cli.knn(features.vectors, k=1).predicted == [""] * 6  # no labels, only rows
 
+    votes = np.exp(np.sort(cosines, axis=1)[:, ::-1][:, :5].astype(np.float64) / 0.5)
+    same = np.array(features.labels)[np.argsort(-cosines, axis=1)[:, :5]]
+    hot = dino_cli.knn(features, k=5, temperature=0.5)
+    share = [
+        votes[i, same[i] == name].sum() / votes[i].sum() for i, name in enumerate(hot.predicted)
+    ]
+    np.testing.assert_allclose(hot.probabilities, share, atol=1e-4)
+
+
+def test_knn_of_files(tmp_path: Path) -> None:
+    vectors, labels = clusters(30, 1)
+    index = write_index(tmp_path / "i.npy", vectors, labels)
+    other = write_index(tmp_path / "o.npy", vectors, labels, weights_sha256="cd" * 32)
+    test = write_index(tmp_path / "q.npy", *clusters(10, 2))
+    found = dino_cli.knn(index, str(test), k=5)
+    assert (
+        found.predicted == dino_cli.knn(vectors, clusters(10, 2)[0], labels=labels, k=5).predicted
+    )
+    with pytest.raises(TaskError, match=r"made with m \(weights abab.*, but '.*o\.npy' with"):
+        dino_cli.knn(index, other)
+
 
 @pytest.mark.parametrize("masks", ["attention", "seeded", "cut"])
 @pytest.mark.parametrize("refine", ["none", "guided"])
@@ -167,6 +227,50 @@ def test_masks_equal_the_command(
     attention = np.load(tmp_path / "out/1/attention.npy")
     np.testing.assert_allclose(found.attention, attention, atol=1e-6)
     assert found.path == f"{photos}/a/1.png"
+
+
+@pytest.mark.parametrize("head", [0, 1, "mean"])
+def test_the_mask_of_any_head_equals_the_command(
+    photos: Path, weights: Path, model: dino_cli.Model, tmp_path: Path, head: Any
+) -> None:
+    arguments = [
+        "attention", photos / "a", "-o", tmp_path / "out", "--weights", weights, "--heads", 2,
+        "--device", "cpu", "--precision", "fp32", "--image-size", 64, "--head", head,
+        "--threshold", 0.4, "--json",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    masks = dino_cli.attention_masks(
+        [photos / f"a/{i}.png" for i in range(3)], model, image_size="64", masks="attention",
+        head=head, refine="none", threshold=0.4,
+    )  # fmt: skip
+    told = json.loads(result.stdout)["images"]
+    for mask, facts in zip(masks, told, strict=True):
+        name = head if head == "mean" else f"head{head}"
+        with Image.open(Path(facts["folder"]) / f"mask_{name}.png") as picture:
+            np.testing.assert_array_equal(mask.mask, np.asarray(picture) > 0)
+        assert (mask.path, mask.best_head) == (facts["input"], facts["best_head"])
+    assert {mask.best_head for mask in masks} == {0, 1}
+
+
+def test_scores_tell_how_far_a_mask_agrees(photos: Path, weights: Path, tmp_path: Path) -> None:
+    """Of a head's with the seeded mask; of the seeded one as the command tells."""
+    model = dino_cli.load_model(weights=weights, heads=2, device="cpu", precision="fp32")
+    with Image.open(photos / "a/1.png") as image:
+        picture = np.asarray(image.resize((64, 64)))
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    arguments = [
+        "attention", tmp_path / "p.png", "-o", tmp_path / "out", "--weights", weights, "--heads", 2,
+        "--device", "cpu", "--precision", "fp32", "--image-size", 64, "--masks", "seeded", "--json",
+    ]  # fmt: skip
+    (told,) = json.loads(CliRunner().invoke(app, list(map(str, arguments))).stdout)["images"]
+    options: Any = {"image_size": "64", "refine": "none"}
+    (seeded,) = dino_cli.attention_masks(picture, model, **options)
+    assert seeded.score == pytest.approx(told["score"], abs=1e-4)
+    for head in (0, 1, "mean"):
+        (one,) = dino_cli.attention_masks(picture, model, masks="attention", head=head, **options)
+        both, any_ = (one.mask & seeded.mask).sum(), (one.mask | seeded.mask).sum()
+        assert one.score == pytest.approx(both / any_)
 
 
 def test_pictures_of_one_size_go_through_the_network_together(
@@ -203,6 +307,8 @@ def test_errors_are_ours(photos: Path, model: dino_cli.Model) -> None:
         dino_cli.embed(photos, model, features="nose")
     with pytest.raises(UsageError, match="a picture is float64"):
         dino_cli.embed([np.zeros((4, 4, 3))], model)
+    with pytest.raises(UsageError, match=r"a picture is uint8 \(4, 4, 4\)"):
+        dino_cli.embed([np.zeros((4, 4, 4), np.uint8)], model)
     for call in (dino_cli.embed, dino_cli.attention_masks):
         with pytest.raises(UsageError, match="mixed, 1 and 1; give one kind at a time"):
             call([photos, Image.new("RGB", (9, 9))], model)
@@ -210,6 +316,10 @@ def test_errors_are_ours(photos: Path, model: dino_cli.Model) -> None:
             call([], model)
     with pytest.raises(TaskError, match=r"picture 0: .* are too many; stretch it with image_size="):
         dino_cli.attention_masks(Image.new("RGB", (60_000, 2)), model)
+    with pytest.raises(UsageError, match=r"picture 1: .*; leave it out"):
+        dino_cli.embed([BLANK, np.zeros((2, 60_000, 3), np.uint8)], model, image_size="64")
+    with pytest.raises(UsageError, match="batch size 0 is not a positive number"):
+        dino_cli.attention_masks(BLANK, model, batch_size=0)
     with pytest.raises(TaskError, match="does not exist"):
         dino_cli.embed("nowhere", model)
     (photos / "bad.png").write_bytes(b"")
@@ -261,6 +371,12 @@ def test_features_that_cannot_be_compared() -> None:
     for index, queries in ((np.full((4, 4), np.nan), None), (np.eye(4), np.full((2, 4), np.inf))):
         with pytest.raises(TaskError, match="row 0 is not finite"):
             dino_cli.knn(index, queries)
+    with pytest.raises(TaskError, match="row 2 is not finite"):
+        dino_cli.knn(np.array([[1, 0], [0, 1], [np.nan, 0], [1, 1]]))
+    with pytest.raises(UsageError, match=r"features of shape \(4, 2, 2\); give vectors"):
+        dino_cli.knn(np.ones((4, 2, 2)))
+    with pytest.raises(UsageError, match="an index of 1 rows; use one of two rows or more"):
+        dino_cli.knn(np.ones((1, 2)))
     with pytest.raises(TaskError, match="no rows of features"):
         dino_cli.knn(np.eye(4), np.empty((0, 4)))
     for impossible in ({"temperature": 0}, {"k": 0}, {"min_similarity": 2}):

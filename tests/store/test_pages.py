@@ -1,12 +1,15 @@
 """Pages: values are escaped, pictures are inside, nothing is fetched."""
 
 import base64
+import errno
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from jinja2 import DictLoader, UndefinedError
+from page_reader import levels
 from PIL import Image
 
 from dino_cli.store import pages
@@ -51,7 +54,7 @@ def test_names_in_pictures_and_charts_are_escaped():
         assert "&lt;script&gt;" in html
 
 
-def test_a_page_appears_whole_or_not_at_all(tmp_path, templates):
+def test_a_page_appears_whole_or_not_at_all(tmp_path, templates, monkeypatch):
     templates["t.html.j2"] = "<p>{{ one }}</p>{{ two }}"
     path = tmp_path / "page.html"
     with pytest.raises(UndefinedError):
@@ -59,6 +62,22 @@ def test_a_page_appears_whole_or_not_at_all(tmp_path, templates):
     assert list(tmp_path.iterdir()) == []
     write_page(path, "t", {"one": 1, "two": "é"})
     assert path.read_text(encoding="utf-8") == "<p>1</p>é"
+
+    def full(self, _text, **_options):
+        self.write_bytes(b"<p>")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_page(path, "t", {"one": 2, "two": 2})
+    assert path.read_bytes() == "<p>1</p>é".encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_page_of_names_that_are_no_utf8(tmp_path, templates):
+    templates["t.html.j2"] = "{{ name }}"
+    write_page(tmp_path / "page.html", "t", {"name": "caf\udce9"})
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "caf?"
 
 
 def test_every_template_is_self_contained():
@@ -78,6 +97,8 @@ def test_pictures_are_data_uris_of_what_they_show():
     kind, image = decoded(flat)
     assert (kind, flat.width, flat.height) == ("data:image/jpeg", 8, 8)
     assert abs(np.asarray(image).astype(int) - 200).max() <= 2
+    wide = picture(Image.new("RGBA", (9, 4), (200, 0, 0, 255)), "red, of another mode")
+    assert (wide.width, wide.height) == decoded(wide)[1].size == (9, 4)
 
 
 def test_a_heat_map_is_brightest_where_attention_is():
@@ -89,14 +110,18 @@ def test_a_heat_map_is_brightest_where_attention_is():
     assert np.unravel_index(bright.argmax(), bright.shape) == (1, 2)
     assert bright[1, 2] > 200
     assert bright.sum() - bright[1, 2] < 50
+    shown = np.asarray(decoded(heat(attention, "head", "viridis"))[1].convert("RGB"))
+    assert levels(shown, "viridis")[1, 2] == 255
 
 
 def test_a_cut_out_keeps_the_masked_patches():
-    photo = np.full((64, 64, 3), (200, 100, 40), np.uint8)
+    photo = np.full((64, 96, 3), (200, 100, 40), np.uint8)
     mask = np.array([[True, False], [False, False]])
     shown = np.asarray(decoded(cut_out(photo, mask, ""))[1]).astype(int)
-    assert abs(shown[:24, :24] - photo[:24, :24]).max() < 12
-    assert shown[40:, 40:].max() < 80
+    assert shown.shape == photo.shape
+    assert abs(shown[:24, :40] - photo[:24, :40]).max() < 12
+    dark, darker, darkest = shown[40:, 56:].mean(axis=(0, 1))
+    assert 55 > dark > darker > darkest > 18, "dark, and half way to grey"
 
 
 def test_a_chart_puts_values_in_their_places():
@@ -112,8 +137,27 @@ def test_a_chart_puts_values_in_their_places():
     assert all(0 < x < chart.width and 0 < y < chart.height for x, y in chart.dots)
 
 
+def test_a_chart_has_round_labels_on_both_sides_of_its_values():
+    chart = line_chart([300, 11_700], [-2.0, -0.1], x_label="", y_label="", alt="")
+    assert (chart.x_ticks[0][1], chart.x_ticks[-1][1]) == ("0", "12,000")
+    (x0, y0), (x1, y1) = chart.dots
+    assert chart.x_ticks[0][0] == pages.MARGIN[3] < x0
+    assert x1 < chart.x_ticks[-1][0] == chart.width - pages.MARGIN[1]
+    assert [label for _, label in chart.y_ticks] == ["-2", "-1.5", "-1", "-0.5", "0"]
+    assert chart.y_ticks[0][0] == y0 > y1 > chart.y_ticks[-1][0]
+    near = line_chart([0, 1], [0.9, 1], x_label="", y_label="", alt="", y_range=(0.9, 1))
+    assert near.y_ticks[0][1] == "0.9"
+
+
+@pytest.mark.parametrize(("count", "shown"), [(40, 40), (41, 0)])
+def test_a_chart_has_dots_for_few_values(count, shown):
+    chart = line_chart(range(count), range(count), x_label="", y_label="", alt="")
+    assert len(chart.dots) == shown
+    assert chart.line.count(",") == count
+
+
 @pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (3.1, 3.2), (-2, 5), (0, 12_000), (1, 40), (7, 7)]
+    ("low", "high"), [(0, 1), (3.1, 3.2), (-2, 5), (0, 12_000), (1, 40), (7, 7), (0.04, 0.14)]
 )
 def test_ticks_are_round_and_enclose_the_values(low, high):
     ticks = pages._ticks(low, high, 5)
@@ -123,10 +167,13 @@ def test_ticks_are_round_and_enclose_the_values(low, high):
     steps = np.diff(ticks)
     assert steps == pytest.approx(steps[0])
     assert round(steps[0] / 10 ** np.floor(np.log10(steps[0]))) in (1, 2, 5, 10)
+    assert ticks[-2] < high - 1e-9 < ticks[-1] or low == high
 
 
 def test_a_chart_leaves_out_what_is_not_finite():
     chart = line_chart([0, 1, 2], [1.0, float("nan"), 2.0], x_label="", y_label="", alt="")
+    assert len(chart.dots) == 2
+    chart = line_chart([0, 1, float("inf")], [1.0, 3.0, 2.0], x_label="", y_label="", alt="")
     assert len(chart.dots) == 2
     with pytest.raises(ValueError, match="finite"):
         line_chart([0], [float("inf")], x_label="", y_label="", alt="")

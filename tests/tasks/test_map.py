@@ -1,5 +1,6 @@
 """`dino map`: a still picture of a feature file, and a site by Embedding Atlas."""
 
+import io
 import json
 import os
 import sys
@@ -9,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from feature_files import write_features
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
-from dino_cli.store.pictures.map_picture import COLOURS
+from dino_cli.progress import Reporter
+from dino_cli.store.embeddings.reading import read_embeddings
+from dino_cli.store.pictures.map_picture import COLOURS, draw_map
+from dino_cli.tasks.map.pictures import all_thumbnails
 
 ATLAS = """
 import json, pathlib, sys
@@ -29,6 +34,12 @@ for row in table:
     row["image"] = len(row["image"]["bytes"]) if row.get("image") else None
 (out / "data" / "seen.json").write_text(json.dumps([words, table]))
 """
+
+
+PHOTOS = {"blue": (30, 60, 200), "green": (40, 170, 60), "red": (210, 50, 40)}
+
+
+NETWORK = "vit_64x2_patch16"
 
 
 def run(*arguments: object, code: int = 0) -> Result:
@@ -92,15 +103,138 @@ def test_places_and_pictures_inside_a_parquet_are_used(
     assert (tmp_path / "map.png").read_bytes() == (tmp_path / "p.png").read_bytes()
 
 
-def test_a_map_of_one_picture(embed: Any, photos: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is drawn: layout, title, line below it, legend, colours and pictures by row."""
+    given: list[Any] = []
+
+    def note(path: Path, *rest: Any) -> None:
+        given.extend(rest)
+        draw_map(path, *rest)
+
+    monkeypatch.setattr("dino_cli.tasks.map.run.draw", note)
+    return given
+
+
+def mean(picture: Image.Image) -> list[float]:
+    return np.asarray(picture.convert("RGB"), float).mean(axis=(0, 1)).tolist()
+
+
+def test_each_point_has_its_own_picture_colour_and_place(
+    embed: Any, photos: Path, tmp_path: Path, drawn: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dino_cli.tasks.map.pictures.AHEAD", 3)
+    for file in photos.glob("red/*"):
+        file.rename(photos / file.name)  # of no class
+    embed("f.npy", "--features", "mean")
+    result = json.loads(run("map", tmp_path / "f.npy", "-o", tmp_path / "m.PNG", "--json").stdout)
+    assert (result["classes"], result["site"]) == (2, False)
+    layout, title, about, entries, colours, pictures = drawn
+    assert title == "12 pictures"
+    assert about.removesuffix(" · not to scale") == f"{NETWORK} · mean features · PCA · f.npy"
+    assert [(e.text, e.count) for e in entries] == [("blue", 4), ("green", 4), ("unlabelled", 4)]
+    assert sorted(pictures) == layout.chosen.tolist()
+    labels = read_embeddings(tmp_path / "f.npy").labels
+    for row, picture in pictures.items():
+        assert mean(picture) == pytest.approx(PHOTOS[labels[row] or "red"], abs=15)
+    assert colours.tolist() == [{"blue": 0, "green": 1, "": -1}[label] for label in labels]
+    assert layout.box[2] + 100 < layout.size[0], "room for the legend"
+
+
+def test_pictures_inside_a_table_stand_in_for_those_that_are_gone(
+    embed: Any, photos: Path, tmp_path: Path, drawn: list[Any]
+) -> None:
+    """A wide map shows its few pictures larger than those inside, where the files are there."""
+    pytest.importorskip("pyarrow")
+    features = embed("f.parquet", "--thumbnails")
+    export = read_embeddings(features)
+    run("map", features, "-o", tmp_path / "first.png", "-q")
+    row = drawn[0].chosen[0]
+    Path(export.paths[row]).unlink()
+    drawn.clear()
+    for path in photos.glob("*/*.png"):
+        Image.new("RGB", (600, 400), (255, 255, 0)).save(path)
+    done = run("map", features, "-o", tmp_path / "map.png")
+    assert "not where embedding found them" not in done.stderr
+    layout, pictures = drawn[0], drawn[-1]
+    assert len(pictures) == len(layout.chosen) > 2
+    assert mean(pictures.pop(row)) == pytest.approx(PHOTOS[export.labels[row]], abs=15)
+    assert {(picture.width, *mean(picture)) for picture in pictures.values()} == {
+        (layout.side, 255, 255, 0)
+    }
+    drawn.clear()
+    run("map", features, "-o", tmp_path / "small.png", "--width", 400)
+    assert max(mean(picture)[1] for picture in drawn[-1].values()) < 200  # those inside
+
+
+def test_pictures_are_turned_as_they_were_embedded(
+    embed: Any, photos: Path, tmp_path: Path, drawn: list[Any]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    for path in photos.glob("*/*.png"):
+        Image.new("RGB", (60, 30)).save(path, exif=exif)
+    for words, size in (([], (30, 60)), (["--no-exif"], (60, 30))):
+        features = embed("f.npy", *words, "--overwrite")
+        run("map", features, "-o", tmp_path / "map.png", "--overwrite")
+        assert {picture.size for picture in drawn[-1].values()} == {size}
+        assert {
+            Image.open(io.BytesIO(content or b"")).size
+            for content in all_thumbnails(read_embeddings(features), Reporter())
+        } == {size}
+
+
+def test_places_that_another_made_or_that_are_far(
+    embed: Any, tmp_path: Path, drawn: list[Any]
+) -> None:
+    """Those of a table are taken with the name of their method, unless another is asked for."""
+    pa = pytest.importorskip("pyarrow")
+    features = embed("f.parquet", "--project")
+    table = pa.parquet.read_table(features)
+    facts = json.loads(table.schema.metadata[b"dino"])
+    places = np.linspace(0, 1, 12, dtype=np.float32)
+    places[7] = 1000
+    table = table.set_column(table.column_names.index("x"), "x", pa.array(places))
+    table = table.replace_schema_metadata({"dino": json.dumps({**facts, "projection": "umap"})})
+    pa.parquet.write_table(table, features)
+    words = ["map", features, "--width", 400, "--no-thumbnails", "--json", "-o"]
+    assert json.loads(run(*words, tmp_path / "a.png").stdout)["method"] == "umap"
+    assert drawn[2] == f"{NETWORK} · cls features · UMAP · f.parquet · not to scale"
+    drawn.clear()
+    done = run(*words, tmp_path / "b.png", "--project", "pca")
+    assert json.loads(done.stdout)["method"] == "pca"
+    assert drawn[2].startswith(f"{NETWORK} · cls features · PCA · f.parquet")
+
+
+def test_a_map_of_one_picture(embed: Any, photos: Path, tmp_path: Path, drawn: list[Any]) -> None:
     for file in sorted(photos.glob("*/*.png"))[1:]:
         file.unlink()
     done = run("map", embed("f.npy"), "-o", tmp_path / "map.png", "--width", 400, "-q")
     assert done.stdout.startswith(f"{tmp_path}/map.png: 1 picture, 1 shown, by PCA, ")
+    assert drawn[1] == "1 picture"
+    (photos / "blue/0.png").unlink()
+    done = run("map", tmp_path / "f.npy", "-o", tmp_path / "none.png", "--width", 400)
+    assert "the only picture is not where embedding found them" in done.stderr
 
 
-def test_pictures_that_are_gone_are_told(embed: Any, photos: Path, tmp_path: Path) -> None:
+def test_pictures_that_are_gone_are_told(
+    embed: Any, photos: Path, tmp_path: Path, drawn: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dino_cli.tasks.map.pictures.AHEAD", 3)
     features = embed("f.npy")
+    whole = json.loads(run("map", features, "-o", tmp_path / "all.png", "--json").stdout)
+    export, count = read_embeddings(features), whole["thumbnails"]
+    gone = int(drawn[0].chosen[1])
+    Path(export.paths[gone]).unlink()
+    done = run("map", features, "-o", tmp_path / "some.png", "--json")
+    assert json.loads(done.stdout)["thumbnails"] == count - 1
+    assert f"1 of {count} pictures is not where embedding found them" in done.stderr
+    for row, content in enumerate(all_thumbnails(export, Reporter())):
+        assert (content is None) == (row == gone)
+        if content is not None:
+            with Image.open(io.BytesIO(content)) as picture:
+                assert max(picture.size) == 50 - row % 4
+                assert mean(picture) == pytest.approx(PHOTOS[export.labels[row]], abs=15)
     for file in photos.glob("*/*.png"):
         file.unlink()
     done = run("map", features, "-o", tmp_path / "map.png", "--json")
@@ -117,8 +251,10 @@ def test_pictures_that_are_gone_are_told(embed: Any, photos: Path, tmp_path: Pat
         (["-o", "map.jpg"], 2, "a map is a .png or a folder"),
         (["-o", "no/map.png"], 1, "does not exist"),
         (["-o", "map.png", "--width", "7"], 2, "--width 7"),
+        (["-o", "map.png", "--width", "399"], 2, "--width 399 is not between 400 and 12000"),
         (["-o", "there.png"], 1, "already exists"),
         (["-o", "site"], 1, "pip install 'dino-cli[atlas]'"),
+        (["-o", "my.site"], 1, "pip install 'dino-cli[atlas]'"),  # which is a folder already
         (["-o", "map.png", "--project", "umap"], 1, "pip install 'dino-cli[umap]'"),
     ],
 )
@@ -135,6 +271,7 @@ def test_what_cannot_be(
         monkeypatch.setitem(sys.modules, name, None)
     embed("f.npy")
     Path("there.png").write_text("mine")
+    Path("my.site").mkdir()
     before = sorted(os.listdir())
     done = run("map", "f.npy", *options, code=code)
     assert message in done.stderr
@@ -144,6 +281,9 @@ def test_what_cannot_be(
 
 def test_no_feature_file(tmp_path: Path) -> None:
     assert "nowhere.npy" in run("map", tmp_path / "nowhere.npy", code=1).stderr
+    write_features(tmp_path / "e.npy", np.zeros((0, 4)), [])
+    said = run("map", tmp_path / "e.npy", "-o", tmp_path / "m.png", code=1).stderr
+    assert "e.npy' holds no pictures; embed some first" in said
     assert "is no file of features" in run("map", ".", "-o", tmp_path / "m.png", code=1).stderr
     assert "an empty name" in run("map", "", "-o", tmp_path / "m.png", code=2).stderr
     run("map", code=2)
@@ -196,6 +336,33 @@ def test_a_site_gets_everything_that_it_shows(embed: Any, atlas: Any, tmp_path: 
     run("map", features, "-o", site, "--overwrite", "--no-thumbnails", "-q")
     words, table = json.loads((site / "data" / "seen.json").read_text())
     assert "--image" not in words
+
+
+def test_a_site_of_pictures_that_are_gone_and_of_no_class(
+    embed: Any, atlas: Any, photos: Path, tmp_path: Path
+) -> None:
+    atlas()
+    for file in photos.glob("*/*.png"):
+        file.rename(photos / f"{file.parent.name}-{file.name}")
+    for folder in ("blue", "green", "red"):
+        (photos / folder).rmdir()
+    features, site = embed("f.npy"), tmp_path / "site"
+    (photos / "green-1.png").unlink()
+    done = run("map", features, "-o", site, "--json")
+    assert json.loads(done.stdout)["thumbnails"] == 11
+    assert "1 of 12 pictures is not where embedding found them" in done.stderr
+    words, table = json.loads((site / "data" / "seen.json").read_text())
+    assert [row["image"] is None for row in table] == [i == 5 for i in range(12)]
+    shown = json.loads(words[words.index("--export-metadata") + 1])["props"]["defaultChartsConfig"]
+    assert shown["embedding"]["data"] == {
+        "x": "x", "y": "y", "neighbors": "neighbors", "image": "image", "importance": "pagerank",
+    }  # fmt: skip
+    assert shown["exclude"] == ["path", "pagerank"]
+    for file in photos.glob("*.png"):
+        file.unlink()
+    done = run("map", features, "-o", site, "--json", "--overwrite")
+    assert json.loads(done.stdout)["thumbnails"] == 0
+    assert "--image" not in json.loads((site / "data" / "seen.json").read_text())[0]
 
 
 @pytest.mark.slow

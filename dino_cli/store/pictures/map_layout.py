@@ -101,11 +101,14 @@ def map_layout(
     spread = np.stack([spread_values(column) for column in places.T], axis=1)
     low, high = spread.min(axis=0), spread.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
-    down = round(across * min(TALLEST, max(FLATTEST, span[1] / span[0])))
+    shape = span[1] / span[0]
+    down = round(across * min(TALLEST, max(FLATTEST, shape)))
     share = math.sqrt(across * down / max(1, len(places)))  # the side of one point's own square
     side = round(min(TILE[1] * unit, max(TILE[0] * unit, 0.62 * share)))
     edge = (side / 2 if pictures else 0) + 26 * unit
     inner = np.array([across - 2 * edge, down - 2 * edge])
+    if FLATTEST <= shape <= TALLEST:  # the edges would leave the axes two scales
+        inner = span * (inner / span).min()
     # y of a plane points up.
     at = (spread - (low + high) / 2) / span * [1, -1] * inner
     points = at + np.array([margin + across / 2, head + down / 2])

@@ -22,21 +22,24 @@ AHEAD = 64  # pictures read before they are needed
 def read_pictures(
     export: Embeddings, rows: Sequence[int], side: int, reporter: Reporter
 ) -> dict[int, Image.Image]:
-    """Pictures of these rows, RGB, about `side` pixels at most; without those that are gone."""
-    if holds_thumbnails(export) and side <= SIDE:
-        wanted, found = set(rows), {}
+    """Pictures of these rows, RGB, about `side` pixels at most; without those that are gone.
+
+    Those inside the file are taken where they are large enough, or where no other is left.
+    """
+    inside, found = holds_thumbnails(export), dict[int, Image.Image]()
+    if not inside or side > SIDE:
+        for row, picture in zip(rows, _read(export, rows, side), strict=True):
+            if picture is not None:
+                found[row] = picture
+                reporter.advance()
+    wanted = set(rows) - found.keys()
+    if inside and wanted:
         for row, content in enumerate(parquet_thumbnails(export.path)):
             if row in wanted and content:
                 with Image.open(io.BytesIO(content)) as image:
                     found[row] = image.convert("RGB")
                 reporter.advance()
-        return found
-    some = {}
-    for row, picture in zip(rows, _read(export, rows, side), strict=True):
-        if picture is not None:
-            some[row] = picture
-        reporter.advance()
-    return some
+    return found
 
 
 def all_thumbnails(export: Embeddings, reporter: Reporter) -> Iterator[bytes | None]:

@@ -1,5 +1,7 @@
 """The folder of blocks and the files made of it: always the same bytes, in little memory."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,53 @@ def test_what_cannot_be_an_interrupted_run(tmp_path: Path) -> None:
     again = fill(tmp_path / "f.npy", 4, features(4))
     assert again.done() == [0]
     assert sorted(p.name for p in again.folder.iterdir()) == ["00000000.npz", "run.json"]
+
+
+def test_what_an_interrupted_run_says_of_itself_is_kept(tmp_path: Path) -> None:
+    blocks = Blocks(tmp_path / "f.npy")
+    blocks.start({"a": 1}, 2, 4, replaces=True)
+    again = Blocks(tmp_path / "f.npy")
+    assert again.open({"a": 1}) == 0
+    assert (again.size, again.files, again.resumed, again.replaces) == (2, 4, True, True)
+    said = json.loads((blocks.folder / "run.json").read_text())
+    for wrong in ({"size": 0}, {"files": -1}, {"format": 2}, {"run": []}):
+        (blocks.folder / "run.json").write_text(json.dumps({**said, **wrong}))
+        with pytest.raises(TaskError, match="is no interrupted run"):
+            Blocks(tmp_path / "f.npy").open({"a": 1})
+
+
+def test_blocks_that_are_not_whole_are_made_again(tmp_path: Path) -> None:
+    output, one = tmp_path / "f.npy", np.ones((1, 3), np.float32)
+    blocks = Blocks(output)
+    blocks.start({}, 1, 6)
+    rows = [Row("a.jpg", ""), Row(7, ""), Row("c.jpg", ""), Row("d.jpg", "")]  # type: ignore[arg-type]
+    for number, row in enumerate(rows):
+        blocks.write(number, {"cls": [one]}, [row], [], [b"a picture"])
+    blocks.write(2, {"cls": [one, one]}, [rows[2]], [], [])  # of more features than rows
+    content = blocks.file(3).read_bytes()
+    assert content.count(b"a picture") == 1  # stored as it is: damage there is no other's
+    blocks.file(3).write_bytes(content.replace(b"a picture", b"a Picture"))
+    blocks.write(4, {}, [], [("e.jpg", "empty file")], [])
+    shutil.copy(blocks.file(0), blocks.file(6))  # beyond the last
+    assert Blocks(output).open({}) == 4
+    assert blocks.done() == [0, 4]
+    assert blocks.block(0).thumbnails() == [b"a picture"]
+    assert blocks.block(4).thumbnails() == []
+    blocks.file(10**8).touch()
+    assert blocks.done() == [0, 4, 10**8]
+
+
+def test_a_folder_of_blocks_is_begun_where_nothing_is_in_the_way(tmp_path: Path) -> None:
+    blocks = Blocks(tmp_path / "f.npy")
+    blocks.folder.mkdir()
+    (blocks.folder / ".run.json.x.part").write_text("{")  # of a kill at the very beginning
+    blocks.start({}, 1, 1)
+    assert [path.name for path in blocks.folder.iterdir()] == ["run.json"]
+    other = Blocks(tmp_path / "g.npy")
+    other.folder.write_text("mine")
+    with pytest.raises(TaskError, match=r"g\.npy\.part' is no interrupted run"):
+        other.start({}, 1, 1)
+    assert other.folder.read_text() == "mine"
 
 
 def test_blocks_of_other_grids_are_told(tmp_path: Path) -> None:

@@ -12,7 +12,12 @@ from feature_files import write_features
 
 from dino_cli.errors import TaskError
 from dino_cli.store.embeddings.blocks import Row
-from dino_cli.store.embeddings.parquet import write_parquet
+from dino_cli.store.embeddings.parquet import (
+    Projection,
+    parquet_projection,
+    parquet_thumbnails,
+    write_parquet,
+)
 from dino_cli.store.embeddings.reading import read_embeddings
 from dino_cli.store.writing.tables import csv_table, write_skipped
 from dino_cli.store.writing.targets import check_files
@@ -65,6 +70,75 @@ def test_a_parquet_whose_own_name_is_no_utf8(tmp_path: Path) -> None:
     found = read_embeddings(path)
     assert found.paths == ["/a.jpg"]
     assert found.features[0:1].tolist() == [[1.0] * 4]
+
+
+class ManyRows:
+    """2500 rows, in pieces that end where no row group does; some names are no UTF-8."""
+
+    count = 2500
+    shapes: ClassVar = {"cls": ((4,), "<f4"), "mean": ((2,), "<f4")}
+    vectors = np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
+    named: ClassVar = [
+        Row(f"p/{i}{os.fsdecode(bytes([233])) * (i % 1000 == 7)}.jpg", "ab"[i % 2])
+        for i in range(count)
+    ]
+
+    def arrays(self, kind: str) -> Iterator[np.ndarray]:
+        values = self.vectors if kind == "cls" else self.vectors[:, 2:]
+        yield from np.split(values, [3, 1000, 1700])
+
+    def rows(self) -> Iterator[Row]:
+        return iter(self.named)
+
+    def thumbnails(self) -> Iterator[bytes]:
+        return (f"picture {i}".encode() for i in range(self.count))
+
+
+def test_a_parquet_of_several_row_groups(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    many, path = ManyRows(), tmp_path / "f.parquet"
+    rng = np.random.default_rng(1)
+    projection = Projection(
+        rng.normal(size=(many.count, 2)).astype(np.float32),
+        rng.integers(0, many.count, (many.count, 3)),
+        rng.random((many.count, 3)).astype(np.float32),
+    )
+    facts = {"format": 1, "features": "cls", "arrays": {"cls": {}, "mean": {}}, "thumbnails": True}
+    write_parquet(path, many, facts, projection)
+    groups = pq.ParquetFile(path).metadata
+    assert [groups.row_group(i).num_rows for i in range(3)] == [1024, 1024, 452]
+    found = read_embeddings(path)
+    assert found.paths == [row.path for row in many.named]
+    assert found.labels == [row.label for row in many.named]
+    assert found.metadata == facts
+    for rows in (
+        slice(0, 9),
+        slice(1500, 1600),
+        slice(1000, 2100),
+        slice(7, 2500),
+        slice(2048, 2049),
+    ):
+        np.testing.assert_array_equal(found.features[rows], many.vectors[rows])
+        np.testing.assert_array_equal(found.arrays["mean"][rows], many.vectors[rows, 2:])
+    assert list(parquet_thumbnails(path)) == list(many.thumbnails())
+    back = parquet_projection(path)
+    assert back is not None
+    for name in ("places", "neighbors", "distances"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(projection, name))
+    # In the table the picture is called as its file is, without the folders.
+    names = [row["path"] for row in pq.read_table(path)["image"].to_pylist()]
+    assert (names[5], names[7], names[2007]) == ("5.jpg", r"7\xe9.jpg", r"2007\xe9.jpg")
+
+
+def test_places_that_are_damaged_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    path, none = tmp_path / "f.parquet", np.zeros((1, 0))
+    for place in (np.nan, np.inf):
+        facts = {"format": 1, "features": "cls", "arrays": {"cls": {}}}
+        places = np.array([[0, place]], np.float32)
+        write_parquet(path, OneRow(), facts, Projection(places, none.astype(np.int64), none))
+        with pytest.raises(TaskError, match=r"f\.parquet' is damaged; make it again"):
+            parquet_projection(path)
 
 
 def damage_json(text: str) -> Callable[[Path], None]:

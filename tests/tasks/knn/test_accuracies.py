@@ -110,6 +110,8 @@ def test_k_is_clamped_with_a_remark(tmp_path: Path) -> None:
     assert "k=30 but the index has 29 other images; using 29\n" in result.stderr
     result = dino("knn", "--index", tmp_path / "train.npy", "-k", "29")
     assert "using" not in result.stderr
+    assert "searching 30/30" in result.stderr
+    assert "in the index and will find" not in result.stderr  # each is compared with the others
     write_index(tmp_path / "two.npy", bank[:2], ["a", "b"])
     result = dino("knn", "--index", tmp_path / "two.npy", "-k", "5")
     assert "k=5 but the index has 1 other image; using 1\n" in result.stderr
@@ -192,7 +194,7 @@ def test_an_index_of_another_make_is_refused(tmp_path: Path) -> None:
     assert "dim 8, but" in fails(1, tmp_path / "q.npy", "--index", index)
 
 
-def test_misuse_is_a_sentence(tmp_path: Path) -> None:
+def test_misuse_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bank, labels = clusters(30, 1, classes=3)
     index = ["--index", tmp_path / "train.npy"]
     write_index(tmp_path / "train.npy", bank, labels)
@@ -226,6 +228,9 @@ def test_misuse_is_a_sentence(tmp_path: Path) -> None:
     own = ["--index", tmp_path / "train.mean.npy", "-o", tmp_path / "train.csv", "--overwrite"]
     assert "belongs to the index" in fails(2, *own)
     (tmp_path / "train.mean.npy").unlink()
+    monkeypatch.chdir(tmp_path)
+    own = [*index, "--index", tmp_path / "one.npy", "-o", "one.csv", "--overwrite"]
+    assert "belongs to the index" in fails(2, *own)
     for other in ("bare.npy", "photo.jpg"):
         two = [tmp_path / "train.npy", tmp_path / other]
         assert "a feature file beside other queries" in fails(2, *two, *index)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from feature_files import write_features, write_index
 from in_process import dino, knn
+from page_reader import Page
 from PIL import Image
 
 
@@ -67,6 +68,37 @@ def test_a_page_shows_the_first_queries_and_what_is_rejected(
     assert "Shown here" not in page
 
 
+def test_each_hit_is_shown_with_its_own_facts(tmp_path: Path) -> None:
+    colours = [(200, 30, 30), (190, 60, 30), (30, 30, 200), (30, 60, 190)]
+    for i, colour in enumerate(colours):
+        Image.new("RGB", (300, 200), colour).save(tmp_path / f"{i}.png")
+    vectors = np.array([[1, 0, 0], [1, 0.2, 0.1], [0, 0, 1], [0.1, 0.3, 1]])
+    rows = [(f"{tmp_path}/{i}.png", "aabb"[i]) for i in range(4)]
+    index = write_features(tmp_path / "i.npy", vectors, rows)
+    query = write_features(tmp_path / "q.npy", vectors[3:1:-1], [rows[3], rows[2]])
+    fixed = ["--index", index, "--neighbors", 2, "-k", 3, "--temperature", 0.02]
+    dino("knn", query, *fixed, "-o", tmp_path / "p.html")
+    page = Page(tmp_path / "p.html")
+    assert "2 queries against the 4 pictures" in page.words
+    text = (tmp_path / "p.html").read_text()
+    assert re.findall(r"predicted <strong>b</strong>, <data value=\"([0-9.]+)", text) == ["1.0"] * 2
+    assert re.findall("; labelled (.)", text) == ["b", "b"]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    expected = []
+    for row in (3, 2):
+        near = np.argsort(-unit @ unit[row])[:2].tolist()
+        expected += [(f"{unit[j] @ unit[row]:.3f}", "aabb"[j], f"{j}.png") for j in near]
+    found = re.findall(r">(-?[0-9.]+)</data></b> (.)<span>(.*?)</span>", text)
+    assert found == expected
+    names = [name for _, _, name in expected]
+    shown = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert shown == ["3.png", *names[:2], "2.png", *names[2:]]
+    for i, colour in enumerate(colours):
+        for picture in page.pictures(f"{i}.png"):
+            assert picture.shape == (133, 200, 3)
+            assert np.abs(picture - colour).max() < 8
+
+
 def test_pictures_on_a_page_are_turned_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,5 +121,6 @@ def test_a_page_of_features_that_tell_nothing_of_their_making(tmp_path: Path) ->
     dino("knn", "--index", index, "-o", tmp_path / "p.html")
     page = (tmp_path / "p.html").read_text()
     assert "by cosine similarity of the features.</p>" in page
+    assert "like nothing in the index" not in page  # without classes nothing is rejected
     assert "<dt>Network" not in page
     assert "<dt>SHA-256" not in page

@@ -95,6 +95,14 @@ def test_queries_that_the_index_holds_are_told(
     twice = ["knn", "--index", str(index), "--index", str(again), "-k", "3"]
     told_twice = CliRunner().invoke(app, twice).stderr
     assert f"4 of {count + 4} images are in the index once more and will find" in told_twice
+    rest = [photos / "green/2.png", tmp_path / "copy.png"]
+    told_one = dino("knn", *rest, "--index", index, "-k", 3, *CPU).stderr
+    assert "1 of 2 queries are in the index and will find themselves" in told_one
+    monkeypatch.chdir(photos.parent)
+    relative = tmp_path / "relative.npz"
+    dino("embed", "photos/red", "-o", relative, "--weights", tiny_weights, *sizes, *CPU)
+    twice[-3] = str(relative)
+    assert f"4 of {count + 4} images are in the index once more" in dino(*twice).stderr
     monkeypatch.chdir(photos)
     assert "1 of 1 query is in the index and will find itself" in told(Path("green/2.png"))
 
@@ -124,6 +132,26 @@ def test_the_folder_of_a_picture_is_its_label_where_it_is_a_class(
         assert [row["label"] for row in csv.DictReader(rows)] == ["red"] * 4
 
 
+def test_a_label_of_a_list_counts_more_than_the_folder(
+    photos: Path, index: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("photos/red/0.png\tblue\nphotos/red/1.png\tred\n")
+    result = knn(tmp_path / "list.txt", "--index", index, "-k", 1)
+    assert result["k"] == {"1": {"top1": 50.0, "top5": 50.0}}
+    assert "predictions" not in result  # the person has given the labels
+    (tmp_path / "list.txt").write_text(f"photos/red/0.png\tred\n{tmp_path}/else.png\n")
+    (tmp_path / "else.png").write_bytes((photos / "red/1.png").read_bytes())
+    assert "predictions" not in knn(tmp_path / "list.txt", "--index", index, "-k", 1)
+
+
+def test_queries_are_turned_as_the_index_was(
+    photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "flat.npy"
+    dino("embed", photos, "-o", path, "--weights", tiny_weights, "--no-exif", *CPU)
+    assert knn(photos / "red", "--index", path, "-k", 1, *CPU)["queries"] == 4
+
+
 def test_a_folder_that_is_no_class_is_no_label(photos: Path, index: Path, tmp_path: Path) -> None:
     (photos / "red").rename(photos / "other")
     result = knn(photos / "other", "--index", index, "-k", 1)
@@ -139,8 +167,11 @@ def test_unreadable_pictures(photos: Path, index: Path) -> None:
     bad.write_bytes(b"")
     assert "the file cannot be read as a picture" in fails(1, bad, "--index", index, *CPU)
     assert "empty file" in fails(1, photos, "--index", index, "--strict", *CPU)
-    result = dino("knn", photos, "--index", index, *CPU)
+    result = dino("knn", photos, "--index", index, *CPU, "--batch-size", 1)
     assert f"skipped '{bad}': empty file" in result.stderr
+    result = dino("knn", photos, "--index", index, *CPU, "-o", index.with_name("p.csv"))
+    assert "skipped '" not in result.stderr  # a list beside the output tells them
+    assert (index.with_name("p.skipped.csv")).read_text().endswith("red/0.png,empty file\n")
 
 
 def test_another_model_or_reading_is_refused(

@@ -37,6 +37,8 @@ def test_classes_are_counted_as_the_predictions_say(tmp_path: Path) -> None:
     right = sum(c["top1"] * c["queries"] for c in result["classes"].values()) / 80
     assert result["k"]["7"]["top1"] == pytest.approx(right)
     assert 30 < right < 99
+    assert result["confusion"] == str(tmp_path / "c.png")
+    assert "c.png' already exists" in refusal(1, "knn", *fixed)
     with Image.open(tmp_path / "c.png") as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 300
@@ -106,6 +108,11 @@ def test_what_is_like_nothing_known_is_rejected(tmp_path: Path) -> None:
     told = dino("knn", *arguments)
     assert "2 of 4 queries are of no known class (nearest cosine below 0.6)" in told.stdout
     assert "are no classes of the index" not in told.stderr  # the rejection tells of them
+    assert "classes" not in result  # nobody asked for them
+    assert knn(*arguments[:-1], 0)["rejection"]["rejected"] == 0
+    write_index(tmp_path / "some.npy", queries[:2], ["a", "z"])
+    classes = knn(tmp_path / "some.npy", *arguments[1:], "--per-class")["classes"]
+    assert list(classes) == ["a"]  # of the others there are no queries
     # A cosine of 1 is not below 1, and without labels there are no shares.
     write_index(tmp_path / "own.npy", np.eye(4)[[0, 1]], ["", ""])
     found = knn(tmp_path / "own.npy", "--index", index, "-k", 2, "--min-similarity", 1)
@@ -152,6 +159,7 @@ def test_duplicates_equal_the_oracle(tmp_path: Path) -> None:
     groups = {name: r["group"] for r in rows for name in (r["path"], r["duplicate"])}
     assert len({groups[f"i/{i}.jpg"] for i in (3, 7, 20, 41)}) == 1
     assert groups["i/54.jpg"] == groups["i/55.jpg"] != groups["i/3.jpg"]
+    assert result["index"] == 60
     assert (result["pairs"], result["groups"]) == (len(expected), len(set(groups.values())))
     assert result["duplicates"] == len(groups) - result["groups"]
     shown = knn("--index", index, "--duplicates", 0.97)["found"]
@@ -260,6 +268,13 @@ def test_faiss_finds_nearly_all(tmp_path: Path) -> None:
     shared = np.mean([len(a & b) / 5 for a, b in zip(exact_rows, rows, strict=True)])
     assert shared > 0.8
     assert "i/5.jpg" not in set().union(*rows)  # has no label, so it is no neighbour
+
+
+def test_faiss_leaves_each_row_of_the_index_itself_out(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    index = write_index(tmp_path / "i.npy", *clusters(60, 1))
+    knn("--index", index, "--search", "faiss", "-o", tmp_path / "p.csv")
+    assert all(row["neighbor1"] != row["path"] for row in predictions(tmp_path / "p.csv"))
 
 
 def _written(test: Path, index: Path, out: Path, how: str) -> list[dict[str, str]]:

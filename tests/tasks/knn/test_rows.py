@@ -36,5 +36,6 @@ def test_what_was_read_before_vouches_for_nothing_else(before: list[slice]) -> N
     for part in before:
         rows[part]
     assert len(rows[0:6]) == 6
-    with pytest.raises(TaskError, match=r"6\.jpg"):
-        rows[5:8]
+    for part in (slice(5, 7), slice(5, 8)):
+        with pytest.raises(TaskError, match=r"6\.jpg"):
+            rows[part]
