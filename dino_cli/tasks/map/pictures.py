@@ -31,6 +31,7 @@ def read_pictures(
         for row, picture in zip(rows, _read(export, rows, side), strict=True):
             if picture is not None:
                 found[row] = picture
+            if picture is not None or not inside:
                 reporter.advance()
     wanted = set(rows) - found.keys()
     if inside and wanted:
