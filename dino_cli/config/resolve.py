@@ -80,7 +80,7 @@ def read_run(run: Path) -> dict[str, Any]:
     path = run / "config.json"
     if not path.is_file():
         why = "is not a run folder: it has no config.json" if run.exists() else "does not exist"
-        raise TaskError(f"{run} {why}", "give the folder that `dino train -o` made")
+        raise TaskError(f"{str(run)!r} {why}", "give the folder that `dino train -o` made")
     try:
         values = json.loads(path.read_text())
         if values["format"] != RUN_FORMAT or not isinstance(values["train"], dict):
