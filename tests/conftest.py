@@ -1,10 +1,14 @@
 import functools
+import gc
 import os
 import signal
+from typing import TYPE_CHECKING
 
 import pytest
 import typer.testing
-from golden_files import Golden, golden_folder
+
+if TYPE_CHECKING:  # torch with it, which the process that only hands out tests need not wait for
+    from golden_files import Golden
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask the network by accident
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes side by side, which share the cores
@@ -23,7 +27,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def golden() -> Golden:
+def golden() -> "Golden":
+    from golden_files import Golden, golden_folder
+
     return Golden(golden_folder())
 
 
@@ -35,6 +41,13 @@ def pytest_configure() -> None:
         import simulated_cuda
 
         simulated_cuda.start(SIMULATED)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector of garbage need not look through it again and again,
+    which takes half a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -114,7 +114,7 @@ def test_names_on_the_command_line(strange, tmp_path):
 VIDEO_NAMES = ["latin-\udce9", "🦕 émoji", "new\nline", "a:b", "p%03d", "-o", "x#frame=1"]
 
 
-@pytest.mark.parametrize("h264", [True, False])
+@pytest.mark.parametrize("h264", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_videos_of_any_name_are_read_and_written(strange, tmp_path, monkeypatch, capfd, h264):
     """OpenCV ends the process at a name that is not UTF-8; FFmpeg takes `a:b` for an address."""
     if not h264:

@@ -136,6 +136,7 @@ def test_the_demo_leaves_a_page_whose_numbers_are_the_results(tiny, weights):
     assert shlex.split(result["next"][2]) == ["dino", "demo", "--train"]
 
 
+@pytest.mark.slow
 def test_the_result_is_a_table_and_where_to_look(tiny, weights, monkeypatch):
     monkeypatch.setattr(
         demo_task, "live_steps", lambda *_: demo_task_live(losses=[3.0, 2.0], images_per_second=9)
@@ -153,7 +154,11 @@ def demo_task_live(**values):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(OSError(28, "No space left"), 1), (KeyboardInterrupt(), 130)]
+    ("error", "code"),
+    [
+        (OSError(28, "No space left"), 1),
+        pytest.param(KeyboardInterrupt(), 130, marks=pytest.mark.slow),
+    ],
 )
 def test_a_demo_that_fails_leaves_nothing(tiny, weights, monkeypatch, error, code):
     def failing(*_):

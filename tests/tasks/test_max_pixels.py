@@ -18,7 +18,7 @@ def network(tiny_weights: Path) -> list[object]:
     return ["--weights", tiny_weights, "--device", "cpu", "--precision", "fp32", "--quiet"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_limit_is_lowered_and_raised_in_every_process(
     photos: Path,
     tmp_path: Path,

@@ -76,6 +76,7 @@ def test_a_site_gets_everything_that_it_shows(embed: Any, atlas: Any, tmp_path: 
     assert "--image" not in words
 
 
+@pytest.mark.slow
 def test_a_site_of_pictures_that_are_gone_and_of_no_class(
     embed: Any, atlas: Any, photos: Path, tmp_path: Path
 ) -> None:
@@ -131,10 +132,17 @@ def test_a_site_replaces_nothing_but_a_site(
     file.write_text("mine")
     said = dino("map", features, "-o", tmp_path / "site", "--overwrite", code=1).stderr
     assert f"holds '{theirs.split('/')[0]}', which is of no earlier map" in said
-    file.rename(tmp_path / "theirs")
+    assert file.read_text() == "mine"
+
+
+def test_a_site_is_replaced_but_not_with_a_file_that_is_of_no_map(
+    embed: Any, atlas: Any, tmp_path: Path
+) -> None:
+    atlas()
+    features = embed("f.npy")
     dino("map", features, "-o", tmp_path / "new", "-q")
     dino("map", features, "-o", tmp_path / "new", "-q", "--overwrite")
-    (tmp_path / "theirs").rename(tmp_path / "new/data/0.png")
+    (tmp_path / "new/data/0.png").write_text("mine")
     said = dino("map", features, "-o", tmp_path / "new", "--overwrite", code=1).stderr
     assert "holds 'data/0.png', which is of no earlier map" in said
     assert (tmp_path / "new/data/0.png").read_text() == "mine"

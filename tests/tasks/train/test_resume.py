@@ -61,7 +61,8 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_
         assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
 
 
-@pytest.mark.parametrize("null", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("null", [False, True])
 def test_a_run_of_a_list_on_stdin_goes_on_without_it(images, small, tmp_path, monkeypatch, null):
     """From another folder too; the same losses as of a run that was not stopped."""
     monkeypatch.chdir(images)
@@ -82,6 +83,7 @@ def test_a_run_of_a_list_on_stdin_goes_on_without_it(images, small, tmp_path, mo
     assert "name a .txt list instead of -" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_folder(images, small, tmp_path, monkeypatch):
     """Also one that an earlier version began, which names its data as they were typed."""
     shutil.copytree(images, tmp_path / "p[1]/q")
@@ -123,7 +125,7 @@ def test_a_run_goes_on_from_another_folder(images, small, tmp_path, monkeypatch)
     assert len(losses(tmp_path / "run")) == 3
 
 
-@pytest.mark.parametrize("flags", [(), ("--use-bn-in-head",)])
+@pytest.mark.parametrize("flags", [(), pytest.param(("--use-bn-in-head",), marks=pytest.mark.slow)])
 def test_batch_norm_that_sees_other_batches_is_told(images, small, tmp_path, flags):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "1", *flags)
@@ -145,6 +147,7 @@ def test_a_damaged_checkpoint_is_not_kept_in_place_of_the_one_before(images, sma
     assert [load_checkpoint(run / f"checkpoint{i}.pt")["step"] for i in ("", ".1")] == [2, 1]
 
 
+@pytest.mark.slow
 def test_koleo_that_compares_other_images_is_told(images, small, tmp_path):
     run = tmp_path / "run"
     words = ["--config", small, "-o", run, "--max-steps", "1", "--koleo-weight", "0.1"]
@@ -175,6 +178,7 @@ def test_the_way_on_is_a_command_for_a_shell(images, small, tmp_path):
     assert list(losses(run)) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_photos_to_watch_may_change_when_a_run_goes_on(images, small, tmp_path):
     run = tmp_path / "run"
     words = ["--config", small, "-o", run, "--watch", "0", "--max-steps", "4"]

@@ -221,6 +221,7 @@ def test_knn_between_epochs_is_not_time_of_training(images, small, tmp_path, mon
     assert 8 / rates[4] < 1  # seconds of the step after the first epoch
 
 
+@pytest.mark.slow
 def test_the_best_teacher_by_knn_is_kept(images, small, tmp_path, monkeypatch):
     """Also when the run goes on: a worse one does not replace it, the best does."""
     found = iter([30.0, 50.0, 40.0, None, 45.0, 60.0])

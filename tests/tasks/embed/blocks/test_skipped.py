@@ -30,7 +30,7 @@ def interrupted(
     return run
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("limit", [[], ["--max-pixels", 3000], ["--max-pixels", 2016]])
 def test_a_higher_limit_takes_what_was_too_large(
     photos: Path,
