@@ -27,6 +27,7 @@ def demo(config: DemoConfig, terminal: Terminal) -> dict[str, Any] | None:
             seed=config.seed,
             style=config.style,
             reporter=terminal,
+            workers=config.workers,
         )
         terminal.line(f"{config.images}: {config.count} images with masks")
         return {"folder": str(config.images), "count": config.count}

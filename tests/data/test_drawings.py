@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import cv2
@@ -10,8 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from dino_cli.data.drawings.images import CLASSES, Drawing, draw, union_mask
+from dino_cli.data.drawings.processes import side_by_side
 from dino_cli.data.drawings.shapes import SHAPES, shape
 from dino_cli.data.drawings.textures import TEXTURES, fractal, hsv, patchwork, texture
+from dino_cli.errors import TaskError
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +198,12 @@ def test_final_colours_follow_from_one_hue() -> None:
         expected = cv2.cvtColor(np.array([[[red, green, blue]]], np.float32), cv2.COLOR_RGB2HSV)
         turn = abs(expected[0, 0, 0] / 360 - hue) % 1
         assert min(turn, 1 - turn) < 1e-5
+
+
+def test_a_process_that_dies_is_a_sentence() -> None:
+    with pytest.raises(TaskError, match="a process that draws died"):
+        list(side_by_side(os._exit, [1, 1], 2))
+
+
+def test_processes_give_what_one_gives_in_the_order_of_the_jobs() -> None:
+    assert list(side_by_side(abs, range(-9, 1), 2, chunk=4)) == list(range(9, -1, -1))

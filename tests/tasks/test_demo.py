@@ -10,6 +10,8 @@ import pytest
 import torch
 from in_process import dino
 
+import dino_cli.runtime.devices as devices
+import dino_cli.tasks.demo.draw as draw_task
 import dino_cli.tasks.demo.run as demo_task
 import dino_cli.tasks.demo.training as training_task
 from dino_cli.config.shared import Preprocessing
@@ -182,6 +184,20 @@ def test_a_demo_that_fails_leaves_nothing(tiny, weights, monkeypatch, error, cod
 def test_misuse(tiny, arguments, said):
     assert said in dino("demo", *arguments, code=2).stderr
     assert list(tiny.iterdir()) == []
+
+
+@pytest.mark.parametrize(("workers", "processes"), [((), 4), (("--workers", 2), 2)])
+def test_drawings_are_made_by_as_many_processes_as_asked(tiny, monkeypatch, workers, processes):
+    taken = []
+
+    def drawn(_, jobs, processes, *, chunk):
+        taken.append(processes)
+        return iter(jobs)
+
+    monkeypatch.setattr(devices, "available_cores", lambda: 9)
+    monkeypatch.setattr(draw_task, "side_by_side", drawn)
+    dino("demo", "--images", "drawn", "--count", 700, *workers)
+    assert taken == [processes]
 
 
 @pytest.mark.parametrize("arguments", [("-o", "none/demo"), ("--images", "none/drawn")])

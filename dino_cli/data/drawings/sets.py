@@ -1,17 +1,14 @@
 """Many drawings at once, in memory, drawn by several processes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_cli.data.drawings.images import draw
+from dino_cli.data.drawings.processes import side_by_side
 from dino_cli.data.drawings.textures import Backgrounds
-from dino_cli.errors import TaskError
 
 __all__ = ["DrawingSet", "Series", "draw_sets"]
 
@@ -52,29 +49,13 @@ def draw_sets(
     ]
     parts: list[list[DrawingSet]] = [[] for _ in series]
     numbers = [i for i, one in enumerate(series) for _ in range(0, one.count, CHUNK)]
-    for number, part in zip(numbers, _drawn(jobs, processes), strict=True):
+    for number, part in zip(numbers, side_by_side(_draw, jobs, processes), strict=True):
         parts[number].append(part)
         advance(len(part.labels))
     return [_joined(part) for part in parts]
 
 
 Job = tuple[Series, int, int]
-
-
-def _drawn(jobs: Sequence[Job], processes: int) -> Iterator[DrawingSet]:
-    if processes <= 1 or len(jobs) == 1:
-        yield from map(_draw, jobs)
-        return
-    # Fresh processes (not forked): a fork would copy the threads' locks of torch.
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
-    try:
-        yield from pool.map(_draw, jobs)
-    except BrokenProcessPool:
-        raise TaskError(
-            "a process that draws died (killed, or out of memory)", "try again with --workers 1"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _draw(job: Job) -> DrawingSet:

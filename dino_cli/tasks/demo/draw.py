@@ -2,10 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from dino_cli.data.drawings.images import CLASSES, draw
+from dino_cli.data.drawings.processes import side_by_side
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
-from dino_cli.runtime import available_cores
+from dino_cli.runtime import usable_threads
 from dino_cli.store.writing.atomic import hidden_beside
 from dino_cli.store.writing.targets import already_exists, cannot_write, check_folder
 
@@ -34,12 +33,14 @@ def draw_folder(
     seed: int,
     style: Style,
     reporter: Reporter,
+    workers: int = 8,
     masks: bool = True,
 ) -> None:
     """Write `count` drawings as folder/images/<class>/*.png and folder/masks/<class>/*.png.
 
     `mixed`: the first half early, the second half final drawings. Drawing i depends on (seed, i)
-    alone. Raises `UsageError` for an existing folder or impossible sizes.
+    alone, whatever the `workers`, of which there is at most one per core. Raises `UsageError` for
+    an existing folder or impossible sizes, `TaskError` when a process that draws dies.
     """
     if count < 1:
         raise UsageError(f"--count {count} must be at least 1", "ask for --count 200")
@@ -58,16 +59,11 @@ def draw_folder(
                 (fresh / kind / name).mkdir(parents=True)
         one = partial(_draw_one, str(fresh), size, seed, masks)
         jobs = [(i, _style_of(i, count, style)) for i in range(count)]
-        processes = min(available_cores(), 1 + count // 200)
         reporter.stage("drawing", count)
-        if processes == 1:
-            for job in jobs:
-                one(job)
-                reporter.advance()
-        else:
-            with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-                for _ in pool.map(one, jobs, chunksize=32):
-                    reporter.advance()
+        # To start a process takes as long as some hundred drawings.
+        processes = min(usable_threads(workers), 1 + count // 200)
+        for _ in side_by_side(one, jobs, processes, chunk=32):
+            reporter.advance()
         reporter.finish()
 
 

@@ -161,7 +161,13 @@ def _leave_pictures(
         reporter,
     )
     draw_folder(
-        stage / "drawn", count=counts.drawn, size=128, seed=seed, style="final", reporter=reporter
+        stage / "drawn",
+        count=counts.drawn,
+        size=128,
+        seed=seed,
+        style="final",
+        reporter=reporter,
+        workers=config.workers,
     )
 
 

@@ -128,6 +128,7 @@ class _Training:
                 seed=1 + self.config.seed,
                 style="mixed",
                 reporter=self.reporter,
+                workers=self.config.workers,
                 masks=False,
             )
         small, large = input_sizes(self._untrained())
