@@ -15,7 +15,7 @@ from dino_cli.config.weights import (
     WeightsRemoveConfig,
     WeightsVerifyConfig,
 )
-from dino_cli.errors import TaskError
+from dino_cli.errors import DinoError, TaskError
 
 weights = typer.Typer(
     no_args_is_help=True, help="Weights: list, fetch and check released ones, look into files."
@@ -67,10 +67,19 @@ def download(config: WeightsDownloadConfig, terminal: Terminal) -> dict[str, str
     """
     from dino_cli.tasks.weights import download_weights
 
-    found = download_weights(config, terminal)
+    try:
+        found = download_weights(config, terminal)
+    except DinoError as error:
+        if isinstance(error.result, dict):
+            _show_places(error.result, terminal)
+        raise
+    _show_places(found, terminal)
+    return found
+
+
+def _show_places(found: dict[str, str], terminal: Terminal) -> None:
     for name, where in found.items():
         terminal.line(f"{name}\t{where}")
-    return found
 
 
 @command(weights, "inspect", WeightsInspectConfig)

@@ -30,7 +30,12 @@ class PcaConfig(NetworkOptions, ImageOptions, ListOptions):
     )
     output: Path = setting(Path("pca"), "Folder for the results.", flag="--output,-o")
     features: Literal["tokens", "keys"] = setting(
-        "tokens", "tokens: the patches' output of the network; keys: of the last block."
+        "tokens", "tokens: the patches' output of the block; keys: of its attention."
+    )
+    layer: int = setting(
+        -1,
+        "Which block's features: 0 is the first, -1 the last. They go through the final norm, the"
+        " foreground is told from them, and the blocks after it are not computed.",
     )
     foreground: bool = setting(
         True,

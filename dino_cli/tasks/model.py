@@ -67,7 +67,7 @@ class Model:
 
         Raises `UsageError` where there is none of that number, or where no block is known.
         """
-        depth, name = self.backbone.depth, self.weights.name
+        depth, name = self.backbone.layers, self.weights.name
         if layer != LAST_LAYER and not depth:
             raise UsageError(
                 f"layer {layer} asked for, but {name} has no blocks of a vision transformer to"

@@ -160,6 +160,8 @@ def _diagnose(
         before = line["step"]
         if wanted <= line.keys():
             diagnosis.see(line, images / max(line["images_per_second"], 1e-9))
+    if before + 1 == min(plan.steps, config.max_steps or plan.steps):
+        diagnosis.end()
     return heard.remarks
 
 

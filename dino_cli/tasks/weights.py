@@ -6,7 +6,7 @@ in the functions.
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dino_cli.config.weights import (
     WeightsRemoveConfig,
     WeightsVerifyConfig,
 )
-from dino_cli.errors import TaskError, UsageError
+from dino_cli.errors import DinoError, TaskError, UsageError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights.hub import locate, on_disk
 from dino_cli.store.weights.registry import entries
@@ -77,19 +77,43 @@ def download_weights(config: WeightsDownloadConfig, reporter: Reporter) -> dict[
     """Fetch every model into the cache; with `to`, copy them there. Where each of them lies now.
 
     Raises `TaskError` for the first that cannot be had, and before anything when `to` cannot be
-    written.
+    written. Models before that one stay; the error tells, and has where they lie as its result.
     """
     if not config.names:
         raise UsageError("no model named", "as in: dino weights download dino_vits16")
     if config.to is not None:
         _check(config.to)
-    found = {}
-    for name in dict.fromkeys(config.names):
-        path = locate(name, offline=False, reporter=reporter).path
-        if config.to is not None:
-            path = _copy(path, config.to, name, overwrite=config.overwrite)
+    found: dict[str, str] = {}
+    names = list(dict.fromkeys(config.names))
+    for name in names:
+        try:
+            path = locate(name, offline=False, reporter=reporter).path
+            if config.to is not None:
+                path = _copy(path, config.to, name, overwrite=config.overwrite)
+        except DinoError as error:
+            raise _not_all(error, found, names[len(found) + 1 :], config.to) from None
         found[name] = str(path)
     return found
+
+
+def _not_all(
+    error: DinoError, found: dict[str, str], left: Sequence[str], to: Path | None
+) -> DinoError:
+    """The error of one model, and what became of those before and after it."""
+    if not found and not left:
+        return error
+    said = [error.fix] if error.fix else []
+    if found:
+        where = f"in {str(to)!r}" if to is not None else "in the cache"
+        said.append(f"{_listed(found)} {'is' if len(found) == 1 else 'are'} kept {where}")
+    if left:
+        said.append(f"{_listed(left)} {'was' if len(left) == 1 else 'were'} not tried")
+    return type(error)(error.what, "; ".join(said), result=found or None)
+
+
+def _listed(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def inspect_file(config: WeightsInspectConfig) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from small_vit import SIDE, files_in, invoke, photo, small_vit, video
 
 from dino_cli.config.shared import Preprocessing
-from dino_cli.core.network.backbone import Backbone
 from dino_cli.data.decoding.video import open_video
 from dino_cli.store.pictures.videos import NO_H264
 from dino_cli.tasks.pca import drawing, run
@@ -29,13 +28,18 @@ def _picture(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
-def _features(path, kind):
-    """Of the 6 × 9 patches of a photo of 60 × 90 pixels: (54, D)."""
+@torch.inference_mode()
+def _features(path, kind, layer=-1):
+    """Of the 6 × 9 patches of a photo of 60 × 90 pixels: (54, D), by hooks on the block."""
     image = Image.open(path).convert("RGB").resize((SIDE * 90 // 60, SIDE), 2)
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (Preprocessing().mean, Preprocessing().std))
-    found = Backbone(small_vit()).attention_keys_and_tokens((x - mean) / std)
-    return found[{"keys": 1, "tokens": 2}[kind]][0].double().numpy()
+    net, seen = small_vit(), {}
+    block = net.blocks[layer]
+    block.attn.qkv.register_forward_hook(lambda _m, _x, out: seen.update(keys=out.chunk(3, -1)[1]))
+    block.register_forward_hook(lambda _m, _x, out: seen.update(tokens=net.norm(out)))
+    net((x - mean) / std)
+    return seen[kind][0, 1:].double().numpy()
 
 
 @pytest.mark.parametrize(
@@ -44,6 +48,8 @@ def _features(path, kind):
         (["--features", "keys", "--no-foreground"], [0, 1, 2]),
         (["--fit", 2], [0, 2]),
         (["--each", "--no-foreground"], None),
+        (["--layer", 0, "--no-foreground"], [0, 1, 2]),
+        (["--layer", -2, "--no-foreground", "--features", "keys"], [0, 1, 2]),
     ],
 )
 def test_coordinates_and_shares_are_those_of_a_singular_value_decomposition(
@@ -51,7 +57,8 @@ def test_coordinates_and_shares_are_those_of_a_singular_value_decomposition(
 ):
     paths = [photo(tmp_path / "in" / f"{i}.png", (90, 60), seed=i) for i in range(3)]
     told = json.loads(pca("in", *options, "--json").stdout)
-    features = [_features(path, "keys" if "keys" in options else "tokens") for path in paths]
+    kind = "keys" if "keys" in options else "tokens"
+    features = [_features(path, kind, 0 if "--layer" in options else -1) for path in paths]
     inside = [np.ones(54, bool)] * 3
     if "--no-foreground" not in options:  # what --masks tokens tells is what has colours
         invoke("attention", "in", "--masks", "tokens", "--weights", small_vit_weights, "-o", "a")
@@ -81,7 +88,31 @@ def test_coordinates_and_shares_are_those_of_a_singular_value_decomposition(
             assert file.get_tensor("shares") == pytest.approx(told["shares"], abs=1e-4)
             about = file.metadata()
         assert about["fitted_on"] == str(len(fitted))
-        assert about["features"] == ("keys" if "keys" in options else "tokens")
+        assert about["features"] == kind
+        assert about.get("layer") == ("0" if "--layer" in options else None)
+
+
+def test_an_earlier_block_is_all_that_is_computed(pca, tmp_path, small_vit_weights):
+    """The foreground comes from it too; the last block by its number is none."""
+    photo(tmp_path / "cat.png")
+    tensors = small_vit().state_dict()
+    tensors["blocks.1.mlp.fc1.bias"] += 3e38
+    with safe_open(small_vit_weights, "np") as file:
+        save_file(tensors, "broken.safetensors", metadata=file.metadata())
+    broken = ["cat.png", "--weights", "broken.safetensors", "--precision", "fp32", "-o", "early"]
+    assert "features in fp32 are not finite" in pca(*broken, code=1).stderr
+    pca(*broken, "--layer", 0, "--html")
+    assert ", block 0, computed in fp32<" in Path("early/index.html").read_text()
+    plain, last = (["cat.png", "--html", "-o", name] for name in ("plain", "last"))
+    pca(*plain)
+    pca(*last, "--layer", 1)
+    for name in ("components.safetensors", "cat/pca.npy", "index.html"):
+        assert Path("plain", name).read_bytes() == Path("last", name).read_bytes()
+    assert not np.allclose(np.load("plain/cat/pca.npy"), np.load("early/cat/pca.npy"), atol=0.01)
+    for layer in (2, -3):
+        said = pca("cat.png", "--layer", layer, "-o", "none", code=2).stderr
+        assert f"layer {layer} asked for, but" in said
+        assert "has 2 blocks, 0 to 1" in said
 
 
 def _frames(path):

@@ -131,6 +131,16 @@ def test_a_run_that_collapsed_says_so(run, tmp_path):
     assert "uniform collapse" in result["remarks"][0]
     assert "Uniform collapse" in (tmp_path / "page.html").read_text()
 
+    # Of a run so short the end is the first time that it is told; max_steps may be that end.
+    short = [{**template, "step": step} for step in range(0, 50, 7)]
+    short[0]["target_spread"] = 1.5
+    write_log(run, short)
+    for epochs, stop, told in ((1, None, 1), (2, None, 0), (2, 50, 1)):
+        change_config(run, "train", epochs=epochs, max_steps=stop)
+        result = json.loads(dino("report", run, "--json", "-o", tmp_path / "2.html").stdout)
+        assert len(result["remarks"]) == told
+        (tmp_path / "2.html").unlink()
+
 
 @pytest.mark.parametrize(("apart", "told"), [(10, True), (2, False)])
 def test_waiting_is_told_once_it_has_lasted(run, apart, told):

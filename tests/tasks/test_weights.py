@@ -139,6 +139,36 @@ def test_download_copies_what_is_cached(torch_home: Path, tmp_path: Path) -> Non
     assert "is a file" in sentence(run("download", "dino_vitb8", "--to", to / "dino_vitb8.pth"))
 
 
+def test_what_was_downloaded_before_one_that_cannot_be_had_is_told(
+    torch_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_original(torch_home, "dino_vitb8", b"first")
+    put_original(torch_home, "dino_resnet50", b"second")
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_: pytest.fail("asked the network"))
+    refused = "probing-vits/vit-dino-base16"
+    to = tmp_path / "kept"
+    good = {name: str(to / f"{name}.pth") for name in ("dino_vitb8", "dino_resnet50")}
+    result = run("download", *good, refused, "dino_vits16", "dino_vits8", "--to", to)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [f"{name}\t{path}" for name, path in good.items()]
+    (said,) = result.stderr.splitlines()
+    assert "Keras" in said
+    assert said.endswith(
+        f"; dino_vitb8 and dino_resnet50 are kept in {str(to)!r};"
+        " dino_vits16 and dino_vits8 were not tried"
+    )
+    assert sorted(path.read_bytes() for path in to.iterdir()) == [b"first", b"second"]
+    again = run("download", *good, refused, "--to", to, "--overwrite", "--json")
+    assert json.loads(again.stdout) == good
+    cached = run("download", "dino_vitb8", refused)
+    assert cached.stderr.endswith("; dino_vitb8 is kept in the cache\n")
+    first = sentence(run("download", refused, "dino_vitb8", "--to", to))
+    assert first.endswith("; dino_vitb8 was not tried\n")
+    taken = run("download", "dino_vitb8", "dino_resnet50", "--to", to)
+    assert "dino_vitb8.pth' already exists" in taken.stderr
+    assert "kept" not in taken.stderr.replace(str(to), "")
+
+
 def test_names_that_are_none() -> None:
     assert "no model named" in sentence(run("download"), code=2)
     assert "did you mean dino_vits16" in sentence(run("path", "dino_vit_s16"))

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy
 from typing import Any
 
 import timm
@@ -14,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from dino_cli.core.network import attention
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
+from dino_cli.core.network.blocks import ending_with, ordered_blocks
 from dino_cli.core.network.vit import build_vit
 
 INITIALISING = {  # of `torch.nn.init`, and of what timm makes its own from
@@ -131,6 +131,11 @@ class Backbone:
         return len(self.net.blocks) if self.has_blocks else 0  # type: ignore[arg-type]
 
     @property
+    def layers(self) -> int:
+        """Number of blocks that `up_to` chooses among, those whose attention we cannot read too."""
+        return len(ordered_blocks(self.net))
+
+    @property
     def has_blocks(self) -> bool:
         """Whether there are transformer blocks of a known kind, so that patches attend."""
         return attention.has_blocks(self.net)
@@ -146,16 +151,11 @@ class Backbone:
         layer: number of the block from 0, or from -1 backwards. The tensors are shared; a shorter
         one is not compiled, though this one was. Raises `ValueError` for a block that there is not.
         """
-        if not -self.depth <= layer < self.depth:
-            raise ValueError(f"layer {layer} of {self.depth} blocks")
-        after = layer % self.depth + 1
-        if after == self.depth:
-            return self
-        # Modules are held in a dictionary of their parent, which a copy would change for both.
-        net = copy(self.net)
-        blocks: nn.Sequential | nn.ModuleList = self.net.blocks  # type: ignore[assignment]
-        net._modules = {**self.net._modules, "blocks": blocks[:after]}
-        return Backbone(net)
+        layers = self.layers
+        if not -layers <= layer < layers:
+            raise ValueError(f"layer {layer} of {layers} blocks")
+        number = layer % layers
+        return self if number == layers - 1 else Backbone(ending_with(self.net, number))
 
     @torch.inference_mode()
     def output(self, x: Tensor) -> Tensor:

@@ -52,6 +52,12 @@ class Extractor:
     ) -> None:
         if layer != LAST_LAYER:
             whole, backbone = backbone, backbone.up_to(layer)
+            pooled = [kind for kind in kinds if kind in ("cls", "cls+mean")]
+            if pooled and whole.prefix_tokens and not backbone.prefix_tokens:
+                raise ValueError(
+                    f"its class token enters after block {layer % whole.layers}, which has none"
+                    f" for features {pooled[0]!r}"
+                )
             if compile and backbone is not whole:
                 backbone.compile()
         self.backbone, self.kinds = backbone, tuple(kinds)

@@ -10,6 +10,9 @@ from contextlib import closing, suppress
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from queue import Empty, Full, Queue
+from subprocess import Popen
+from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
 from dino_cli.data.listing.index_cache import cache_folder
@@ -20,7 +23,10 @@ from dino_cli.progress import Reporter
 __all__ = ["fetch_shards", "is_url"]
 
 SCHEMES = ("http", "https", "ftps", "sftp", "scp", "gs", "hf", "ais")
-PIECE = 1 << 20
+PIECE = 1 << 16
+AHEAD = 16  # pieces in memory
+# curl asks again for a quarter of an hour, and waits for ever once it is connected, without a word.
+TOLD_AFTER, GIVEN_UP_AFTER = 30.0, 120.0  # seconds without a piece
 
 
 def is_url(argument: str) -> bool:
@@ -30,8 +36,10 @@ def is_url(argument: str) -> bool:
 def fetch_shards(urls: Sequence[str], reporter: Reporter, *, offline: bool) -> list[str]:
     """Local paths of the shards behind the URLs, in their order.
 
-    What was fetched before stays; processes that want the same one wait for it. Raises `TaskError`
-    for what cannot be fetched or is no `.tar`; offline: for all that was not fetched before.
+    What was fetched before stays; processes that want the same one wait for it. A server that sends
+    nothing is told after `TOLD_AFTER` seconds. Raises `TaskError` for what cannot be fetched, of
+    which nothing comes for `GIVEN_UP_AFTER` seconds, or which is no `.tar`; offline: for all that
+    was not fetched before.
     """
     for url in urls:
         _check(url)
@@ -55,7 +63,7 @@ def fetch_shards(urls: Sequence[str], reporter: Reporter, *, offline: bool) -> l
                 "pip install 'dino-cli[shards]'",
             )
         for url, path in reporter.track(missing, "fetching", len(missing), "shards"):
-            _fetch(url, path)
+            _fetch(url, path, reporter)
     return [str(path) for path in paths]
 
 
@@ -73,7 +81,7 @@ def _name(url: str) -> str:
     return Path(unquote(urlsplit(url).path)).name
 
 
-def _fetch(url: str, path: Path) -> None:
+def _fetch(url: str, path: Path, reporter: Reporter) -> None:
     from filelock import FileLock  # torch brings it
 
     part = path.with_name(f"{path.name}.part")
@@ -83,7 +91,7 @@ def _fetch(url: str, path: Path) -> None:
             if path.is_file():  # another process was faster
                 return
             try:
-                with closing(_pieces(url)) as pieces, open(part, "wb") as target:
+                with closing(_pieces(url, reporter)) as pieces, open(part, "wb") as target:
                     target.writelines(pieces)
                     target.flush()
                     os.fsync(target.fileno())
@@ -103,14 +111,14 @@ def _fetch(url: str, path: Path) -> None:
         ) from None
 
 
-def _pieces(url: str) -> Generator[bytes, None, None]:
+def _pieces(url: str, reporter: Reporter) -> Generator[bytes, None, None]:
     """What a URL gives. Raises `TaskError` when that is not all of it."""
-    from webdataset.gopen import gopen
-
     try:
-        with gopen(url, "rb") as source:  # which raises at its end, too
-            while piece := source.read(PIECE):
+        with closing(_Stream(url)) as stream:
+            while piece := _next_piece(stream, url, reporter):
                 yield piece
+    except TaskError:
+        raise
     except FileNotFoundError as error:
         if error.filename is None:
             raise _not_given(url) from None
@@ -119,6 +127,72 @@ def _pieces(url: str) -> Generator[bytes, None, None]:
         ) from None
     except Exception:  # of the libraries that ask the network for one scheme or another
         raise _not_given(url) from None
+
+
+def _next_piece(stream: "_Stream", url: str, reporter: Reporter) -> bytes:
+    piece = stream.next(min(TOLD_AFTER, GIVEN_UP_AFTER))
+    if piece is None and TOLD_AFTER < GIVEN_UP_AFTER:
+        if not stream.told:
+            stream.told = True
+            reporter.remark(
+                f"nothing has come from {url!r} for {TOLD_AFTER:g} seconds; trying on, for"
+                f" {GIVEN_UP_AFTER:g} at most"
+            )
+        piece = stream.next(GIVEN_UP_AFTER - TOLD_AFTER)
+    if piece is None:
+        raise TaskError(
+            f"cannot fetch {url!r}: nothing has come for {GIVEN_UP_AFTER:g} seconds",
+            "check the address and the network, or fetch it yourself",
+        )
+    return piece
+
+
+class _Stream:
+    """What webdataset reads from a URL, by a thread, so that one can stop waiting for it."""
+
+    def __init__(self, url: str) -> None:
+        self.told = False  # that nothing comes
+        self._pieces: Queue[bytes | Exception] = Queue(AHEAD)
+        self._closed = Event()
+        self._process: Popen[bytes] | None = None
+        self._thread = Thread(target=self._read, args=(url,), daemon=True)
+        self._thread.start()
+
+    def next(self, seconds: float) -> bytes | None:
+        """A piece, empty at the end; None when there is none in time. Raises what reading does."""
+        try:
+            piece = self._pieces.get(timeout=seconds)
+        except Empty:
+            return None
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    def close(self) -> None:
+        """Ends the program that asks, if it still does; what it has sent is forgotten."""
+        self._closed.set()
+        if self._process is not None:
+            self._process.kill()
+            self._thread.join(timeout=1.0)  # it collects what is left of the program
+
+    def _read(self, url: str) -> None:
+        try:
+            from webdataset.gopen import gopen
+
+            with gopen(url, "rb") as source:  # which raises at its end, too
+                self._process = getattr(source, "proc", None)
+                while not self._closed.is_set() and (piece := source.read(PIECE)):
+                    self._put(piece)
+                if self._closed.is_set() and self._process is not None:
+                    self._process.kill()  # it may have started only now
+            self._put(b"")
+        except Exception as error:
+            self._put(error)
+
+    def _put(self, piece: bytes | Exception) -> None:
+        while not self._closed.is_set():
+            with suppress(Full):
+                return self._pieces.put(piece, timeout=0.1)
 
 
 def _not_given(url: str) -> TaskError:

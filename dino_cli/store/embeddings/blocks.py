@@ -58,6 +58,11 @@ class FeatureBlock:
         return [(path, reason) for path, reason in self._facts()["skipped"]]
 
     @property
+    def folder(self) -> str:
+        """Where the names of the pictures lead from."""
+        return str(self._facts().get("folder", ""))
+
+    @property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Of each kind of features: the shape of one row, and the type; empty without rows."""
         return {kind: (tuple(shape), dtype) for kind, (shape, dtype) in self._facts()["shapes"]}
@@ -206,6 +211,7 @@ class Blocks:
         facts = {
             "rows": [[row.path, row.label, row.sha256] for row in rows],
             "skipped": [list(pair) for pair in skipped],
+            "folder": os.getcwd(),
             "shapes": [[k, [list(a.shape[1:]), a.dtype.str]] for k, a in joined.items()],
         }
         content = {f"features/{kind}": array for kind, array in joined.items()}

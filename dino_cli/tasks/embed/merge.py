@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_cli.store.embeddings.blocks import Blocks, Row
+from dino_cli.store.embeddings.blocks import FeatureBlock, Row
 from dino_cli.store.embeddings.parquet import parquet_thumbnails
 from dino_cli.store.embeddings.reading import Embeddings
 from dino_cli.tasks.embed.share import other_grid
@@ -35,7 +35,7 @@ class MergedBlocks:
     """
 
     kinds: Sequence[str]
-    blocks: Blocks
+    blocks: Sequence[FeatureBlock]
     base: EarlierExport | None = None
     count: int = 0
     shapes: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)

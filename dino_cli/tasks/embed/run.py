@@ -32,6 +32,7 @@ from dino_cli.tasks.embed.append import compare_files
 from dino_cli.tasks.embed.merge import EarlierExport, MergedBlocks
 from dino_cli.tasks.embed.options import check_options, transform_of
 from dino_cli.tasks.embed.output import write_output
+from dino_cli.tasks.embed.renamed import block_as_found
 from dino_cli.tasks.embed.result import finished, has_places, result_of, unchanged
 from dino_cli.tasks.embed.share import block_size, embed_share, row_path
 from dino_cli.tasks.embed.skipped import retry_skipped
@@ -145,12 +146,18 @@ def _embed(
     if ranks.rank:
         return {}
     _wait(blocks, reporter)
-    merged = MergedBlocks(kinds, blocks, base)
+    made = [
+        block_as_found(blocks, number, planned.files, config)
+        if number in planned.done
+        else blocks.block(number)
+        for number in range(blocks.count)
+    ]
+    merged = MergedBlocks(kinds, made, base)
     if not merged.count:
         raise nothing_read(merged.skipped)
     if base is not None and has_places(base):
         config = replace(config, project=True)  # old places would not fit the new rows
-    fresh = [blocks.block(n) for n in range(blocks.count) if n not in planned.done]
+    fresh = [block for n, block in enumerate(made) if n not in planned.done]
     embedded = sum(len(block.rows) for block in fresh)  # before the blocks go
     write_output(config, kinds, blocks, merged, {**facts, **_videos(rates, base, config)}, reporter)
     return result_of(

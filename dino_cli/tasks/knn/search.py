@@ -69,6 +69,10 @@ def count_neighbors(
             f"the index {str(config.index[0])!r} has a single image with a label",
             "leave-one-out needs two: embed more, or name queries",
         )
+    if "neighbors" in given and config.neighbors > available:
+        reporter.remark(
+            f"--neighbors {config.neighbors} but {_images(available, own)}; naming {available}"
+        )
     # On a page nobody sees the accuracies of the default numbers.
     heard = reporter if not config.page or "k" in given else Reporter()
     ks = clamp(config.k, available, own, heard) if bank.classes else []
@@ -81,13 +85,14 @@ def count_neighbors(
 
 def clamp(ks: Sequence[int], available: int, own: bool, reporter: Reporter) -> list[int]:
     """Each k at most the images there are, without repetitions."""
-    images = "image" if available == 1 else "images"
     if over := [f"k={k}" for k in ks if k > available]:
-        reporter.remark(
-            f"{' and '.join(over)} but the index has {available}{' other' if own else ''}"
-            f" {images}; using {available}"
-        )
+        reporter.remark(f"{' and '.join(over)} but {_images(available, own)}; using {available}")
     return list(dict.fromkeys(min(k, available) for k in ks))
+
+
+def _images(available: int, own: bool) -> str:
+    images = "image" if available == 1 else "images"
+    return f"the index has {available}{' other' if own else ''} {images}"
 
 
 def search(

@@ -1,9 +1,10 @@
 """What a run of `dino pca` shall do: its options checked, its network open."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dino_cli.config.pca import PcaConfig
 from dino_cli.config.ranges import check_positive
+from dino_cli.core.network.architecture import LAST_LAYER
 from dino_cli.errors import UsageError
 from dino_cli.progress import Reporter
 from dino_cli.tasks.model import Model, open_model
@@ -16,11 +17,13 @@ __all__ = ["PcaPlan", "check_options", "plan"]
 
 @dataclass(frozen=True, kw_only=True)
 class PcaPlan:
-    """Everything that does not change from picture to picture."""
+    """Everything that does not change from picture to picture. model: ends with the block that was
+    asked for; facts: what made the colours, as outputs record it."""
 
     config: PcaConfig
     clips: Videos
     model: Model
+    facts: dict[str, str]
     reader: PhotoReader
 
 
@@ -43,6 +46,14 @@ def plan(config: PcaConfig, clips: Videos, reporter: Reporter) -> PcaPlan:
         raise UsageError(
             f"{name} has no class token, so only tokens are read", "leave out --features"
         )
+    block = model.block(config.layer)
+    model = replace(model, backbone=backbone.up_to(block))
     if config.compile:
-        backbone.compile_blocks()
-    return PcaPlan(config=config, clips=clips, model=model, reader=photo_reader(model, config))
+        model.backbone.compile_blocks()
+    return PcaPlan(
+        config=config,
+        clips=clips,
+        model=model,
+        facts=model.identity | ({} if block == LAST_LAYER else {"layer": str(block)}),
+        reader=photo_reader(model, config),
+    )

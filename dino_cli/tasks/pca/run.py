@@ -76,10 +76,10 @@ def _shared(drawings: Drawings) -> dict[str, str]:
 def _write_shared(drawings: Drawings) -> None:
     """The colours, the sheet and the page, of all that is done."""
     config, results, joint = drawings.plan.config, drawings.results, drawings.joint
-    identity = drawings.plan.model.identity
+    made = drawings.plan.facts
     wanted: Sequence[str] = list(_shared(drawings)) if results.rows else []
     if BASIS in wanted and joint is not None:
-        facts = {**identity, "features": config.features, "fitted_on": str(joint.count)}
+        facts = {**made, "features": config.features, "fitted_on": str(joint.count)}
         write_components(results.root / BASIS, joint.colours.components, facts)
     if SHEET in wanted:
         pairs = [drawings.pairs[number] for number in sorted(drawings.pairs)]
@@ -91,5 +91,5 @@ def _write_shared(drawings: Drawings) -> None:
             fitted_on=joint.count if joint is not None else 0,
             joint=not config.each,
             foreground=config.foreground,
-            facts=identity,
+            facts=made,
         )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from dino_cli.config.train import TrainConfig
@@ -16,7 +16,8 @@ __all__ = ["Diagnosis"]
 # Nats by which targets differ between images: 1.2 to 2 in runs that learn, .1 and less in those
 # that collapsed.
 COLLAPSED_SPREAD = 0.3
-# Targets of n images differ by ln n nats at most, so few images are always alike.
+# Targets of fewer images differ less, by ln n nats where each image has its own, and more from
+# line to line: the mean of the last lines is compared with as much less. One image says nothing.
 FEW_IMAGES = 8
 # With targets so alike, an entropy above this share of ln K is uniform, below it one-hot collapse.
 UNIFORM_SHARE = 0.5
@@ -35,6 +36,8 @@ USUAL_UPDATE = {"adamw": "0.05 to 0.3 %", "sgd": "0.05 to 0.3 %", "lars": "0.5 t
 LOST_RANK = 1 / 3  # of the run's own best since the warm-up
 LOW_RANK = 6.0
 LINES = 5  # of the log, that a rate, a rank or a wait must last
+# A run that ends has no time for all patience: so long must a collapse have lasted then.
+LAST_LINES, LAST_SHARE = 3, 0.4
 MUCH_WAITING = 0.2
 SECONDS_BEFORE_WAITING = 20.0  # while workers start
 
@@ -47,7 +50,11 @@ class Diagnosis:
         # A twentieth of the run, so that a slow start is no collapse.
         self.patience = min(1000, max(50, plan.steps // 20))
         self.most = math.log(config.out_dim)
-        self.collapsed_since: int | None = None
+        self.spreads: list[float] = []  # of the last lines
+        images = min(config.batch_size, FEW_IMAGES)
+        self.least_spread = COLLAPSED_SPREAD * math.log(images) / math.log(FEW_IMAGES)
+        self.collapsed: list[Mapping[str, Any]] = []  # in a row: the first, some last
+        self.was_sound = False
         # Until then the rank falls in every run: that of random features says nothing.
         self.warm = round(warmup_epochs_of(config) * plan.steps_per_epoch)
         self.ranks_count_from = max(self.warm, self.patience)
@@ -80,23 +87,37 @@ class Diagnosis:
         self.reporter = aloud
         self.said.clear()  # what goes on is told again, to whoever goes on
 
+    def end(self) -> None:
+        """The last line was seen. A collapse too short to be told before is told now, unless it was
+        there from the start: so begins a slow run, too."""
+        lines = self.collapsed
+        if not self.was_sound or len(lines) < LAST_LINES:
+            return
+        if lines[-1]["step"] - lines[0]["step"] >= LAST_SHARE * self.patience:
+            self._tell_collapse()
+
     def _see_collapse(self, entry: Mapping[str, Any]) -> None:
-        if self.config.batch_size < FEW_IMAGES:  # the figures are of one process's micro-batch
+        if self.config.batch_size < 2:  # the figures are of one process's micro-batch
             return
-        spread, share, step = entry["target_spread"], entry["entropy_share"], entry["step"]
+        spread, share = entry["target_spread"], entry["entropy_share"]
         if spread is None or share is None:
-            self.collapsed_since = None
+            self.spreads, self.collapsed = [], []
             return
+        if self.config.batch_size < FEW_IMAGES:
+            self.spreads = [*self.spreads[1 - LINES :], spread]
+            spread = mean(self.spreads)
         low = entry["loss"] is not None and entry["loss"] < UNIFORM_LOSS * self.most
         learning = share > UNIFORM_SHARE and low and spread > SAME_SPREAD
-        if spread > COLLAPSED_SPREAD or learning:
-            self.collapsed_since = None
+        if spread > self.least_spread or learning:
+            self.collapsed, self.was_sound = [], True
             return
-        if self.collapsed_since is None:
-            self.collapsed_since = step
-        steps = step - self.collapsed_since
-        if steps < self.patience:
-            return
+        self.collapsed = [*self.collapsed[:1], *self.collapsed[1:][-LAST_LINES:], entry]
+        if entry["step"] - self.collapsed[0]["step"] >= self.patience:
+            self._tell_collapse()
+
+    def _tell_collapse(self) -> None:
+        share = self.collapsed[-1]["entropy_share"]
+        steps = self.collapsed[-1]["step"] - self.collapsed[0]["step"]
         if share > UNIFORM_SHARE:
             self._say(
                 "uniform",

@@ -150,6 +150,7 @@ class Run:
                         self._save(done, best=best)
                 if stop and done < end:
                     self._stop(done)
+            self.diagnosis.end()
             self.writer.flush()
         unreadable = feed.all_unreadable()
         if self.ranks.rank == 0:

@@ -3,13 +3,19 @@
 import fcntl
 import io
 import signal
+import socket
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
+from in_process import dino
+from small_vit import write_small_vit
 
+from dino_cli.data.listing import remote_shards
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
+from dino_cli.progress import Reporter
 
 gopen = pytest.importorskip("webdataset.gopen")
 
@@ -84,6 +90,74 @@ def test_a_cache_that_takes_nothing_is_told_apart_from_the_address(tmp_path, mon
         monkeypatch.setenv("DINO_CACHE", str(place))
         with pytest.raises(TaskError, match=r"cannot keep .* set DINO_CACHE to another folder"):
             find_images([URL])
+
+
+@pytest.fixture
+def silent(tmp_path, monkeypatch):
+    """The address of a server that takes connections and never answers; short patience."""
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(remote_shards, "TOLD_AFTER", 0.2)
+    monkeypatch.setattr(remote_shards, "GIVEN_UP_AFTER", 0.6)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server, f"http://127.0.0.1:{server.getsockname()[1]}/a.tar"
+
+
+def embed(url, folder):
+    write_small_vit(folder / "w.safetensors")
+    words = ("--weights", folder / "w.safetensors", "-o", folder / "f.npy", "--device", "cpu")
+    started = time.monotonic()
+    result = dino("embed", url, *words, code=1)
+    assert result.stdout == ""
+    assert {path.name for path in folder.iterdir()} == {"cache", "w.safetensors"}
+    return result.stderr, time.monotonic() - started
+
+
+def test_a_server_that_never_answers_is_told_and_given_up(tmp_path, silent, monkeypatch):
+    _, url = silent
+    started = []
+    pipe = gopen.Popen
+    monkeypatch.setattr(gopen, "Popen", lambda *a, **k: started.append(pipe(*a, **k)) or started[0])
+    said, seconds = embed(url, tmp_path)
+    assert said.count(f"nothing has come from {url!r} for 0.2 seconds; trying on, for 0.6") == 1
+    assert said.splitlines()[-1] == (
+        f"dino: error: cannot fetch {url!r}: nothing has come for 0.6 seconds; check the address"
+        " and the network, or fetch it yourself"
+    )
+    assert 0.6 < seconds < 10
+    assert started[0].poll() is not None  # no curl goes on asking
+    assert not list((tmp_path / "cache").glob("shards/*/*.part"))
+
+
+def test_a_server_that_refuses_is_told_at_once(tmp_path, silent):
+    server, url = silent
+    server.close()
+    said, _ = embed(url, tmp_path)
+    assert "nothing has come" not in said
+    assert "the server does not give it, or the connection broke; check the address" in said
+
+
+@pytest.mark.parametrize(("pause", "told"), [(0.15, 1), (0.03, 0)])
+def test_what_comes_slowly_comes_whole(silent, monkeypatch, pause, told):
+    """Longer than the patience in all, never so long without a piece."""
+    _, url = silent
+    content = shard()
+    monkeypatch.setattr(remote_shards, "PIECE", len(content) // 3)
+    monkeypatch.setattr(remote_shards, "TOLD_AFTER", 0.1)
+    monkeypatch.setattr(remote_shards, "GIVEN_UP_AFTER", 0.5)
+
+    class Slow(io.BytesIO):
+        def read(self, size=-1):
+            time.sleep(pause)
+            return super().read(size)
+
+    monkeypatch.setattr(gopen, "gopen", lambda *_: Slow(content))
+    heard = []
+    reporter = Reporter()
+    monkeypatch.setattr(reporter, "remark", heard.append)
+    (file,) = find_images([url], reporter=reporter)
+    assert Path(str(file.path).removesuffix("/a.png")).read_bytes() == content
+    assert len(heard) == told
 
 
 def shard() -> bytes:

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import timm
 import torch
+from exported import stored
 from feature_files import export_files
 from in_process import dino, embed, refusal
 from interruptions import interrupt_after
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 import dino_cli
-from dino_cli.core.network.architecture import VitArchitecture
+from dino_cli.core.network.architecture import TimmArchitecture, VitArchitecture
 from dino_cli.core.network.vit import build_vit
 from dino_cli.store.embeddings.reading import open_export
 
@@ -129,6 +130,81 @@ def test_a_hugging_face_folder(photos: Path, tmp_path: Path, family: str) -> Non
             expected = norm(states[2])[:, 0]  # the first state is what enters block 0
         got = open_export(tmp_path / "f.npz").features[row : row + 1]
         np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+BEIT = {"img_size": 48, "embed_dim": 48, "depth": 3, "num_heads": 3}
+TIMM = {
+    "beit": TimmArchitecture(name="beit_base_patch16_224", arguments=BEIT),
+    "normed": TimmArchitecture(
+        name="beitv2_base_patch16_224", arguments={**BEIT, "global_pool": "token"}
+    ),
+    "shared": TimmArchitecture(
+        name="beit_base_patch16_224",
+        arguments={**BEIT, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
+    ),
+    "xcit": TimmArchitecture(
+        name="xcit_nano_12_p16_224", arguments={"embed_dim": 32, "depth": 2, "num_heads": 2}
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "number", "kinds"),
+    [
+        ("beit", 1, 1, "cls,mean,patch"),
+        ("normed", -3, 0, "cls,mean,patch"),
+        ("shared", 1, 1, "cls,mean"),
+        ("xcit", 0, 0, "mean,patch"),
+        ("xcit", -3, 1, "mean,patch"),
+        ("xcit", 2, 2, "cls,mean,patch"),  # the first block of class attention
+    ],
+)
+def test_networks_whose_attention_cannot_be_read(
+    photos: Path, tmp_path: Path, name: str, layer: int, number: int, kinds: str
+) -> None:
+    """Against hooks on timm's own network, and its norm."""
+    a = TIMM[name]
+    net: Any = timm.create_model(a.name, num_classes=0, **a.arguments).eval()
+    weights = stored(tmp_path, a)
+    net.load_state_dict(load_file(weights))
+    out = [photos, "-o", tmp_path / "f.npz", "--weights", weights, *CPU]
+    embed(*out, "--features", kinds, "--layer", layer)
+    found = open_export(tmp_path / "f.npz")
+    assert found.metadata["layer"] == number
+    class_tokens = int("cls" in kinds)
+    seen: list[Tensor] = []
+    blocks = [*net.blocks, *getattr(net, "cls_attn_blocks", ())]
+    blocks[number].register_forward_hook(lambda _m, _a, out: seen.append(net.norm(out)[0]))
+    for row, path in enumerate(sorted(photos.glob("*/*.png"))):
+        with torch.inference_mode():
+            net(pixels(path, mean=(0.4, 0.5, 0.6)))
+        tokens = seen.pop()
+        assert len(tokens) == 9 + class_tokens
+        patches = tokens[class_tokens:]
+        expected = {"cls": tokens[0], "mean": patches.mean(dim=0), "patch": patches}
+        for kind in kinds.split(","):
+            got = np.asarray(found.arrays[kind][row : row + 1], np.float32)[0]
+            atol = (4e-3 if kind == "patch" else 1e-4) * float(patches.abs().max())
+            values = expected[kind].reshape(got.shape)
+            np.testing.assert_allclose(got, values, atol=atol)
+
+
+def test_the_last_block_of_such_a_network_and_those_before_its_class_token(
+    photos: Path, tmp_path: Path
+) -> None:
+    out = ["-o", tmp_path / "f.npy", "--weights", stored(tmp_path, TIMM["xcit"]), *CPU]
+    for layer, kind in ((0, "cls"), (1, "cls+mean")):
+        asked = ["--layer", layer, "--features", f"mean,{kind}"]
+        text = refusal(2, "embed", photos, *out, *asked)
+        assert f"its class token enters after block {layer}, which has none for features" in text
+        assert f"'{kind}'; change --features" in text
+    assert "has 4 blocks, 0 to 3" in refusal(2, "embed", photos, *out, "--layer", 4)
+    assert not list(tmp_path.glob("f.*"))
+    embed(photos, *out, "--layer", 3)
+    last = np.load(tmp_path / "f.npy")
+    assert "layer" not in json.loads((tmp_path / "f.json").read_text())
+    embed(photos, *out, "--overwrite")
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), last)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "parquet", "csv"])

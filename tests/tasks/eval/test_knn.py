@@ -90,6 +90,14 @@ def test_of_equals_the_best_is_what_was_asked_for_first(tmp_path: Path) -> None:
     assert result["best"] == {"k": 12, "temperature": 0.07, "top1": 100.0}
 
 
+def test_k_is_clamped_with_a_remark(tmp_path: Path) -> None:
+    train = write_index(tmp_path / "train.npy", np.eye(4)[[0, 1] * 6], ["a", "b"] * 6)
+    val = write_index(tmp_path / "val.npy", np.eye(4)[[0, 1]], ["a", "b"])
+    result = run("eval", "knn", train, val, "-k", 2, "-k", 200, "--temperature", 0.07, "--json")
+    assert list(json.loads(result.stdout)["k"]) == ["2", "12"]
+    assert result.stderr.count("k=200 but the index has 12 images; using 12\n") == 1
+
+
 def test_without_output_nothing_is_written(
     photos: Path, val: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:

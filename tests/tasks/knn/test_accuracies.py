@@ -117,6 +117,21 @@ def test_k_is_clamped_with_a_remark(tmp_path: Path) -> None:
     assert "k=5 but the index has 1 other image; using 1\n" in result.stderr
 
 
+def test_neighbours_that_there_are_not_are_told(tmp_path: Path) -> None:
+    bank, labels = clusters(30, 1, classes=3)
+    index = ["--index", write_index(tmp_path / "train.npy", bank, labels), "-k", 5]
+    one = write_index(tmp_path / "one.npy", bank[:1], labels[:1])
+    told = "--neighbors 50 but the index has {}; naming {}\n"
+    for queries, has, named in (([one], "30 images", 30), ([], "29 other images", 29)):
+        result = dino("knn", *queries, *index, "--neighbors", 50, "--json")
+        assert result.stderr.count(told.format(has, named)) == 1
+        for row in json.loads(result.stdout)["predictions"]:
+            assert len(row["neighbors"]) == named
+    assert "naming" not in dino("knn", one, *index, "--neighbors", 30).stderr
+    two = ["--index", write_index(tmp_path / "two.npy", bank[:2], ["a", "b"]), "-k", 1]
+    assert "naming" not in dino("knn", *two, "-o", tmp_path / "p.csv").stderr  # 5 by default
+
+
 def test_predictions_without_neighbours(tmp_path: Path) -> None:
     write_index(tmp_path / "train.npy", *clusters(30, 1))
     out = tmp_path / "p.csv"

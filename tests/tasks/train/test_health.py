@@ -1,6 +1,7 @@
 """Runs that go wrong on purpose, and what `dino train` says about them."""
 
 import json
+import math
 
 import pytest
 from small_run import small_config
@@ -35,6 +36,7 @@ def images(tmp_path_factory):
 
 def run(images, tmp_path, *flags):
     """stderr without progress, and the lines of the log."""
+    tmp_path.mkdir(exist_ok=True)
     config = tmp_path / "tiny.toml"
     config.write_text(TINY)
     out = tmp_path / "run"
@@ -76,6 +78,21 @@ def test_no_centring_is_told_as_point_collapse(images, tmp_path):
     assert "point collapse: for" in said[0]
     assert "--center-momentum 0.9 (the centre hardly moves now)" in said[0]
     assert entries[-1]["entropy_share"] < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [2, 4])
+def test_small_batches_are_told_of_too(images, tmp_path, batch):
+    """Also where the run ends before anything could last."""
+    small = ["--batch-size", str(batch), "--max-steps", "80"]
+    said, entries = run(images, tmp_path / "sound", *small)
+    assert said == []
+    assert min(entry["target_spread"] for entry in entries) > 0.5
+    point = ["--center-momentum", "1", "--momentum-teacher", "0.9", "--lr", str(0.8 / batch)]
+    (line,), entries = run(images, tmp_path / "point", *small, *point)
+    assert "point collapse: for" in line
+    assert "--center-momentum 0.9 (the centre hardly moves now)" in line
+    assert entries[-1]["target_spread"] < 0.01
 
 
 @pytest.mark.slow
@@ -139,17 +156,25 @@ def test_a_rate_is_judged_by_its_optimizer_and_after_the_warmup(optimizer, ratio
     assert all(f"({said} is usual)" in remark for remark in heard.remarks)
 
 
-def told_of_a_point(*, seen=0, batch=16):
-    """What is said about 20 lines whose images all get one target, the first `seen` recalled."""
+def told_of_a_point(*, seen=0, batch=16, spreads=(0.01,), count=20, every=10, end=False, epochs=10):
+    """What is said about lines whose images get nearly one target, the first `seen` recalled.
+
+    spreads: of the lines, over and over. end: also at the end of the run.
+    """
     heard = Heard()
-    plan = BatchPlan(images=1000, epochs=10, batch=16, seed=0)  # short enough to be told soon
+    plan = BatchPlan(images=1000, epochs=epochs, batch=16, seed=0)  # 10: soon enough to be told
     diagnosis = Diagnosis(TrainConfig(batch_size=batch), plan, heard)
     entry = {"target_spread": 0.01, "entropy_share": 0.1, "loss": 1.0, "update_ratio": 0.001}
-    lines = [{**entry, "step": 10 * i, "data_wait": 0.0} for i in range(20)]
+    lines = [
+        {**entry, "step": every * i, "data_wait": 0.0, "target_spread": spreads[i % len(spreads)]}
+        for i in range(count)
+    ]
     diagnosis.recall(lines[:seen])
     assert heard.remarks == []
     for line in lines[seen:]:
         diagnosis.see(line, seconds=1.0)
+    if end:
+        diagnosis.end()
     return heard.remarks
 
 
@@ -162,10 +187,42 @@ def test_a_collapse_is_told_at_once_when_a_run_goes_on():
     assert again.startswith("point collapse: for 190 steps")
 
 
-@pytest.mark.parametrize("batch", [1, 2, 7])
-def test_few_images_are_no_collapse(batch):
-    """One image has one target; two differ by ln 2 at most."""
-    assert told_of_a_point(batch=batch) == []
+@pytest.mark.parametrize("batch", [2, 4, 7])
+def test_few_images_are_judged_by_several_lines(batch):
+    """As larger batches, where there is no spread; else by the mean, to a bar that they can pass.
+
+    Two images differ by ln 2 at most, and by nothing where both are of one kind.
+    """
+    (said,) = told_of_a_point(batch=batch)
+    assert said.startswith("point collapse: for 50 steps")
+    high = 0.35 * math.log(batch) / math.log(8)
+    assert told_of_a_point(batch=batch, spreads=[high]) == []
+    assert told_of_a_point(batch=batch, spreads=[0.0, 0.0, 5 * high, 0.0, 0.0]) == []
+    assert len(told_of_a_point(batch=batch, spreads=[high / 2])) == 1
+    assert len(told_of_a_point(batch=16, spreads=[0.0, 0.0, 0.25, 0.0, 0.0])) == 1
+
+
+def test_one_image_says_nothing_of_others():
+    assert told_of_a_point(batch=1) == []
+
+
+@pytest.mark.parametrize(
+    ("spreads", "said"),
+    [
+        ([1.5, 1.5, 0.0, 0.0, 0.0], ["point collapse: for 20 steps"]),
+        ([1.5, 1.5, 1.5, 0.0, 0.0], []),  # too short
+        ([1.5, 0.0, 0.0, 0.0, 1.5], []),  # over
+        ([0.0, 0.0, 0.0, 0.0, 0.0], []),  # so begins a slow run, too
+    ],
+)
+@pytest.mark.parametrize(("batch", "lines"), [(16, 1), (4, 5)])
+def test_a_run_that_ends_early_is_judged_by_its_last_lines(spreads, said, batch, lines):
+    """Of a small batch five of them have to agree. lines: with each spread, 10 steps in all."""
+    spreads = [one for one in spreads for _ in range(lines)]
+    run = {"batch": batch, "spreads": spreads, "count": len(spreads), "every": 10 // lines}
+    assert [one.partition(" the")[0] for one in told_of_a_point(**run, end=True)] == said
+    assert told_of_a_point(**run) == []
+    assert told_of_a_point(**run, end=True, epochs=100) == []  # of a long run it is the beginning
 
 
 @pytest.mark.parametrize(("spread", "said"), [(0.0, True), (0.05, False)])

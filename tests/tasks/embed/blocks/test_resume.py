@@ -60,6 +60,40 @@ def test_resume_gives_the_same_bytes_and_computes_the_rest_only(
     assert (again["count"], again["skipped"], again["embedded"], seen) == (11, 1, 0, [])
 
 
+@pytest.mark.parametrize(
+    ("suffix", "called"),
+    [
+        ("npy", ["photos", "{}/photos", "./photos/"]),
+        ("csv", ["./photos/../photos", "photos", "../photos"]),
+        ("parquet", ["photos", "../photos", "../photos/../photos"]),
+    ],
+)
+def test_resume_takes_the_same_folder_by_another_name(
+    photos: Path,
+    tmp_path: Path,
+    fixed: list[object],
+    seen: list[int],
+    suffix: str,
+    called: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From another folder too; the export is that of the last command alone."""
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    (photos / "blue/1.png").write_bytes(b"")
+    (tmp_path / "elsewhere").mkdir()
+    out = ["-o", tmp_path / f"cut.{suffix}", *fixed]
+    for name, blocks, more in zip(called, (2, 1, 9), ([], ["--resume"], ["--resume"]), strict=True):
+        monkeypatch.chdir(tmp_path / ("elsewhere" if name.startswith("..") else "."))
+        seen.clear()
+        with monkeypatch.context() as patch:
+            interrupt_after(blocks, patch)
+            embed(name.format(tmp_path), *out, *more, code=0 if blocks == 9 else 130)
+    assert sum(seen) == 12 - 3 * 3
+    embed(called[-1], "-o", tmp_path / f"whole.{suffix}", *fixed)
+    assert export_files(tmp_path, "cut") == export_files(tmp_path, "whole")
+
+
 def test_resume_refuses_what_has_changed(
     photos: Path,
     tmp_path: Path,
