@@ -93,13 +93,14 @@ def test_grey_of_a_photo_is_its_luminance_and_alpha_is_dropped(tmp_path):
     np.testing.assert_allclose(read_samples(tmp_path / "x.png", 4), rgba / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_alpha_of_16_bits_is_dropped_too(tmp_path, suffix):
-    rgba, path = noise((14, 9, 4), np.uint16), tmp_path / f"x.{suffix}"
-    if suffix == "png":
+@pytest.mark.parametrize("kind", ["png", "unassalpha", "assocalpha"])
+@pytest.mark.parametrize("shape", [(14, 9, 4), (1, 9, 4)])
+def test_alpha_of_16_bits_is_dropped_too(tmp_path, kind, shape):
+    rgba, path = noise(shape, np.uint16), tmp_path / f"x.{'png' if kind == 'png' else 'tif'}"
+    if kind == "png":
         assert cv2.imwrite(str(path), rgba[..., [2, 1, 0, 3]])
     else:
-        tifffile.imwrite(path, rgba, photometric="rgb")
+        tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=[kind])
     expected = (rgba[..., :3] / 65535) @ [0.299, 0.587, 0.114]
     np.testing.assert_allclose(read_samples(path, 1)[..., 0], expected, atol=1e-6)
     for channels, wanted in {3: rgba[..., :3], None: rgba[..., :3], 4: rgba}.items():
