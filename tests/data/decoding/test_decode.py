@@ -157,6 +157,8 @@ def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(UnreadableImage, match=f"more than {limit} pixels"):
         read_image(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    assert read_image(tmp_path / "x.png").size == (30, 20)
 
 
 def test_12_bits_of_a_tiff_fill_the_range(tmp_path: Path) -> None:

@@ -139,6 +139,20 @@ def test_exif_turns_them(tmp_path):
         np.testing.assert_allclose(read, (values / 65535).reshape(-1, 3)[place], rtol=1e-6)
 
 
+@pytest.mark.parametrize("exif", [True, False])
+def test_exif_turns_16_bit_colour_where_it_shall(tmp_path, exif):
+    values, path = noise((14, 9, 3), np.uint16), tmp_path / "x.png"
+    content = bytearray(cv2.imencode(".png", values[..., ::-1])[1].tobytes())
+    told = Image.Exif()
+    told[274] = 6
+    data = b"eXIf" + told.tobytes()[6:]
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    content[33:33] = chunk  # behind the header
+    path.write_bytes(content)
+    wanted = np.rot90(values, -1) if exif else values
+    np.testing.assert_allclose(read_samples(path, 3, exif=exif), wanted / 65535, rtol=1e-6)
+
+
 def test_numbers_that_are_not_finite_become_the_smallest(tmp_path):
     values = np.array([[1, np.nan], [np.inf, -2]], np.float32)
     np.save(tmp_path / "x.npy", values)
@@ -282,6 +296,8 @@ def test_brightness_contrast_and_blur_and_no_colours(channels):
 def test_what_is_shown_keeps_the_brightness_of_shares_and_stretches_the_rest():
     shares = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16, 1)
     np.testing.assert_array_equal(as_picture(shares)[..., 1].ravel(), np.arange(256))
+    signed = np.array([[[-1.0], [0.0], [1.0]]], np.float32)
+    assert as_picture(signed)[0, :, 0].tolist() == [0, 128, 255]
     wide = as_picture(noise((16, 16, 5)))
     assert (wide.min(), wide.max(), wide.shape) == (0, 255, (16, 16, 3))
 

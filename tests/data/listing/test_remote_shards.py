@@ -2,10 +2,12 @@
 
 import fcntl
 import io
+import os
 import signal
 import tarfile
 from pathlib import Path
 
+import filelock
 import pytest
 
 from dino_cli.data.listing.images import find_images
@@ -70,6 +72,49 @@ def test_a_network_that_does_not_answer_is_told(tmp_path, monkeypatch, error):
         find_images(["hf://datasets/a/b/c.tar"])
 
 
+def test_shards_of_one_name_at_two_addresses_are_two(tmp_path, monkeypatch):
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path))
+    given = {f"http://example.org/{name}/pictures.tar": f"{name}.png" for name in "ab"}
+    monkeypatch.setattr(gopen, "gopen", lambda url, _: io.BytesIO(shard(given[url])))
+    for _ in range(2):  # fetched, then found
+        assert [file.path.name for file in find_images(list(given))] == ["a.png", "b.png"]
+        monkeypatch.setattr(gopen, "gopen", lambda *_: pytest.fail("fetched again"))
+
+
+def test_a_shard_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path))
+    monkeypatch.setattr(gopen, "gopen", lambda *_: io.BytesIO(shard()))
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def synced(descriptor):
+        done.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def renamed(part, path):
+        if str(path).endswith(".tar"):  # else an index
+            done.append(os.stat(part).st_ino)
+        replace(part, path)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    (file,) = find_images([URL])
+    assert done == [file.path.parent.stat().st_ino] * 2
+
+
+def test_what_another_process_fetched_meanwhile_is_used(tmp_path, monkeypatch):
+    """It has come while this one waited for the lock."""
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path))
+    monkeypatch.setattr(gopen, "gopen", lambda *_: pytest.fail("fetched again"))
+
+    class Waiting(filelock.FileLock):
+        def acquire(self, *words, **options):
+            Path(self.lock_file).with_name("pictures.tar").write_bytes(shard("b.png"))
+            return super().acquire(*words, **options)
+
+    monkeypatch.setattr(filelock, "FileLock", Waiting)
+    assert [file.path.name for file in find_images([URL])] == ["b.png"]
+
+
 def test_a_program_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("DINO_CACHE", str(tmp_path))
     monkeypatch.setattr(gopen, "gopen", lambda *_: Path("gsutil").read_bytes())
@@ -86,8 +131,8 @@ def test_a_cache_that_takes_nothing_is_told_apart_from_the_address(tmp_path, mon
             find_images([URL])
 
 
-def shard() -> bytes:
+def shard(name: str = "a.png") -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
-        tar.addfile(tarfile.TarInfo("a.png"))
+        tar.addfile(tarfile.TarInfo(name))
     return file.getvalue()

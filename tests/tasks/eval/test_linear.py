@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,8 @@ def test_the_fast_protocol_is_logistic_regression(
     assert result["protocol"] == "fast"
     assert result["lr"] in linear_training.SWEEP
     assert len(result["sweep"]) == len(linear_training.SWEEP)
+    best = [lr for lr, top1 in result["sweep"].items() if top1 == max(result["sweep"].values())]
+    assert f"{result['lr']:g}" == best[len(best) // 2]
     export = ["embed", photos, "-o", tmp_path / "f.npy", "--weights", tiny_weights, *COMMON]
     assert CliRunner().invoke(app, [*map(str, export)]).exit_code == 0
     features = torch.from_numpy(np.load(tmp_path / "f.npy"))
@@ -188,6 +191,45 @@ def test_a_resumed_training_is_the_same(
     a, b = (load_file(tmp_path / name / "classifier.safetensors") for name in ("whole", "parts"))
     assert torch.equal(a["weight"], b["weight"])
     assert "already exists" in fails(1, photos, val, *out, "--resume")
+
+
+def test_the_best_epoch_is_told_though_it_came_before_an_interruption(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, real = [0.75, 0.25, 0.5], linear_training._keep
+
+    def stopping(*arguments: Any) -> None:
+        real(*arguments)
+        if len(scores) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(linear_training, "accuracy", lambda *_: scores.pop(0))
+    monkeypatch.setattr(linear_training, "_keep", stopping)
+    out = [photos, val, "--weights", tiny_weights, "--epochs", 3, "-o", tmp_path / "out"]
+    assert "interrupted after 2 of 3 epochs" in fails(130, *out)
+    half = torch.arange(12) % 2 == 0
+    hits = SimpleNamespace(top1=half, top5=half)
+    monkeypatch.setattr("dino_cli.tasks.eval.linear.results.top_hits", lambda *_: hits)
+    result = evaluate(*out, "--resume")
+    assert [one["top1"] for one in result["history"]] == [0.75, 0.25, 0.5]
+    assert (result["top1"], result["best_top1"]) == (0.5, 0.75)
+
+
+def test_what_stops_in_the_first_epoch_keeps_nothing(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*_: Any) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(linear_training, "_epoch", stopping)
+    text = fails(130, photos, val, "--weights", tiny_weights, "-o", tmp_path / "out")
+    assert "interrupted; nothing was kept" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_tenth_of_a_class_is_held_out_and_nothing_of_a_single_one() -> None:
+    labels = torch.tensor([0] * 21 + [1] + [2, 2])
+    assert linear_training.held_out(labels).nonzero()[:, 0].tolist() == [0, 10, 20, 22]
 
 
 def test_resume_without_a_checkpoint_starts(
@@ -298,6 +340,7 @@ def test_a_training_goes_on_with_the_features_it_began_with(
         (["--resize", 80], "resize 70, not 80"),
         (["--crop", 48], "crop 64, not 48"),
         (["--no-exif"], "exif True, not False"),
+        (["--seed", 3], "seed 0, not 3"),
         (["--precision", "bf16"], "precision fp32, not bf16"),
     ):
         told = refusal(1, "eval", "linear", *again, *COMMON, *change)

@@ -158,6 +158,9 @@ def test_what_cannot_be_read_is_not_new(photos: Path, tmp_path: Path, fixed: lis
     assert "images/s" not in told
     Image.new("RGB", (50, 40)).save(photos / "red/x.png")
     assert "f.npy: 13 x 64 (1 new), 1 skipped" in embed(*out).stdout
+    Image.new("RGB", (50, 41)).save(photos / "red/broken.png")
+    assert "f.npy: 14 x 64 (1 new)" in embed(*out).stdout
+    assert not (tmp_path / "f.skipped.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,12 @@ def test_resume_of_what_is_finished_compares_contents(
     assert export_files(tmp_path, "f.") == before
     seen.clear()
     assert json.loads(embed(*out, "--append", "--json").stdout)["embedded"] == 1
+    other = "is finished already, and of other files; add to it with --append"
+    copy = Path(shutil.copy(photos / "red/0.png", photos / "red/copy.png"))
+    assert other in embed(*out, "--resume", code=1).stderr
+    copy.unlink()
+    (photos / "red/3.png").unlink()
+    assert other in embed(*out, "--resume", code=1).stderr
 
 
 def test_a_finished_run_is_known_from_elsewhere(
