@@ -55,8 +55,8 @@ class Hub:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                tag = hashlib.sha256(content).hexdigest()
-                tag = "0" * 64 if hub.wrong else tag if hub.large else tag[:40]
+                tag = hashlib.sha256(b"another" * hub.wrong + content).hexdigest()
+                tag = tag if hub.large or hub.wrong else tag[:40]
                 wanted = self.headers.get("Range") if hub.ranges else None
                 if wanted and self.headers.get("If-Range") not in (None, f'"{tag}"'):
                     wanted = None

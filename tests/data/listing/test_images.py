@@ -9,7 +9,7 @@ from PIL import Image as PillowImage
 from traced_memory import traced_memory
 
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
-from dino_cli.data.listing.images import find_images
+from dino_cli.data.listing.images import absolute_argument, find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 
@@ -282,3 +282,21 @@ def test_a_long_list_is_never_held_in_pieces(tmp_path, null):
     assert traced.most < 400 * count
     assert [str(image.path) for image in images] == names
     assert images[101].relative == PurePath(f"{1:010}/{101:020}.jpg")
+
+
+def test_a_pattern_means_the_same_from_any_folder_whatever_its_name(tmp_path, monkeypatch):
+    here = tmp_path / "a[1]*"
+    here.mkdir()
+    (tmp_path / "a1").mkdir()
+    for folder in (here, tmp_path / "a1"):
+        (folder / "x.png").touch()
+    monkeypatch.chdir(here)
+    absolute = absolute_argument("*.png")
+    monkeypatch.chdir(tmp_path)
+    assert [file.path for file in find_images([absolute])] == [here / "x.png"]
+
+
+def test_a_list_is_known_by_its_suffix_in_any_case(tmp_path):
+    (tmp_path / "NAMES.TXT").write_text("x.png\tred\n")
+    (file,) = find_images([str(tmp_path / "NAMES.TXT")])
+    assert (file.path, file.label) == (tmp_path / "x.png", "red")
