@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, utils
 from in_process import dino, refusal
 
 PARTS = {"model-1-of-2.safetensors": b"first", "model-2-of-2.safetensors": b"second"}
@@ -22,6 +22,8 @@ def cache(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    # A session of another test may go through a proxy; before 1.0 they were several.
+    (getattr(utils, "close_session", None) or utils.reset_sessions)()
     index = {"weight_map": {str(i): name for i, name in enumerate(PARTS)}}
     files = {"config.json": b"{}", "preprocessor_config.json": b"{ }", **PARTS}
     for name, content in {**files, INDEX: json.dumps(index).encode()}.items():
