@@ -267,9 +267,10 @@ def test_tables_of_csv_hold_names_of_any_bytes(tmp_path):
             write((name,))
     with (tmp_path / "t.csv").open(errors="surrogateescape", newline="", encoding="utf-8") as file:
         assert [row[0] for row in csv.reader(file)][1:] == hostile
-    with csv_table(tmp_path / "t.csv", ("path", "reason")) as write:
-        for name in ("=1+1.png", "-x.png", "+x", "@x", "\t=x", "/=x"):
-            write((name, "why"))
-    lines = (tmp_path / "t.csv").read_text().splitlines()
     safe = ("./=1+1.png", "./-x.png", "./+x", "./@x", "./\t=x", "/=x")
-    assert lines[1:] == [f"{n},why" for n in safe]
+    for column in ("path", "duplicate", "original", "query", "neighbor1", "neighbor12"):
+        with csv_table(tmp_path / "t.csv", (column, "reason")) as write:
+            for name in ("=1+1.png", "-x.png", "+x", "@x", "\t=x", "/=x"):
+                write((name, "why"))
+        lines = (tmp_path / "t.csv").read_text().splitlines()
+        assert lines[1:] == [f"{n},why" for n in safe]

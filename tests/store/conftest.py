@@ -15,8 +15,9 @@ class Hub:
     """files: content by path. requests: "METHOD path" in order.
 
     status: answer every request with it. cut: send half of each body. ranges: answer part of a
-    file where one is asked for. large: name files by their SHA-256, as the hub does large ones;
-    wrong: by another one. slow: seconds before each body.
+    file where one is asked for. early: bytes before it where such a part begins. weak: tell of
+    files that they are much the same. large: name files by their SHA-256, as the hub does large
+    ones; wrong: by another one. slow: seconds before each body.
     """
 
     def __init__(self) -> None:
@@ -24,7 +25,8 @@ class Hub:
         self.requests: list[str] = []
         self.starts: list[int] = []
         self.status: int | None = None
-        self.cut = self.ranges = self.large = self.wrong = False
+        self.cut = self.ranges = self.large = self.wrong = self.weak = False
+        self.early = 0
         self.slow = 0.0
         self.gated = True
         hub = self
@@ -53,8 +55,8 @@ class Hub:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                tag = hashlib.sha256(content).hexdigest()
-                tag = "0" * 64 if hub.wrong else tag if hub.large else tag[:40]
+                tag = hashlib.sha256(b"another" * hub.wrong + content).hexdigest()
+                tag = tag if hub.large or hub.wrong else tag[:40]
                 wanted = self.headers.get("Range") if hub.ranges else None
                 if wanted and self.headers.get("If-Range") not in (None, f'"{tag}"'):
                     wanted = None
@@ -67,11 +69,12 @@ class Hub:
                     return
                 self.send_response(206 if start else 200)
                 if start:
+                    start -= hub.early
                     last = len(content) - 1
                     self.send_header("Content-Range", f"bytes {start}-{last}/{last + 1}")
                 content = content[start:]
                 self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("ETag", f'"{tag}"')
+                self.send_header("ETag", f'{"W/" * hub.weak}"{tag}"')
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 time.sleep(hub.slow)

@@ -74,6 +74,17 @@ def test_inspect_tells_why_a_file_does_not_fit(tmp_path: Path) -> None:
     assert told["unexpected"] == ["extra"]
     assert told["misshapen"] == ["norm.bias [63] instead of [64]"]
     assert told["not_finite"] == ["blocks.0.mlp.fc1.weight"]
+    whole = build_vit(a).state_dict()
+    nan = torch.full((64,), torch.nan)
+    for name, tensor in (
+        ("extra", torch.ones(2)),
+        ("norm.bias", torch.ones(63)),
+        ("norm.bias", nan),
+    ):
+        torch.save({**whole, name: tensor}, tmp_path / "w.pth")
+        assert not inspected(tmp_path / "w.pth")["fits"]
+    torch.save(whole, tmp_path / "w.pth")
+    assert inspected(tmp_path / "w.pth")["fits"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from dino_cli.core.network.vit import build_vit
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.weights import registry
+from dino_cli.store.weights.digests import record_path
 from dino_cli.tasks.model import open_model
 
 
@@ -169,6 +172,23 @@ def test_what_was_downloaded_before_one_that_cannot_be_had_is_told(
     assert "kept" not in taken.stderr.replace(str(to), "")
 
 
+def test_a_copy_that_breaks_off_leaves_what_was_there(
+    torch_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:2])
+        raise OSError(28, "No space left on device")
+
+    put_original(torch_home, "dino_vitb8", b"first")
+    to = tmp_path / "kept"
+    assert run("download", "dino_vitb8", "--to", to).exit_code == 0
+    put_original(torch_home, "dino_vitb8", b"second")
+    monkeypatch.setattr(shutil, "copyfile", half)
+    said = sentence(run("download", "dino_vitb8", "--to", to, "--overwrite"))
+    assert f"cannot copy to '{to}/dino_vitb8.pth': No space left on device" in said
+    assert [path.read_bytes() for path in to.iterdir()] == [b"first"]
+
+
 def test_names_that_are_none() -> None:
     assert "no model named" in sentence(run("download"), code=2)
     assert "did you mean dino_vits16" in sentence(run("path", "dino_vit_s16"))
@@ -187,6 +207,13 @@ def test_a_named_model_must_be_what_the_registry_says(torch_home: Path, tmp_path
     options = EmbedConfig(model="dino_vits8_300ep", device="cpu", offline=True)
     with pytest.raises(TaskError, match=r"64 wide and 2 blocks deep, but vit_small is 384"):
         open_model(options, Reporter())
+    torch.save(build_vit(replace(small, patch_size=16)).state_dict(), tmp_path / "w.pth")
+    path = put_original(torch_home, "dino_vits8_300ep", (tmp_path / "w.pth").read_bytes())
+    record_path(path).unlink()
+    with pytest.raises(TaskError, match="its patch size is 16, not 8"):
+        open_model(options, Reporter())
+    with pytest.raises(TaskError, match="64 wide and 2 blocks deep, but vit_base is 768"):
+        open_model(replace(options, patch_size=16, arch="vit_base"), Reporter())
     changed = put_original(torch_home, "dino_vits8_300ep", b"<html>moved</html>")
     with pytest.raises(
         TaskError, match=r"is not the file that was published .*dino weights remove"

@@ -44,6 +44,7 @@ def _choices(group: str) -> list[str]:
     if numbers:
         first, last = numbers.groups()
         step = 1 if int(first) <= int(last) else -1
-        digits = len(first) if first.startswith("0") or last.startswith("0") else 0
+        padded = any(len(text) > 1 and text.startswith("0") for text in (first, last))
+        digits = max(len(first), len(last)) if padded else 0
         return [f"{n:0{digits}}" for n in range(int(first), int(last) + step, step)]
     return group.split(",") if "," in group else [f"{{{group}}}"]

@@ -155,10 +155,16 @@ def _continue(
     except Unanswered as error:
         if error.status != 416:  # else there is nothing behind what we have: it is another file
             raise
-        _forget(path)
+        response = None
+    if response is not None and response.status == 206 and not _starts_at(response, have):
+        response.close()  # another part than was asked for
+        response = None
+    if response is None:
+        for left in (part, version):  # and not the lock, which is held
+            left.unlink(missing_ok=True)
         have, response = 0, _opened(url, {})
     with response:
-        going_on = response.status == 206 and _starts_at(response, have)
+        going_on = response.status == 206
         have = have if going_on else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
@@ -168,8 +174,9 @@ def _continue(
             reporter.remark(f"fetching {url} ({size}{from_where}) into {path.parent}")
         require_room(path.parent, (total or have) - have, url)
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        if not tag.startswith("W/"):  # a weak tag promises no equal bytes
-            version.write_text(tag, encoding="utf-8")
+        if tag.startswith("W/"):
+            tag = ""  # it promises no equal bytes; nor may an earlier one stay, of other bytes
+        version.write_text(tag, encoding="utf-8")
         progress = Megabytes(reporter, f"fetching {path.name}", total, have)
         with part.open("ab" if going_on else "wb") as file:
             while True:

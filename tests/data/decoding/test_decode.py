@@ -1,6 +1,7 @@
 """Decoding: colour modes, rotation, broken files."""
 
 import io
+import struct
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from dino_cli.data.decoding import decode
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
+from dino_cli.data.decoding.own_depth import read_samples
 from dino_cli.data.listing.formats import image_suffixes
 
 
@@ -155,6 +157,23 @@ def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(UnreadableImage, match=f"more than {limit} pixels"):
         read_image(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    assert read_image(tmp_path / "x.png").size == (30, 20)
+
+
+def test_12_bits_of_a_tiff_fill_the_range(tmp_path: Path) -> None:
+    """Two samples in three bytes; Pillow gives them as numbers below 4096."""
+    values = np.arange(0, 4096, 43)[:96].reshape(8, 12)
+    first, second = values[:, ::2], values[:, 1::2]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1)
+    content = packed.astype(np.uint8).tobytes()
+    tags = {256: 12, 257: 8, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: len(content)}
+    header = struct.pack("<2sHI", b"II", 42, 8 + len(content))
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path = tmp_path / "x.tif"
+    path.write_bytes(header + content + struct.pack("<H", len(tags)) + table + b"\0\0\0\0")
+    np.testing.assert_array_equal(np.asarray(read_image(path))[..., 0], values >> 4)
+    np.testing.assert_allclose(read_samples(path, 1)[..., 0], values / 4095, rtol=1e-6)
 
 
 def test_heif_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,22 @@ def test_colours_are_objects_and_cream_is_void(tmp_path):
     assert min(found[1], found[2]) > 0
 
 
+def test_64_labels_are_the_most(tmp_path):
+    greys = np.arange(65, dtype=np.uint8)[None] * 3
+    assert labels_of(tmp_path, greys[:, :64]) == greys[:, :64].tolist()
+    assert labels_of(tmp_path, greys) == (greys > 127).astype(int).tolist()  # a soft mask
+    colours = np.stack([greys, greys[:, ::-1], 0 * greys], axis=-1)
+    assert sorted(labels_of(tmp_path, colours[:, :64])[0]) == list(range(1, 65))
+    with pytest.raises(UnreadableImage, match="65 different colours"):
+        labels_of(tmp_path, colours)
+
+
+def test_alpha_of_a_label_map_says_nothing(tmp_path):
+    greys = np.array([[0, 1, 7, 255]], np.uint8)
+    for mode in ("LA", "RGBA"):
+        assert labels_of(tmp_path, greys, mode) == greys.tolist()
+
+
 def test_what_is_no_label_map(tmp_path):
     with pytest.raises(UnreadableImage, match="no such file"):
         read_label_map(tmp_path / "gone.png")

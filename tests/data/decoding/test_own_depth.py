@@ -93,13 +93,14 @@ def test_grey_of_a_photo_is_its_luminance_and_alpha_is_dropped(tmp_path):
     np.testing.assert_allclose(read_samples(tmp_path / "x.png", 4), rgba / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_alpha_of_16_bits_is_dropped_too(tmp_path, suffix):
-    rgba, path = noise((14, 9, 4), np.uint16), tmp_path / f"x.{suffix}"
-    if suffix == "png":
+@pytest.mark.parametrize("kind", ["png", "unassalpha", "assocalpha"])
+@pytest.mark.parametrize("shape", [(14, 9, 4), (1, 9, 4)])
+def test_alpha_of_16_bits_is_dropped_too(tmp_path, kind, shape):
+    rgba, path = noise(shape, np.uint16), tmp_path / f"x.{'png' if kind == 'png' else 'tif'}"
+    if kind == "png":
         assert cv2.imwrite(str(path), rgba[..., [2, 1, 0, 3]])
     else:
-        tifffile.imwrite(path, rgba, photometric="rgb")
+        tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=[kind])
     expected = (rgba[..., :3] / 65535) @ [0.299, 0.587, 0.114]
     np.testing.assert_allclose(read_samples(path, 1)[..., 0], expected, atol=1e-6)
     for channels, wanted in {3: rgba[..., :3], None: rgba[..., :3], 4: rgba}.items():
@@ -136,6 +137,20 @@ def test_exif_turns_them(tmp_path):
         place = np.rint(turned).astype(int)
         read = read_samples(tmp_path / "x.tif", 3)
         np.testing.assert_allclose(read, (values / 65535).reshape(-1, 3)[place], rtol=1e-6)
+
+
+@pytest.mark.parametrize("exif", [True, False])
+def test_exif_turns_16_bit_colour_where_it_shall(tmp_path, exif):
+    values, path = noise((14, 9, 3), np.uint16), tmp_path / "x.png"
+    content = bytearray(cv2.imencode(".png", values[..., ::-1])[1].tobytes())
+    told = Image.Exif()
+    told[274] = 6
+    data = b"eXIf" + told.tobytes()[6:]
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    content[33:33] = chunk  # behind the header
+    path.write_bytes(content)
+    wanted = np.rot90(values, -1) if exif else values
+    np.testing.assert_allclose(read_samples(path, 3, exif=exif), wanted / 65535, rtol=1e-6)
 
 
 def test_numbers_that_are_not_finite_become_the_smallest(tmp_path):
@@ -281,6 +296,8 @@ def test_brightness_contrast_and_blur_and_no_colours(channels):
 def test_what_is_shown_keeps_the_brightness_of_shares_and_stretches_the_rest():
     shares = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16, 1)
     np.testing.assert_array_equal(as_picture(shares)[..., 1].ravel(), np.arange(256))
+    signed = np.array([[[-1.0], [0.0], [1.0]]], np.float32)
+    assert as_picture(signed)[0, :, 0].tolist() == [0, 128, 255]
     wide = as_picture(noise((16, 16, 5)))
     assert (wide.min(), wide.max(), wide.shape) == (0, 255, (16, 16, 3))
 

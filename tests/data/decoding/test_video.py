@@ -1,5 +1,7 @@
 """Frames of videos and of pictures that stand for them."""
 
+from fractions import Fraction
+from math import ceil
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -9,6 +11,7 @@ from small_vit import disc, photo, video
 
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.video import open_pictures, open_video
+from dino_cli.data.decoding.video_frames import numbers_of_frames
 from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.listing.media import find_media
 from dino_cli.errors import TaskError
@@ -38,6 +41,18 @@ def test_fewer_frames_are_evenly_apart(tmp_path, fps, kept):
     assert [_middle(frame) for frame in frames] == [every[i] for i in kept]
     assert frames.fps == min(fps, 10)
     assert abs(frames.count - len(kept)) <= 1
+
+
+@pytest.mark.parametrize("fps", [3, 4, 7, 9.5])
+def test_the_frames_that_are_listed_are_those_that_are_given(tmp_path, fps):
+    """The first one at or after each moment, exactly, however many there are."""
+    path = video(tmp_path / "clip.mp4", frames=30, fps=10)
+    every = [_middle(frame) for frame in open_video(path)]
+    moments = (Fraction(10) / Fraction(fps) * i for i in range(30))
+    wanted = [ceil(moment) for moment in moments if ceil(moment) < 30]
+    assert [_middle(frame) for frame in open_video(path, fps)] == [every[i] for i in wanted]
+    whole = open_video(path)
+    assert numbers_of_frames(30, whole.own_fps, fps, path, whole.capture) == wanted
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from PIL import Image as PillowImage
 from traced_memory import traced_memory
 
 from dino_cli.data.decoding.decode import UnreadableImage, read_image
-from dino_cli.data.listing.images import find_images
+from dino_cli.data.listing.globs import expand_braces
+from dino_cli.data.listing.images import absolute_argument, find_images
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 
@@ -282,3 +283,48 @@ def test_a_long_list_is_never_held_in_pieces(tmp_path, null):
     assert traced.most < 400 * count
     assert [str(image.path) for image in images] == names
     assert images[101].relative == PurePath(f"{1:010}/{101:020}.jpg")
+
+
+def test_a_pattern_means_the_same_from_any_folder_whatever_its_name(tmp_path, monkeypatch):
+    here = tmp_path / "a[1]*"
+    here.mkdir()
+    (tmp_path / "a1").mkdir()
+    for folder in (here, tmp_path / "a1"):
+        (folder / "x.png").touch()
+    monkeypatch.chdir(here)
+    absolute = absolute_argument("*.png")
+    monkeypatch.chdir(tmp_path)
+    assert [file.path for file in find_images([absolute])] == [here / "x.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("{3..1}", ["3", "2", "1"]),
+        ("{8..10}", ["8", "9", "10"]),
+        ("{8..010}", ["008", "009", "010"]),
+        ("{08..10}", ["08", "09", "10"]),
+        ("{00..101}", [f"{i:03}" for i in range(102)]),
+        ("{0..10}", [f"{i}" for i in range(11)]),
+    ],
+)
+def test_ranges_are_as_in_a_shell(pattern, names):
+    assert expand_braces(pattern) == names
+
+
+def test_a_list_is_known_by_its_suffix_in_any_case(tmp_path):
+    (tmp_path / "NAMES.TXT").write_text("x.png\tred\n")
+    (file,) = find_images([str(tmp_path / "NAMES.TXT")])
+    assert (file.path, file.label) == (tmp_path / "x.png", "red")
+
+
+def test_a_folder_that_a_list_spells_in_two_ways_is_no_class(tmp_path):
+    (tmp_path / "x.txt").write_text("red/0.png\n./red/1.png\n")
+    assert [file.label for file in find_images([str(tmp_path / "x.txt")])] == ["", ""]
+
+
+def test_places_of_a_list_that_leads_up_are_below_what_its_folders_share(tmp_path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/x.txt").write_text("../a/b/0.png\n../a/c/1.png\n")
+    files = find_images([str(tmp_path / "lists/x.txt")])
+    assert [file.relative for file in files] == [PurePath("b/0.png"), PurePath("c/1.png")]

@@ -2,12 +2,14 @@
 
 import fcntl
 import io
+import os
 import signal
 import socket
 import tarfile
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 from in_process import dino
 from small_vit import write_small_vit
@@ -76,6 +78,49 @@ def test_a_network_that_does_not_answer_is_told(tmp_path, monkeypatch, error):
         find_images(["hf://datasets/a/b/c.tar"])
 
 
+def test_shards_of_one_name_at_two_addresses_are_two(tmp_path, monkeypatch):
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path))
+    given = {f"http://example.org/{name}/pictures.tar": f"{name}.png" for name in "ab"}
+    monkeypatch.setattr(gopen, "gopen", lambda url, _: io.BytesIO(shard(given[url])))
+    for _ in range(2):  # fetched, then found
+        assert [file.path.name for file in find_images(list(given))] == ["a.png", "b.png"]
+        monkeypatch.setattr(gopen, "gopen", lambda *_: pytest.fail("fetched again"))
+
+
+def test_a_shard_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path))
+    monkeypatch.setattr(gopen, "gopen", lambda *_: io.BytesIO(shard()))
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def synced(descriptor):
+        done.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def renamed(part, path):
+        if str(path).endswith(".tar"):  # else an index
+            done.append(os.stat(part).st_ino)
+        replace(part, path)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    (file,) = find_images([URL])
+    assert done == [file.path.parent.stat().st_ino] * 2
+
+
+def test_what_another_process_fetched_meanwhile_is_used(tmp_path, monkeypatch):
+    """It has come while this one waited for the lock."""
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path))
+    monkeypatch.setattr(gopen, "gopen", lambda *_: pytest.fail("fetched again"))
+
+    class Waiting(filelock.FileLock):
+        def acquire(self, *words, **options):
+            Path(self.lock_file).with_name("pictures.tar").write_bytes(shard("b.png"))
+            return super().acquire(*words, **options)
+
+    monkeypatch.setattr(filelock, "FileLock", Waiting)
+    assert [file.path.name for file in find_images([URL])] == ["b.png"]
+
+
 def test_a_program_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("DINO_CACHE", str(tmp_path))
     monkeypatch.setattr(gopen, "gopen", lambda *_: Path("gsutil").read_bytes())
@@ -137,14 +182,19 @@ def test_a_server_that_refuses_is_told_at_once(tmp_path, silent):
     assert "the server does not give it, or the connection broke; check the address" in said
 
 
-@pytest.mark.parametrize(("pause", "told"), [(0.15, 1), (0.03, 0)])
-def test_what_comes_slowly_comes_whole(silent, monkeypatch, pause, told):
-    """Longer than the patience in all, never so long without a piece."""
+@pytest.mark.parametrize(
+    ("pieces", "pause", "told_after", "given_up_after", "told"),
+    [(3, 0.3, 0.1, 60.0, 1), pytest.param(40, 0.05, 1.5, 1.6, 0, marks=pytest.mark.slow)],
+)
+def test_what_comes_slowly_comes_whole(
+    silent, monkeypatch, pieces, pause, told_after, given_up_after, told
+):
+    """Also where it takes longer than the patience in all, never so long without a piece."""
     _, url = silent
     content = shard()
-    monkeypatch.setattr(remote_shards, "PIECE", len(content) // 3)
-    monkeypatch.setattr(remote_shards, "TOLD_AFTER", 0.1)
-    monkeypatch.setattr(remote_shards, "GIVEN_UP_AFTER", 0.5)
+    monkeypatch.setattr(remote_shards, "PIECE", len(content) // pieces)
+    monkeypatch.setattr(remote_shards, "TOLD_AFTER", told_after)
+    monkeypatch.setattr(remote_shards, "GIVEN_UP_AFTER", given_up_after)
 
     class Slow(io.BytesIO):
         def read(self, size=-1):
@@ -160,8 +210,8 @@ def test_what_comes_slowly_comes_whole(silent, monkeypatch, pause, told):
     assert len(heard) == told
 
 
-def shard() -> bytes:
+def shard(name: str = "a.png") -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
-        tar.addfile(tarfile.TarInfo("a.png"))
+        tar.addfile(tarfile.TarInfo(name))
     return file.getvalue()

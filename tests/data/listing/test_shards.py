@@ -157,3 +157,18 @@ def test_a_shard_that_is_replaced_while_it_is_read(tmp_path):
             content_sha256(file.path)
         with pytest.raises(UnreadableImage):
             read_image(file.path)
+
+
+def test_pictures_that_were_named_before_leave_the_labels_of_the_others(shards):
+    (shards / "some.txt").write_text("shard-000.tar/0000.png\tmine\nshard-000.tar/0002.png\tmine\n")
+    files = find_images([str(shards / "some.txt"), *[str(shards / "shard-000.tar")] * 2])
+    found = [(file.path.name, file.label) for file in files]
+    assert found[:2] == [("0000.png", "mine"), ("0002.png", "mine")]
+    assert found[2:] == [("0001.png", "1"), ("0003.png", "1"), ("0004.png", "0")]
+
+
+def test_a_shard_that_is_named_twice_is_used_once_and_is_no_class(tmp_path):
+    paths = [str(write_tar(tmp_path / f"{s}.tar", {f"{s}.png": picture(1)})) for s in "ab"]
+    files = find_images([*paths, *paths])
+    assert [file.path.name for file in files] == ["a.png", "b.png"]
+    assert [file.label for file in files.labelled()] == ["", ""]

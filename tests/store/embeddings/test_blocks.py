@@ -11,9 +11,10 @@ from traced_memory import traced_memory
 from dino_cli.errors import TaskError
 from dino_cli.store.embeddings.blocks import Blocks, Row
 from dino_cli.store.embeddings.formats import export_files
+from dino_cli.store.embeddings.reading import open_export
 from dino_cli.store.embeddings.sources import read_sources
 from dino_cli.store.embeddings.writing import write_export
-from dino_cli.tasks.embed.merge import MergedBlocks
+from dino_cli.tasks.embed.merge import EarlierExport, MergedBlocks
 
 FORMATS = ["npy", "npz", "safetensors", "parquet", "csv"]
 
@@ -153,3 +154,21 @@ def test_blocks_of_other_grids_are_told(tmp_path: Path) -> None:
         blocks.write(number, {"patch": [array]}, [Row(f"{number}.jpg", "")], [], [])
     with pytest.raises(TaskError, match=r"'1.jpg' has 3 x 2 patches, but .* have 2 x 3"):
         MergedBlocks(["patch"], blocks)
+
+
+def test_rows_of_an_earlier_export_stay_in_their_order_before_the_new_ones(tmp_path: Path) -> None:
+    values = features(1025)  # one more than are read at a time
+    export(tmp_path / "old", "npy", 300, values)
+    old = open_export(tmp_path / "old/f.npy")
+    keep = np.ones(len(values), np.bool_)
+    keep[[0, 7, 1000]] = False
+    digests = [f"{i:064x}" for i in range(len(values))]
+    new = fill(tmp_path / "g.npy", 2, features(3) + 1, "new")
+    merged = MergedBlocks(["cls"], new, EarlierExport(old, digests, keep))
+    expected = np.concatenate([values[keep], features(3) + 1])
+    np.testing.assert_array_equal(np.concatenate(list(merged.arrays("cls"))), expected)
+    kept = [i for i in range(len(values)) if keep[i]]
+    rows = [Row(f"p/{i}.jpg", "ab"[i % 2], f"{i:064x}") for i in kept]
+    assert list(merged.rows())[: len(kept)] == rows
+    assert [row.path for row in merged.rows()][len(kept) :] == [f"p/{i}new.jpg" for i in range(3)]
+    assert merged.count == len(expected)

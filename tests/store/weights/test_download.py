@@ -62,6 +62,20 @@ def test_original_files_go_where_torch_hub_keeps_them(hub: Any, torch_home: Path
     assert "(3 MB)" in notes.said[0]
 
 
+def test_the_place_is_torch_hubs_whatever_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for changed in ({}, {"XDG_CACHE_HOME": "xdg"}, {"XDG_CACHE_HOME": "xdg", "TORCH_HOME": "t"}):
+        for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {"HOME": "home", **changed}.items():
+            monkeypatch.setenv(name, str(tmp_path / value))
+        place = Path(torch.hub.get_dir()) / "checkpoints" / "a.pth"
+        place.parent.mkdir(parents=True)
+        place.touch()
+        assert cached_download("https://example.org/x/a.pth") == place
+
+
 def test_original_files_that_do_not_arrive_leave_nothing(hub: Any, torch_home: Path) -> None:
     url = f"{hub.address}/a.pth"
     with pytest.raises(Unanswered, match="answered 404"):
@@ -104,19 +118,75 @@ def test_a_broken_download_goes_on_where_it_stopped(hub: Any, torch_home: Path) 
 
 
 @pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("size", [3000, 9000])
 def test_a_part_of_another_file_is_not_gone_on_with(
-    hub: Any, torch_home: Path, ranges: bool
+    hub: Any, torch_home: Path, ranges: bool, size: int
 ) -> None:
     url = f"{hub.address}/a.pth"
     hub.files["a.pth"], hub.cut, hub.ranges = os.urandom(4000), True, ranges
     with pytest.raises(TaskError, match="broke off"):
         download(url, None, Reporter())
-    hub.cut, content = False, os.urandom(3000)
+    hub.cut, content = False, os.urandom(size)
     hub.files["a.pth"] = content
     assert download(url, None, Reporter()).read_bytes() == content
 
 
-def test_a_part_that_is_whole_is_fetched_anew(hub: Any, torch_home: Path) -> None:
+def test_another_part_than_was_asked_for_is_not_put_behind(hub: Any, torch_home: Path) -> None:
+    url, content = f"{hub.address}/a.pth", os.urandom(4000)
+    hub.files["a.pth"], hub.cut, hub.ranges = content, True, True
+    with pytest.raises(TaskError, match="broke off"):
+        download(url, None, Reporter())
+    hub.cut, hub.early = False, 10
+    assert download(url, None, Reporter()).read_bytes() == content
+    assert files(torch_home) == ["a.pth", "a.pth.sha256"]
+
+
+def test_what_is_only_much_the_same_is_not_gone_on_with(hub: Any, torch_home: Path) -> None:
+    """Nor is a part of it, by what was told of an earlier one."""
+    url, first, other = f"{hub.address}/a.pth", os.urandom(4000), os.urandom(4000)
+    hub.ranges = hub.cut = True
+    for content, weak in ((first, False), (other, True)):
+        hub.files["a.pth"], hub.weak = content, weak
+        with pytest.raises(TaskError, match="broke off"):
+            download(url, None, Reporter())
+    hub.files["a.pth"], hub.weak, hub.cut = first, False, False
+    assert download(url, None, Reporter()).read_bytes() == first
+    assert hub.starts[-1] == 0
+
+
+def test_a_download_is_on_the_disk_before_it_takes_its_name(
+    hub: Any, torch_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its digest beside it: what is there has been recorded."""
+    hub.files["a.pth"] = bytes(3000)
+    done: list[object] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def renamed(part: Path, path: Path) -> Path:
+        done.extend([part.stat().st_ino, path.name])
+        return replace(part, path)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    place = download(f"{hub.address}/a.pth", None, Reporter())
+    assert done.index(place.stat().st_ino) < done.index("a.pth.sha256") < done.index("a.pth")
+    assert done[-2:] == [place.stat().st_ino, "a.pth"]
+
+
+def test_a_part_that_is_whole_is_fetched_anew(
+    hub: Any, torch_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, opened = [], downloads._opened
+
+    def asked(url: str, headers: dict[str, str]) -> Any:
+        held.append((place / ".a.pth.lock").exists())  # or another process would fetch it too
+        return opened(url, headers)
+
+    monkeypatch.setattr(downloads, "_opened", asked)
     url, content = f"{hub.address}/a.pth", os.urandom(3000)
     hub.files["a.pth"], hub.ranges = content, True
     place = torch_home / "hub" / "checkpoints"
@@ -125,6 +195,7 @@ def test_a_part_that_is_whole_is_fetched_anew(hub: Any, torch_home: Path) -> Non
     tag = hashlib.sha256(content).hexdigest()[:40]
     (place / ".a.pth.version").write_text(f'"{tag}"')
     assert download(url, None, Reporter()).read_bytes() == content
+    assert held == [True, True]
 
 
 def test_of_two_at_once_one_fetches(hub: Any, torch_home: Path) -> None:

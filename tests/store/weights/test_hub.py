@@ -235,7 +235,7 @@ def test_a_body_that_is_not_what_the_hub_names(hub: Any, dino: Dino) -> None:
     assert "dino weights remove dino_vits16" in sentence(result)
     removed = json.loads(dino("weights", "remove", "dino_vits16", "--json").stdout)
     assert [entry["bytes"] for entry in removed] == [5001 + len(COMMIT)]
-    assert not any((dino.folder / "hf" / "hub").glob("models--*"))
+    assert not any((dino.folder / "hf" / "hub").rglob("models--*"))  # nor among its locks
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from exported import RESNET
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from weight_files import SMALL, assert_equal, read, tensors_of
@@ -22,6 +23,7 @@ from dino_cli.core.network.architecture import (
     VitArchitecture,
     architecture_to_json,
 )
+from dino_cli.core.network.backbone import build
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
 from dino_cli.store.runs.checkpoints import save_teacher
@@ -102,6 +104,25 @@ def test_torchvisions_resnet50(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         torch.testing.assert_close(model.backbone.features(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_resnet_from_before_batches_were_counted(tmp_path: Path) -> None:
+    state = build(RESNET).state_dict()
+    old = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "w.pth")
+    found = read(tmp_path / "w.pth")
+    assert found.architecture == RESNET
+    assert_equal(found.tensors, state)
+
+
+def test_weights_stay_when_their_file_changes(tmp_path: Path) -> None:
+    """A full checkpoint is mapped, so that the half that is not asked for is never read."""
+    tensors, path = tensors_of(SMALL), tmp_path / "full.pth"
+    torch.save({"teacher": tensors, "student": tensors, "epoch": 3}, path)
+    found = read(path)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert_equal(found.tensors, tensors)
 
 
 @pytest.mark.parametrize(

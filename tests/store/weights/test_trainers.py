@@ -86,6 +86,7 @@ def within(content: dict[str, Any], prefix: str) -> dict[str, Any]:
         within(lightly(vit="vit."), "module.model."),
         solo_learn(),
         solo_learn("encoder", "momentum_encoder"),
+        solo_learn("module.base_encoder", "module.momentum_encoder"),  # as MoCo v3's
     ],
 )
 def test_student_and_teacher_of_other_trainers(tmp_path: Path, content: dict[str, Any]) -> None:

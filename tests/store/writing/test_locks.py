@@ -152,6 +152,14 @@ def test_outputs_whose_long_names_begin_alike_are_two(tmp_path, length):
     process.communicate()
 
 
+@pytest.mark.parametrize("name", ["x" * 250, "é" * 125, "🦕" * 62])
+def test_outputs_of_the_longest_names_are_held(tmp_path, name):
+    with lock_output(tmp_path / name):
+        (held,) = tmp_path.iterdir()
+        assert held.name.endswith(".lock")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_longest_names_have_room_for_the_temporary_one(tmp_path):
     for name in ("x" * 255, "é" * 127, "🦕" * 63):
         with atomic_write(tmp_path / name) as part:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interruptions import interrupt_after
 from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
@@ -236,6 +237,18 @@ def test_thumbnails_places_and_neighbours(
     expected = np.linalg.svd(centred)[1][:2]  # spread along the first two components
     places = np.array([[row["x"], row["y"]] for row in rows])
     np.testing.assert_allclose(np.linalg.norm(places, axis=0), expected, rtol=1e-3)
+
+
+def test_a_table_goes_on_with_thumbnails_or_without_as_it_began(
+    photos: Path, tmp_path: Path, fixed: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    out = [photos, "-o", tmp_path / "f.parquet", *fixed, "--batch-size", 1]
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        run(*out, code=130)
+    told = run(*out, "--resume", "--thumbnails", code=1).stderr
+    assert "was made with thumbnails False, not True" in told
 
 
 def test_without_pyarrow_it_is_a_sentence(

@@ -110,7 +110,7 @@ def test_resume_and_append(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     run("a.avi", "--fps", "5", "-o", "g.npy")
     assert json.loads(run("a.avi", "-o", "g.npy", "--append").stdout)["embedded"] == 4
     exact(tmp_path / "b.avi", 2, seed=40)
-    more = json.loads(run("a.avi", "b.avi", "-o", "g.npy", "--append").stdout)
+    more = json.loads(run("b.avi", "-o", "g.npy", "--append").stdout)
     assert (more["embedded"], more["count"]) == (2, 11)
     assert list(read_embeddings(Path("g.npy")).metadata["videos"]) == ["a.avi", "b.avi"]
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from in_process import answer, refusal
-from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
@@ -31,33 +31,6 @@ def evaluate(*arguments: object) -> dict[str, Any]:
 
 def fails(code: int, *arguments: object) -> str:
     return refusal(code, "eval", "linear", *arguments, *COMMON)
-
-
-@pytest.fixture
-def val(photos: Path) -> Path:
-    """New photos of the classes, noisier ones."""
-    for i, path in enumerate(sorted(photos.glob("*/*.png"))):
-        noise = np.random.default_rng(100 + i).normal(0, 20, np.asarray(Image.open(path)).shape)
-        pixels = np.clip(np.asarray(Image.open(path)) + noise, 0, 255).astype(np.uint8)
-        folder = photos.parent / "val" / path.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / path.name)
-    return photos.parent / "val"
-
-
-@pytest.fixture
-def full(tmp_path: Path, make_weights: Any) -> Path:
-    """A full checkpoint, as the original's: two networks in one file."""
-    made = {
-        name: load_file(make_weights(tmp_path / f"{name}.safetensors", seed=seed))
-        for name, seed in (("teacher", 7), ("student", 8))
-    }
-    networks = {
-        name: {f"module.backbone.{key}": tensor for key, tensor in tensors.items()}
-        for name, tensors in made.items()
-    }
-    torch.save(networks, tmp_path / "full.pth")
-    return tmp_path / "full.pth"
 
 
 TRAIN = ["--epochs", 6, "--batch-size", 5, "--lr", 1.0]
@@ -138,6 +111,8 @@ def test_the_fast_protocol_is_logistic_regression(
     assert result["protocol"] == "fast"
     assert result["lr"] in linear_training.SWEEP
     assert len(result["sweep"]) == len(linear_training.SWEEP)
+    best = [lr for lr, top1 in result["sweep"].items() if top1 == max(result["sweep"].values())]
+    assert f"{result['lr']:g}" == best[len(best) // 2]
     export = ["embed", photos, "-o", tmp_path / "f.npy", "--weights", tiny_weights, *COMMON]
     assert CliRunner().invoke(app, [*map(str, export)]).exit_code == 0
     features = torch.from_numpy(np.load(tmp_path / "f.npy"))
@@ -188,6 +163,48 @@ def test_a_resumed_training_is_the_same(
     a, b = (load_file(tmp_path / name / "classifier.safetensors") for name in ("whole", "parts"))
     assert torch.equal(a["weight"], b["weight"])
     assert "already exists" in fails(1, photos, val, *out, "--resume")
+
+
+def test_the_best_epoch_is_told_though_it_came_before_an_interruption(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which comes while the second epoch is being kept, and is lost with it."""
+    scores, save, kept = [0.75, 1.0, 0.25, 0.5], torch.save, list[int]()
+
+    def stopping(state: Any, path: Path) -> None:
+        kept.append(len(kept))
+        save(state, path)
+        if len(kept) == 2:
+            path.write_bytes(path.read_bytes()[:100])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(linear_training, "accuracy", lambda *_: scores.pop(0))
+    monkeypatch.setattr(torch, "save", stopping)
+    out = [photos, val, "--weights", tiny_weights, "--epochs", 3, "-o", tmp_path / "out"]
+    assert "interrupted after 1 of 3 epochs" in fails(130, *out)
+    half = torch.arange(12) % 2 == 0
+    hits = SimpleNamespace(top1=half, top5=half)
+    monkeypatch.setattr("dino_cli.tasks.eval.linear.results.top_hits", lambda *_: hits)
+    result = evaluate(*out, "--resume")
+    assert [one["top1"] for one in result["history"]] == [0.75, 0.25, 0.5]
+    assert (result["top1"], result["best_top1"]) == (0.5, 0.75)
+
+
+def test_what_stops_in_the_first_epoch_keeps_nothing(
+    photos: Path, val: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*_: Any) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(linear_training, "_epoch", stopping)
+    text = fails(130, photos, val, "--weights", tiny_weights, "-o", tmp_path / "out")
+    assert "interrupted; nothing was kept" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_tenth_of_a_class_is_held_out_and_nothing_of_a_single_one() -> None:
+    labels = torch.tensor([0] * 21 + [1] + [2, 2])
+    assert linear_training.held_out(labels).nonzero()[:, 0].tolist() == [0, 10, 20, 22]
 
 
 def test_resume_without_a_checkpoint_starts(
@@ -279,8 +296,10 @@ def test_a_classifier_is_of_one_network_of_a_checkpoint(
 def test_a_training_goes_on_with_the_features_it_began_with(
     photos: Path, val: Path, full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "parts"
-    options = [photos, val, "--epochs", 2, "--batch-size", 5, "-o", out]
+    out, names = tmp_path / "parts", tmp_path / "train.txt"
+    lines = [f"{path}\t{path.parent.name}\n" for path in sorted(photos.glob("*/*.png"))]
+    names.write_text("".join(lines))
+    options = [names, val, "--epochs", 2, "--batch-size", 5, "-o", out]
     again = [*options, "--weights", full, "--resize", 70, "--crop", 64, "--resume"]
     one_epoch = linear_training._epoch
 
@@ -298,10 +317,14 @@ def test_a_training_goes_on_with_the_features_it_began_with(
         (["--resize", 80], "resize 70, not 80"),
         (["--crop", 48], "crop 64, not 48"),
         (["--no-exif"], "exif True, not False"),
+        (["--seed", 3], "seed 0, not 3"),
         (["--precision", "bf16"], "precision fp32, not bf16"),
     ):
         told = refusal(1, "eval", "linear", *again, *COMMON, *change)
         assert f"is of another run, made with {words}" in told
+    names.write_text("".join([*lines[:-1], lines[-1].replace("\tred", "\tblue")]))
+    assert "is of another run, made with images " in fails(1, *again)
+    names.write_text("".join(lines))
     other = [*options, "--weights", tmp_path / "student.safetensors", "--resume"]
     assert "made with vit_64x2_patch16 (weights " in fails(1, *other)
     # A checkpoint of an earlier version tells less of what made it.

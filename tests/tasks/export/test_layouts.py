@@ -29,9 +29,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 from dino_cli.cli.app import app
+from dino_cli.config.shared import Preprocessing
 from dino_cli.core.network.architecture import TimmArchitecture, VitArchitecture
 from dino_cli.core.network.backbone import build
 from dino_cli.core.network.features import Extractor, Kind
+from dino_cli.store.export.huggingface import preprocessor_config
 from dino_cli.store.weights.load import load
 
 
@@ -196,6 +198,20 @@ def test_transformers_opens_the_folder_with_the_cards_lines(tmp_path: Path, name
     again = opened(output)
     close(again.backbone.features(x), wanted.backbone.features(x), FEATURES)
     assert again.preprocessing == wanted.preprocessing
+
+
+def test_transformers_is_told_heights_and_widths_by_name(tmp_path: Path) -> None:
+    _, output = exported(tmp_path, replace(VIT, in_chans=1, grid=(5, 7)), "out", "--half")
+    config = json.loads((output / "config.json").read_text())
+    assert config["image_size"] == [40, 56]  # height and width there
+    assert (config["num_channels"], config["torch_dtype"]) == (1, "float16")
+    for p in (
+        Preprocessing(resize=(30, 50), crop=None), Preprocessing(resize=40, crop=(30, 50)),
+    ):  # fmt: skip
+        told = preprocessor_config(p)
+        assert told["size"] == {"height": 30, "width": 50}
+        assert (told["do_convert_rgb"], told["do_center_crop"]) == (True, False)
+    assert not preprocessor_config(Preprocessing(mean=(0.5,), std=(0.2,)))["do_convert_rgb"]
 
 
 def test_transformers_prepares_images_as_the_file_says(tmp_path: Path) -> None:

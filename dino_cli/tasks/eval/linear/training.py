@@ -109,7 +109,7 @@ def train_full(
     trained = TrainedClassifier(layer.weight[0], layer.bias[0], lr=config.lr)
     if config.resume and checkpoint is not None and checkpoint.exists():
         layer, trained = _resumed(checkpoint, facts, layer)
-    first = len(trained.history)
+    first = kept = len(trained.history)
     if first:
         reporter.remark(f"going on after {first} of {config.epochs} epochs")
     reporter.stage("training", config.epochs * len(files), "images", done=first * len(files))
@@ -123,8 +123,9 @@ def train_full(
             reporter.metric({"epoch": epoch + 1, "loss": loss, "top-1 %": 100 * top1})
             if checkpoint is not None:
                 _keep(checkpoint, facts, layer, trained)
+                kept = epoch + 1
     except KeyboardInterrupt:
-        raise _interrupted(len(trained.history), config, checkpoint) from None
+        raise _interrupted(kept, config, checkpoint) from None
     reporter.finish()
     trained.weight, trained.bias = layer.weight[0], layer.bias[0]
     return trained

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from feature_files import export_files
 from in_process import embed
 from PIL import Image
 
-from dino_cli.store.embeddings.parquet import parquet_projection
+from dino_cli.store.embeddings.parquet import parquet_projection, parquet_thumbnails
 from dino_cli.store.embeddings.reading import read_embeddings
 
 
@@ -45,6 +46,9 @@ def test_append_embeds_what_is_new(
     assert sorted(grown.paths) == sorted(fresh.paths)
     rows = [grown.paths.index(path) for path in fresh.paths]
     np.testing.assert_array_equal(grown.features[0:12][rows], fresh.features[0:12])
+    if suffix == "parquet":
+        beside = list(parquet_thumbnails(grown.path))
+        assert [beside[row] for row in rows] == list(parquet_thumbnails(fresh.path))
     assert grown.metadata["classes"] == ["blue", "green", "red"]
     sources = (tmp_path / f"f.{suffix}.sources").read_text().splitlines()
     assert [line[66:] for line in sources] == grown.paths
@@ -154,3 +158,59 @@ def test_what_cannot_be_read_is_not_new(photos: Path, tmp_path: Path, fixed: lis
     assert "images/s" not in told
     Image.new("RGB", (50, 40)).save(photos / "red/x.png")
     assert "f.npy: 13 x 64 (1 new), 1 skipped" in embed(*out).stdout
+    Image.new("RGB", (50, 41)).save(photos / "red/broken.png")
+    assert "f.npy: 14 x 64 (1 new)" in embed(*out).stdout
+    assert not (tmp_path / "f.skipped.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "option", "words"),
+    [
+        ("npy", ["--multi-scale"], "multi_scale False, not True"),
+        ("npy", ["--precision", "bf16"], "precision fp32, not bf16"),
+        ("parquet", ["--thumbnails"], "thumbnails False, not True"),
+    ],
+)
+def test_new_rows_are_made_as_the_old_ones(
+    photos: Path, tmp_path: Path, fixed: list[object], suffix: str, option: list[object], words: str
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    out = ["-o", tmp_path / f"f.{suffix}", *fixed]
+    embed(photos / "red/0.png", *out)
+    before = export_files(tmp_path, "f.")
+    told = embed(photos / "red", *out, "--append", *option, code=1).stderr
+    assert f"was made with {words}; give the same options as then" in told
+    assert export_files(tmp_path, "f.") == before
+
+
+def test_rows_of_a_shard_stay_while_it_is_there(
+    photos: Path, tmp_path: Path, fixed: list[object], seen: list[int]
+) -> None:
+    """A copy of it brings nothing new; when it is gone, its rows are the copy's, in their order."""
+    shutil.copy(photos / "red/0.png", photos / "red/again.png")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(photos / "red", "red")
+    out = ["-o", tmp_path / "f.npy", *fixed, "--append", "--json"]
+    embed(tmp_path / "a.tar", *out)
+    inside = [f"red/{name}.png" for name in (0, 1, 2, 3, "again")]
+    shutil.copy(tmp_path / "a.tar", tmp_path / "b.tar")
+    seen.clear()
+    for shards, owner in ((["a.tar", "b.tar"], "a.tar"), (["b.tar"], "b.tar")):
+        result = json.loads(embed(*(tmp_path / name for name in shards), *out).stdout)
+        assert (result["count"], result["embedded"], seen) == (5, 0, [])
+        paths = read_embeddings(tmp_path / "f.npy").paths
+        assert paths == [f"{tmp_path}/{owner}/{name}" for name in inside]
+        (tmp_path / "a.tar").unlink(missing_ok=True)
+
+
+def test_rows_of_a_table_that_moved_keep_absolute_paths(
+    photos: Path, tmp_path: Path, fixed: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    embed("photos/red", "-o", "f.parquet", *fixed)
+    (photos / "red/0.png").rename(photos / "red/9.png")
+    embed("photos/red", "-o", "f.parquet", *fixed, "--append")
+    paths = read_embeddings(Path("f.parquet")).paths
+    assert paths == [f"{photos}/red/{i}.png" for i in (9, 1, 2, 3)]

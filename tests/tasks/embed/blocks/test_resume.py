@@ -192,6 +192,27 @@ def test_a_kill_between_the_last_moves(
     assert not (tmp_path / "f.npy.part").exists()
 
 
+def test_a_move_that_fails_keeps_what_was_made(
+    photos: Path, tmp_path: Path, fixed: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(photos / "red", "-o", tmp_path / "whole.npy", *fixed)
+    embed(photos / "red/0.png", "-o", tmp_path / "f.npy", *fixed)
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if self.parent.name == "finished":
+            raise OSError(1, "Operation not permitted")
+        return real(self, target)
+
+    out = [photos / "red", "-o", tmp_path / "f.npy", *fixed]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        told = embed(*out, "--overwrite", code=1).stderr
+    assert f"f.npy' in its place (Operation not permitted); it is whole in '{tmp_path}" in told
+    assert json.loads(embed(*out, "--resume", "--json").stdout)["embedded"] == 0
+    assert export_files(tmp_path, "f.") == export_files(tmp_path, "whole.")
+
+
 @pytest.mark.parametrize("other", ["--append", "--resume"])
 def test_going_on_and_starting_anew_exclude_each_other(
     photos: Path, tmp_path: Path, fixed: list[object], other: str
@@ -216,6 +237,12 @@ def test_resume_of_what_is_finished_compares_contents(
     assert export_files(tmp_path, "f.") == before
     seen.clear()
     assert json.loads(embed(*out, "--append", "--json").stdout)["embedded"] == 1
+    other = "is finished already, and of other files; add to it with --append"
+    copy = Path(shutil.copy(photos / "red/0.png", photos / "red/copy.png"))
+    assert other in embed(*out, "--resume", code=1).stderr
+    copy.unlink()
+    (photos / "red/3.png").unlink()
+    assert other in embed(*out, "--resume", code=1).stderr
 
 
 def test_a_finished_run_is_known_from_elsewhere(
