@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from in_process import dino, refusal
+from in_process import answer, dino, refusal
+from safetensors.torch import load_file
 from small_run import losses
 from typer.testing import CliRunner
 
@@ -35,11 +36,10 @@ def test_a_run_may_be_named_by_its_checkpoint(images, small, tmp_path):
 
 
 def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_path):
-    dino("train", images, "--config", small, "-o", tmp_path / "whole", "--drop-path", "0.3")
+    flags = ["--config", small, "--drop-path", "0.3", "--center-init", "batch"]
+    dino("train", images, *flags, "-o", tmp_path / "whole")
     part = tmp_path / "part"
-    first = dino(
-        "train", images, "--config", small, "-o", part, "--drop-path", "0.3", "--max-steps", "6"
-    )
+    first = dino("train", images, *flags, "-o", part, "--max-steps", "6")
     told, go_on = first.stdout.splitlines()
     assert told.startswith(f"{part}: 6 of 12 steps, loss ")
     assert go_on == f"go on with: dino train --resume {part} --max-steps 12"
@@ -59,6 +59,8 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_
     )
     for key in ("student", "teacher"):
         assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+    kept = load_file(part / "teacher.safetensors")
+    assert all(torch.equal(a["teacher"][f"backbone.{name}"], kept[name]) for name in kept)
 
 
 @pytest.mark.parametrize("null", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -145,6 +147,18 @@ def test_a_damaged_checkpoint_is_not_kept_in_place_of_the_one_before(images, sma
     assert [load_checkpoint(run / f"checkpoint{i}.pt")["step"] for i in ("", ".1")] == [2, 1]
 
 
+def test_the_total_batch_stays_whatever_is_asked_for(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
+    words = ["train", "--resume", run, "--max-steps", "2"]
+    told = "the total batch stays 8: 8 images × 1 processes × 1 accumulated"
+    result = dino(*words, "--batch-size", "16", "--accumulate", "2")
+    assert told in " ".join(result.stderr.split())
+    said = refusal(1, *words, "--batch-size", "3")
+    assert "the run's total batch of 8 does not divide into batches of 3 on 1 processes; " in said
+    assert load_checkpoint(run / "checkpoint.pt")["total_batch"] == 8
+
+
 def test_koleo_that_compares_other_images_is_told(images, small, tmp_path):
     run = tmp_path / "run"
     words = ["--config", small, "-o", run, "--max-steps", "1", "--koleo-weight", "0.1"]
@@ -163,6 +177,10 @@ def test_a_run_that_is_at_its_end_says_whether_there_is_more(images, small, tmp_
     dino("train", "--resume", run, "--max-steps", "4")
     told = "the run is at step 4 of 4 already; it is complete"
     assert told in dino("train", "--resume", run).stderr
+    for steps in (4, 2):
+        result = answer("train", "--resume", run, "--max-steps", steps)
+        assert (result["steps"], result["epochs"], result["of"]) == (4, 1, 4)
+        assert (result["images_per_second"], result["loss"]) == (0, None)
 
 
 def test_the_way_on_is_a_command_for_a_shell(images, small, tmp_path):

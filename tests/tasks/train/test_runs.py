@@ -16,6 +16,7 @@ from small_run import losses
 from dino_cli.data.views.batches import crop_batches
 from dino_cli.runtime import StopOverdue
 from dino_cli.store.runs.log import Log
+from dino_cli.tasks.train.pace import Pace, Stretch
 
 
 def test_a_run_leaves_what_spec_says(images, small, tmp_path):
@@ -155,19 +156,26 @@ def test_a_large_total_batch_may_hold_a_large_share_of_the_first_images(
 
 
 def test_processes_share_the_cores_among_their_workers(images, small, tmp_path, monkeypatch):
+    """Who also learn whether views are made later, and whether photos are turned."""
     asked = []
 
-    def batches(*arguments, workers, **options):
-        asked.append(workers)
-        return crop_batches(*arguments, workers=0, **options)
+    def batches(*arguments, **options):
+        asked.append(options)
+        return crop_batches(*arguments, **{**options, "workers": 0})
 
     monkeypatch.setattr("dino_cli.tasks.train.run.crop_batches", batches)
     monkeypatch.setattr("dino_cli.runtime.devices.available_cores", lambda: 32)
-    for here, workers in {"8": 4, "1": 10, "64": 1}.items():
+    for here, workers, flags in (
+        ("8", 4, []),
+        ("1", 10, ["--views", "gpu"]),
+        ("64", 1, ["--no-exif"]),
+    ):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
         words = ["train", images, "--config", small, "-o", tmp_path / here, "--workers", "10"]
-        dino(*words, "--max-steps", "1")
-        assert asked.pop() == workers
+        dino(*words, "--max-steps", "1", *flags)
+        assert asked[-1]["workers"] == workers
+        assert asked[-1]["photos"] == ("gpu" in flags)
+        assert asked[-1]["exif"] == ("--no-exif" not in flags)
 
 
 def test_knn_during_training_is_in_the_log(images, small, tmp_path):
@@ -211,6 +219,16 @@ def test_knn_that_a_stop_cut_short_says_nothing_of_the_images(images, small, tmp
     assert "knn_top1" not in Log.read(run / "log.jsonl")[-1]
 
 
+def test_rates_are_of_all_images_of_a_step(images, small, tmp_path, monkeypatch):
+    """With four images in each of two micro-batches; waiting is a share of the time."""
+    stretch = Stretch(steps=1, seconds=2.0, waited=0.5)
+    monkeypatch.setattr(Pace, "lap", lambda *_: stretch)
+    flags = ["--config", small, "--max-steps", "1", "--batch-size", "4", "--accumulate", "2"]
+    dino("train", images, *flags, "-o", tmp_path / "run")
+    (line,) = Log.read(tmp_path / "run/log.jsonl")
+    assert (line["images_per_second"], line["data_wait"]) == (4, 0.25)
+
+
 @pytest.mark.slow
 @pytest.mark.alone
 def test_knn_between_epochs_is_not_time_of_training(images, small, tmp_path, monkeypatch):
@@ -222,8 +240,8 @@ def test_knn_between_epochs_is_not_time_of_training(images, small, tmp_path, mon
 
 
 def test_the_best_teacher_by_knn_is_kept(images, small, tmp_path, monkeypatch):
-    """Also when the run goes on: a worse one does not replace it, the best does."""
-    found = iter([30.0, 50.0, 40.0, None, 45.0, 60.0])
+    """Also when the run goes on: one that is no better does not replace it, the best does."""
+    found = iter([30.0, 50.0, 40.0, None, 50.0, 60.0])
     monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", lambda *_: next(found))
     run = tmp_path / "run"
     fixed = ["--config", small, "-o", run, "--eval-data", images, "--keep-every", "1"]
