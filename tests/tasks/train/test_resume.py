@@ -181,7 +181,7 @@ def test_a_run_that_is_at_its_end_says_whether_there_is_more(images, small, tmp_
     dino("train", images, "--config", small, "-o", run, "--epochs", "1", "--max-steps", "1")
     told = "the run is at step 1 of 1 already; --max-steps may raise that"
     assert told in dino("train", "--resume", run).stderr
-    dino("train", "--resume", run, "--max-steps", "4")
+    dino("train", "--resume", run, "--max-steps", "100")
     told = "the run is at step 4 of 4 already; it is complete"
     assert told in dino("train", "--resume", run).stderr
     for steps in (4, 2):
@@ -193,11 +193,12 @@ def test_a_run_that_is_at_its_end_says_whether_there_is_more(images, small, tmp_
 def test_the_way_on_is_a_command_for_a_shell(images, small, tmp_path):
     run = tmp_path / "a run"
     words = ["train", images, "--config", small, "-o", run, "--max-steps", "1", "--epochs", "1"]
+    words += ["--log-every", "2"]
     way = dino(*words).stdout.splitlines()[-1].removeprefix("go on with: dino ")
     resume = shlex.join(["dino", "train", "--resume", str(run)])
     assert f"go on with {resume}, or choose another -o" in dino(*words, code=1).stderr
     dino(*shlex.split(way))
-    assert list(losses(run)) == [0, 1, 2, 3]
+    assert list(losses(run)) == [0, 2, 3]  # every other one, and the last
 
 
 def test_photos_to_watch_may_change_when_a_run_goes_on(images, small, tmp_path):
