@@ -282,6 +282,7 @@ def test_checkpoints_are_written_every_so_many_steps_at_epochs_and_at_the_end(
     assert not (run / "checkpoint.4.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_stop_keeps_the_step_it_came_in_and_says_which(images, small, tmp_path, monkeypatch):
     """Also where images do not come any more; at the last step nothing is left to stop."""
 
