@@ -32,6 +32,8 @@ def clock(monkeypatch):
 def as_before():
     handlers = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGCHLD)}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    for number in STOPPING:  # so that one that is not caught fails a test and ends no others
+        signal.signal(number, lambda *_: None)
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
