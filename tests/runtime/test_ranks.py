@@ -77,3 +77,28 @@ def test_a_gpu_has_the_number_that_nccl_wants_and_is_the_current_one(monkeypatch
         with ranks_from_environment(rank_device(name)):
             pass
     assert chosen == [torch.device("cuda:1"), torch.device("cuda:0")]
+
+
+def test_a_process_that_does_not_answer_is_waited_for_in_minutes(monkeypatch):
+    joined = []
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda *given, **options: joined.append(options)
+    )
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: joined.append("end"))
+    with ranks_from_environment(torch.device("cpu"), minutes=1.5) as found:
+        assert (found.rank, found.count) == (1, 2)
+    assert joined[0]["timeout"].total_seconds() == 90
+    assert joined[1:] == ["end"]
+    joined.clear()
+    with suppress(TaskError), ranks_from_environment(torch.device("cpu")):
+        raise TaskError("something")
+    assert joined[1:] == ["end"]  # which tells the others
+
+
+def test_a_mean_over_processes_is_their_sum_by_their_number(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(5.0))
+    assert Ranks(rank=0, count=4).average(torch.tensor([3.0, 7.0])).tolist() == [2.0, 3.0]
+    assert Ranks().average(torch.tensor([3.0])).tolist() == [3.0]

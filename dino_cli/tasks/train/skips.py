@@ -56,10 +56,11 @@ class Skips:
                 f"go on with: {self._again()} {' or '.join(self._ways())}",
             )
         if count:
+            steps, were = ("step", "was") if count == 1 else ("steps", "were")
             self.reporter.remark(
-                f"up to step {step}, {count} steps with a loss or gradient that was not finite "
-                "were skipped; if this repeats, lower --lr, or use --precision fp32 or a smaller "
-                "--clip-grad"
+                f"up to step {step}, {count} {steps} with a loss or gradient that was not finite "
+                f"{were} skipped; if this repeats, lower --lr, or use --precision fp32 or a "
+                "smaller --clip-grad"
             )
 
     def tell_overflows(self, scale: float, step: int) -> None:

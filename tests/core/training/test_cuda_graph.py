@@ -97,6 +97,16 @@ def test_a_replayed_pass_that_is_not_finite_leaves_batch_norm_as_it_was(recorder
     assert all(torch.equal(before[key], value) for key, value in state(n).items())
 
 
+def test_warming_up_does_not_move_batch_norm(recorder):
+    """Its statistics are those of the passes that count. This recorder computes one more."""
+    n, passes = networks(batch_norm=True), GraphedPasses(clip_grad=0.5)
+    for step in range(3):
+        train_step(n, [views()], values(step), clip_grad=0.5, passes=passes)
+    counts = {name: int(value) for name, value in state(n).items() if "tracked" in name}
+    assert {name[:2] for name in counts} == {"s.", "t."}
+    assert set(counts.values()) == {3 + 1, 2 * (3 + 1)}  # two resolutions of the student's
+
+
 def test_the_recorder_would_notice_inputs_that_are_not_copied(recorder, monkeypatch):
     """Replayed on the views of the first step, the second differs."""
     plain, _ = run(None, drop_path=0.0)

@@ -64,6 +64,13 @@ def test_effective_rank():
     assert math.isnan(effective_rank(torch.full((4, 3), float("nan"))).item())
 
 
+def test_effective_rank_of_unequal_directions_is_of_their_lengths_not_of_their_variances():
+    """Singular values 3 and 1: exp of the entropy of 3/4 and 1/4."""
+    features = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]) + 7
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert effective_rank(features).item() == pytest.approx(math.exp(entropy), rel=1e-5)
+
+
 def test_a_rank_that_cannot_be_computed_is_no_number(monkeypatch):
     def fail(_):
         raise torch.linalg.LinAlgError("the algorithm failed to converge")

@@ -30,6 +30,12 @@ def test_loss_and_gradient_are_those_of_the_nearest_others() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_two_images_are_compared_with_each_other_however_far() -> None:
+    """Opposite ones are as far from each other as can be, and no image is its own neighbour."""
+    opposite = torch.tensor([[3.0, 4.0], [-6.0, -8.0]])
+    torch.testing.assert_close(koleo_loss(opposite, views=1), torch.tensor(-math.log(2)))
+
+
 def test_short_features_in_half_precision_are_reckoned_in_full() -> None:
     features = (1e-3 * torch.randn(2 * 7, 5, generator=torch.Generator().manual_seed(0))).bfloat16()
     loss = koleo_loss(features, views=2)

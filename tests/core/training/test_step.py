@@ -1,20 +1,17 @@
 """The step against slow oracles, and what must not change a run."""
 
 import copy
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
 from small_networks import networks, state, views
-from timm.layers import DropPath as TimmDropPath
 from torch import nn
-from torch.utils.checkpoint import checkpoint as repeated
 
-from dino_cli.core.training.droppath import DropPath, draw_masks
 from dino_cli.core.training.health import measure_health
 from dino_cli.core.training.koleo import koleo_loss
 from dino_cli.core.training.loss import dino_loss, teacher_targets
-from dino_cli.core.training.multicrop import MultiCrop
 from dino_cli.core.training.optim import (
     Lars,
     clip_per_tensor,
@@ -64,24 +61,81 @@ def test_accumulated_micro_batches_equal_the_whole_batch():
 
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_a_step_goes_down_the_gradient_of_the_loss_and_the_weighted_koleo(weight):
-    """KoLeo's over the student's two global views; told beside the loss, not in it."""
+    """KoLeo's over the student's two global views; told beside the loss, not in it. And towards
+    zero, what is decayed."""
     n, batch = networks("sgd"), views()
     n.koleo_weight = weight
     trained = [p for p in n.student.parameters() if p.requires_grad]
+    decayed = {id(p) for p in parameter_groups(n.student)[0]["params"]}
     before = [p.detach().clone() for p in trained]
     logits, features = n.student(batch.groups, with_features=True)
     targets = teacher_targets(n.teacher(batch.groups[:1]), n.centre, AT.teacher_temperature)
     loss, koleo = dino_loss(logits, targets, views=5), koleo_loss(features[: 2 * 4], views=2)
     gradients = torch.autograd.grad(loss + weight * koleo, trained)
-    plain = StepValues(**{**vars(AT), "weight_decay": 0.0})
-    result = train_step(n, [batch], plain, clip_grad=0.0)
+    result = train_step(n, [batch], AT, clip_grad=0.0)
     for old, new, gradient in zip(before, trained, gradients, strict=True):
-        torch.testing.assert_close(new.detach(), old - AT.lr * gradient, rtol=1e-4, atol=1e-7)
+        way = gradient + (AT.weight_decay * old if id(new) in decayed else 0.0)
+        torch.testing.assert_close(new.detach(), old - AT.lr * way, rtol=1e-4, atol=1e-7)
     assert result.loss.item() == pytest.approx(loss.item())
     if weight:
         assert result.koleo.item() == pytest.approx(koleo.item())
     length = sum(gradient.double().square().sum().item() for gradient in gradients) ** 0.5
     assert result.gradient_norm.item() == pytest.approx(length, rel=1e-4)
+
+
+def test_a_scaled_loss_moves_all_as_far_as_one_that_is_not():
+    """As for fp16: gradients are as they were before they are clipped. Powers of two round none."""
+    plain, scaled = networks("sgd"), networks("sgd")
+    batches = [views(), views(seed=2)]
+    one = train_step(plain, batches, AT, clip_grad=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    two = train_step(scaled, batches, AT, clip_grad=0.01, scaler=scaler)
+    torch.testing.assert_close(two.gradient_norm, one.gradient_norm)
+    assert one.gradient_norm > 0.05  # of all tensors: some were clipped
+    for name, tensor in state(plain).items():
+        torch.testing.assert_close(state(scaled)[name], tensor, msg=name)
+
+
+def test_the_mean_for_the_centre_is_taken_in_full_of_logits_in_half_precision():
+    n, seen = networks(), []
+    n.teacher.register_forward_hook(lambda *given: seen.append(given[-1][0]))
+    half = partial(torch.autocast, "cpu", torch.bfloat16)
+    train_step(n, [views()], AT, clip_grad=3.0, autocast=half)
+    assert seen[0].dtype == torch.bfloat16
+    wanted = 0.1 * seen[0].double().mean(dim=0, keepdim=True)
+    torch.testing.assert_close(n.centre.double(), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_ranks_send_gradients_once_and_the_mean_of_the_logits_with_the_loss():
+    n, alone, sent, held = networks(), networks(), [], []
+
+    @contextmanager
+    def no_sync():
+        held.append(True)
+        yield
+        held[-1] = False
+
+    def forward(*given, **options):
+        sent.append(not (held and held[-1]))
+        return n.student(*given, **options)
+
+    def average(tensor):  # of this rank, and of one that has seen twice as much
+        sent.append(tuple(tensor.shape))
+        return 1.5 * tensor
+
+    start_centre(n, [views(), views(seed=2)], average=average)
+    start_centre(alone, [views(), views(seed=2)])
+    torch.testing.assert_close(n.centre, 1.5 * alone.centre)
+    batches, before = [views(), views(seed=2), views(seed=3)], n.centre.clone()
+    logits = torch.cat([n.teacher(batch.groups[:1]) for batch in batches]).detach()
+    result = train_step(
+        n, batches, AT, clip_grad=3.0, forward=forward, no_sync=no_sync, average=average
+    )
+    assert sent == [(1, 24), False, False, True, (1, 25)]
+    torch.testing.assert_close(n.centre, 0.9 * before + 0.15 * logits.mean(dim=0, keepdim=True))
+    alone.centre = before
+    loss = train_step(alone, batches, AT, clip_grad=3.0).loss
+    torch.testing.assert_close(result.loss, 1.5 * loss)
 
 
 def test_the_figures_of_a_step_are_of_what_it_saw_and_moved():
@@ -252,83 +306,10 @@ def test_clipping_is_per_tensor():
     assert norms.tolist() == pytest.approx([20.0, 0.2])
     assert a.grad.norm().item() == pytest.approx(3.0, rel=1e-5)
     assert b.grad.tolist() == pytest.approx([0.1] * 4)
-
-
-def test_drop_path_masks_depend_on_the_key_and_not_on_the_ranks():
-    rates = [0.0, 0.3, 0.6]
-    whole = draw_masks(rates, key=(1, 2, 0), views=2, images=8, share=slice(0, 8))
-    parts = [
-        draw_masks(rates, key=(1, 2, 0), views=2, images=8, share=slice(i, i + 4)) for i in (0, 4)
-    ]
-    joined = torch.cat([part.unflatten(1, (2, 4)) for part in parts], dim=2).flatten(1)
-    assert torch.equal(joined, whole)
-    other = draw_masks(rates, key=(1, 3, 0), views=2, images=8, share=slice(0, 8))
-    assert not torch.equal(other, whole)
-    many = draw_masks(rates, key=(0,), views=10, images=20000, share=slice(0, 20000))
-    assert (many == 0).float().mean(dim=1).tolist() == pytest.approx(rates, abs=0.004)
-    assert many.mean(dim=1).tolist() == pytest.approx([1.0] * 3, abs=0.01)
-
-
-def test_drop_path_scales_samples_of_the_residual_branches():
-    n = networks(drop_path=0.5)
-    layers = n.student.drop_paths
-    assert [layer.rate for layer in layers] == pytest.approx([0.5, 0.5])  # the first block has none
-    batch = views()
-    plain = n.student(batch.groups)
-    masks = [torch.zeros(len(layers), len(group)) for group in batch.groups]
-    dropped = n.student(batch.groups, masks)
-    assert not torch.allclose(plain, dropped)
-    layer = DropPath(0.5)
-    layer.use(torch.tensor([0.0, 2.0]))
-    assert layer(torch.ones(2, 3)).tolist() == [[0] * 3, [2] * 3]
-    assert layer(torch.ones(2, 5)).tolist() == [[0] * 5, [2] * 5]  # called again in the same pass
-    layer.use(torch.tensor([0.0, 2.0]))  # two windows of each sample
-    assert layer(torch.ones(4, 3)).tolist() == [[0] * 3, [0] * 3, [2] * 3, [2] * 3]
-    assert layer.eval()(torch.ones(2, 3)).tolist() == [[1] * 3, [1] * 3]
-
-
-def test_checkpointed_activations_repeat_their_own_masks():
-    results = []
-    for checkpoint in (False, True):
-        n = networks("sgd", drop_path=0.5)
-        n.student.backbone.set_grad_checkpointing(checkpoint)
-        batch = views()
-        masks = [
-            draw_masks([0.5, 0.5], key=(i,), views=v, images=4, share=slice(0, 4))
-            for i, v in enumerate((2, 3))
-        ]
-        train_step(n, [Views(groups=batch.groups, masks=masks)], AT, clip_grad=3.0)
-        results.append(state(n))
-    for name, tensor in results[0].items():
-        torch.testing.assert_close(results[1][name], tensor, msg=name)
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_a_layer_that_a_network_calls_at_several_shapes_drops_at_each(again):
-    """Also where local views have a shape that global ones have elsewhere, unless repeated."""
-
-    class Pyramid(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.drop_path, self.weight = TimmDropPath(0.5), nn.Parameter(torch.ones(()))
-
-        def branch(self, x):
-            return self.drop_path(x * self.weight).mean(dim=(1, 2, 3))
-
-        def forward(self, x):
-            call = partial(repeated, self.branch, use_reentrant=False) if again else self.branch
-            return torch.stack([call(x), call(x[..., ::2, ::2])], dim=1)
-
-    student = MultiCrop(Pyramid().train(), nn.Identity())
-    sides = (8, 6) if again else (8, 4)
-    for step in range(2):
-        masks = [torch.tensor([[0.0, 2.0]]), torch.tensor([[2.0, 0.0, 2.0 * step]])]
-        found = student([torch.ones(n, 1, s, s) for n, s in zip((2, 3), sides, strict=True)], masks)
-        wanted = torch.cat([mask[0] for mask in masks])
-        assert found.tolist() == [[value, value] for value in wanted.tolist()]
-        student.backbone.weight.grad = None
-        (found * torch.arange(5.0)[:, None]).sum().backward()
-        assert student.backbone.weight.grad == 2 * (wanted * torch.arange(5.0)).sum()
+    # As the original's, which adds 1e-6 to the length that it divides by.
+    a.grad = torch.full((4,), 1e-5)
+    clip_per_tensor([a], 1e-5)
+    assert a.grad.tolist() == pytest.approx([1e-5 * 1e-5 / (2e-5 + 1e-6)] * 4, rel=1e-4)
 
 
 def test_schedules_have_their_ends():

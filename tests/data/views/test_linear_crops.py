@@ -1,6 +1,7 @@
 """Random crops of the linear classifier: as torchvision's, and the same whoever makes them."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
@@ -20,17 +21,20 @@ def make_photos(folder, count=9):
     return find_images([str(folder)])
 
 
-def test_a_crop_is_torchvisions():
+@pytest.mark.parametrize("size", [32, (24, 40)])
+def test_a_crop_is_torchvisions(size):
+    """Height before width."""
     pixels = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     flips = set()
     for i in range(8):
-        draw = draw_view(crop_spec(32), uniforms(0, 0, i, 1)[0], 50, 70)
+        draw = draw_view(crop_spec(size), uniforms(0, 0, i, 1)[0], 50, 70)
         box = (draw.top, draw.left, draw.height, draw.width)
-        expected = TF.resized_crop(image, *box, [32, 32], InterpolationMode.BILINEAR)
+        expected = TF.resized_crop(image, *box, list(draw.shape), InterpolationMode.BILINEAR)
         expected = TF.hflip(expected) if draw.flip else expected
         np.testing.assert_array_equal(render_crop(image, draw), np.asarray(expected))
         assert not any((draw.jitter, draw.grayscale, draw.solarize, draw.sigma))
+        assert draw.shape == ((32, 32) if size == 32 else size)
         flips.add(draw.flip)
     assert flips == {True, False}
 
@@ -66,6 +70,20 @@ def test_batches_depend_on_seed_and_epoch_alone(tmp_path):
         for batch in others:  # nor is an image cropped as it was
             for i, pixels in zip(batch.indices, batch.images, strict=True):
                 assert not torch.equal(pixels, crops[i])
+
+
+def test_photos_are_turned_as_they_say_unless_told_not_to(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter to the right
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=turned)
+    files = find_images([str(tmp_path)])
+    for exif, upright in ((True, np.rot90(pixels, -1)), (False, pixels)):
+        options = {"size": 16, "batch_size": 1, "seed": 0, "epoch": 0, "workers": 0}
+        (batch,) = augmented_batches(files, **options, exif=exif)
+        draw = draw_view(crop_spec(16), uniforms(0, 0, 0, 1)[0], *upright.shape[:2])
+        crop = render_crop(Image.fromarray(np.ascontiguousarray(upright)), draw)
+        np.testing.assert_array_equal(batch.images[0].numpy(), crop.transpose(2, 0, 1))
 
 
 def test_unreadable_files_are_missing_and_named(tmp_path):

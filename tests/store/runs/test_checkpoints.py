@@ -2,10 +2,12 @@
 
 import errno
 import os
+import threading
 import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dino_cli.errors import TaskError
 from dino_cli.store.runs import checkpoints
@@ -55,6 +57,23 @@ def test_the_newest_ones_stay_under_numbers(folder):
         save(writer, 6)
     assert steps(folder) == {"checkpoint.pt": 6, "checkpoint-0002.pt": 2}
     assert not list(folder.path.glob(".*"))
+
+
+@pytest.mark.parametrize("keep", [2, 3])
+def test_the_newest_checkpoint_is_there_at_every_instant(folder, monkeypatch, keep):
+    """Where files have links, it is never moved away."""
+    moved, replace = [], checkpoints.Path.replace
+
+    def noted(self, target):
+        moved.append(self)
+        return replace(self, target)
+
+    monkeypatch.setattr(checkpoints.Path, "replace", noted)
+    with CheckpointWriter(folder, keep=keep) as writer:
+        for step in range(1, 5):
+            save(writer, step)
+    assert (folder.path / "checkpoint.1.pt" in moved) == (keep == 3)
+    assert folder.checkpoint not in moved
 
 
 def test_a_kept_checkpoint_is_written_once(folder):
@@ -170,6 +189,59 @@ def test_an_error_of_the_run_waits_for_the_last_write(folder, monkeypatch):
     with pytest.raises(TaskError, match="of the run"):
         fail()
     assert steps(folder) == {"checkpoint.pt": 1}
+
+
+def test_a_last_write_that_fails_is_told_when_the_run_ends(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoints.torch, "save", full)
+    with (
+        pytest.raises(TaskError, match="No space left on device"),
+        CheckpointWriter(folder, keep=2) as writer,
+    ):
+        save(writer, 1)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_write(folder, monkeypatch):
+    write, go_on = checkpoints.save_state, threading.Event()
+
+    def slowly(*given):
+        go_on.wait(5)
+        write(*given)
+
+    monkeypatch.setattr(checkpoints, "save_state", slowly)
+    writer = CheckpointWriter(folder, keep=2)
+
+    def stopped():
+        with writer:
+            save(writer, 1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not folder.checkpoint.exists()
+    go_on.set()
+    writer.flush()
+    assert steps(folder) == {"checkpoint.pt": 1}
+
+
+def test_a_checkpoint_of_another_version_is_not_taken_for_one_of_this(folder):
+    torch.save({**state(1), "format": 2}, folder.checkpoint)
+    with pytest.raises(TaskError, match="damaged or not a checkpoint of dino train"):
+        load_checkpoint(folder.checkpoint)
+
+
+def test_weights_laid_out_with_channels_last_are_written_as_they_are(folder):
+    """As convnets' are on CUDA."""
+    weights = torch.rand(4, 3, 5, 5)
+    last = weights.to(memory_format=torch.channels_last)
+    with CheckpointWriter(folder, keep=1) as writer:
+        writer.save({"format": 1, "step": 1, "w": last}, {"w": last}, {})
+    assert torch.equal(load_file(folder.teacher)["w"], weights)
+    kept = load_checkpoint(folder.checkpoint)["w"]
+    assert torch.equal(kept, weights)
+    assert kept.is_contiguous()
 
 
 def test_an_error_without_words_is_told_by_its_name(folder, monkeypatch):

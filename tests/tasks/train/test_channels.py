@@ -15,6 +15,7 @@ from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from dino_cli.core.network.backbone import Backbone, build
 from dino_cli.data.decoding.own_depth import read_samples
 from dino_cli.data.preprocess import build_transform, normalize
+from dino_cli.store.runs.log import Log
 from dino_cli.store.weights.load import load
 
 tifffile = pytest.importorskip("tifffile")
@@ -281,3 +282,24 @@ def test_a_last_step_that_is_not_finite_leaves_json_that_others_read(data, tmp_p
     told = dino(*words, "-o", tmp_path / "run", "--json").stdout
     assert json.loads(told, parse_constant=pytest.fail)["loss"] is None
     assert "nan" not in dino(*words, "-o", tmp_path / "again").stdout
+
+
+def test_a_picture_that_overflows_is_told_each_time_and_counts_in_no_mean(data, tmp_path):
+    """One of eight, in steps of two: in each epoch a step that is not finite, which changes nothing
+    and ends nothing."""
+    for i in range(8):
+        field = np.load(data / "npy" / "ab"[i // 4] / f"{i}.npy")[..., 0]
+        np.save(tmp_path / f"{i}.npy", field if i else np.full_like(field, 1.5e38))
+    words = ["train", tmp_path, "--config", data / "small.toml", "--in-chans", "1", "--watch", "0"]
+    words += ["--mean", "0", "--std", "0.1", "--batch-size", "2", "--epochs", "4", "--lr", "1e-4"]
+    said = dino(*words, "-o", tmp_path / "run").stderr
+    entries = Log.read(tmp_path / "run/log.jsonl")
+    bad = [entry["step"] for entry in entries if entry.get("loss", 0) is None]
+    assert [step // 4 for step in bad] == [0, 1, 2, 3]
+    told = [line.partition(" a loss")[0] for line in said.splitlines() if "not finite" in line]
+    assert told == [f"dino: up to step {step}, 1 step with" for step in bad]
+    for epoch in range(4):
+        (mean,) = (e["epoch_loss"] for e in entries if "epoch_loss" in e and e["epoch"] == epoch)
+        good = [e["loss"] for e in entries if e["epoch"] == epoch and e.get("loss")]
+        assert len(good) == 3
+        assert mean == pytest.approx(sum(good) / 3, rel=1e-6)

@@ -154,6 +154,7 @@ def test_a_rate_is_judged_by_its_optimizer_and_after_the_warmup(optimizer, ratio
             assert heard.remarks == []
     assert len(heard.remarks) == (said is not None)
     assert all(f"({said} is usual)" in remark for remark in heard.remarks)
+    assert all("start anew with --lr 5e-05 or a longer" in remark for remark in heard.remarks)
 
 
 def told_of_a_point(*, seen=0, batch=16, spreads=(0.01,), count=20, every=10, end=False, epochs=10):
@@ -223,6 +224,67 @@ def test_a_run_that_ends_early_is_judged_by_its_last_lines(spreads, said, batch,
     assert [one.partition(" the")[0] for one in told_of_a_point(**run, end=True)] == said
     assert told_of_a_point(**run) == []
     assert told_of_a_point(**run, end=True, epochs=100) == []  # of a long run it is the beginning
+
+
+def told_of_a_collapse(share, *, steps=2000, every=10, missing=(), **options):
+    """What is said about targets without a spread, whose entropy is that share of ln K, and at
+    which step. missing: lines that have no figures."""
+    heard, said = Heard(), {}
+    plan = BatchPlan(images=16 * 100, epochs=steps // 100, batch=16, seed=0)
+    config = TrainConfig(epochs=steps // 100, batch_size=16, **options)
+    diagnosis = Diagnosis(config, plan, heard)
+    for step in range(0, 1500, every):
+        known = step not in missing
+        entry = {"entropy_share": share if known else None, "loss": 1.0 if known else None}
+        entry |= {"target_spread": 0.0 if known else None, "update_ratio": 0.001}
+        diagnosis.see({**entry, "step": step, "data_wait": 0.0}, seconds=1.0)
+        for remark in heard.remarks:
+            said.setdefault(remark, step)
+    ((remark, step),) = said.items()
+    return remark, step
+
+
+def test_a_collapse_has_lasted_a_twentieth_of_the_run_or_fifty_steps_or_a_thousand():
+    """And since the last line whose figures were numbers that are none."""
+    for steps, patience in {200: 50, 2000: 100, 10_000: 500, 100_000: 1000}.items():
+        assert told_of_a_collapse(0.1, steps=steps)[1] == patience
+    remark, step = told_of_a_collapse(0.1, missing=(60,))
+    assert (step, remark.partition(":")[2][:14]) == (170, " for 100 steps")
+
+
+@pytest.mark.parametrize(
+    ("options", "ways"),
+    [
+        ({"warmup_teacher_temp": 0.05, "teacher_temp": 0.05, "freeze_last_layer": 2},
+         "--teacher-temp 0.04 --warmup-teacher-temp 0.04 (a hot teacher is flat), or "
+         "--use-bn-in-head (small data needs it), or --lr 0.001"),
+        ({"warmup_teacher_temp": 0.04, "teacher_temp": 0.08, "use_bn_in_head": True},
+         "--teacher-temp 0.04 --warmup-teacher-temp 0.04 (a hot teacher is flat), or "
+         "--freeze-last-layer 2, or --lr 0.001"),
+        ({"warmup_teacher_temp": 0.04, "teacher_temp": 0.07, "freeze_last_layer": 0.5},
+         "--warmup-teacher-temp 0.02, or --use-bn-in-head (small data needs it), or "
+         "--freeze-last-layer 1.5, or --lr 0.001"),
+    ],
+)  # fmt: skip
+def test_what_helps_against_uniform_targets_is_what_is_not_tried_yet(options, ways):
+    remark, _ = told_of_a_collapse(0.98, lr=0.002, **options)
+    assert remark.startswith("uniform collapse: for 100 steps")
+    assert remark.endswith(f"; start anew with {ways}")
+
+
+@pytest.mark.parametrize(
+    ("options", "ways"),
+    [
+        ({"center_momentum": 0.999, "teacher_temp": 0.03, "warmup_teacher_temp": 0.03},
+         "--center-momentum 0.9 (the centre hardly moves now), or --center-init batch, or "
+         "--teacher-temp 0.04, or --lr 0.001"),
+        ({"center_momentum": 0.9, "center_init": "batch", "teacher_temp": 0.04}, "--lr 0.001"),
+    ],
+)  # fmt: skip
+def test_what_helps_against_one_prototype_is_what_is_not_tried_yet(options, ways):
+    remark, _ = told_of_a_collapse(0.1, lr=0.002, **options)
+    assert remark.startswith("point collapse: for 100 steps")
+    assert remark.endswith(f"; start anew with {ways}")
 
 
 @pytest.mark.parametrize(("spread", "said"), [(0.0, True), (0.05, False)])

@@ -4,18 +4,22 @@ import html
 import json
 import shlex
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
-from in_process import dino, refusal
+from in_process import answer, dino, refusal
+from safetensors.torch import load_file
 from small_run import losses
 from typer.testing import CliRunner
 
 from dino_cli.cli.app import app
+from dino_cli.data.listing.images import find_images
 from dino_cli.store.runs.checkpoints import load_checkpoint
 from dino_cli.store.runs.log import Log
 from dino_cli.store.runs.watched import read_attention, read_photos
+from dino_cli.tasks.train.folder import digest_of
 
 
 def test_a_run_may_be_named_by_its_checkpoint(images, small, tmp_path):
@@ -35,11 +39,10 @@ def test_a_run_may_be_named_by_its_checkpoint(images, small, tmp_path):
 
 
 def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_path):
-    dino("train", images, "--config", small, "-o", tmp_path / "whole", "--drop-path", "0.3")
+    flags = ["--config", small, "--drop-path", "0.3", "--center-init", "batch"]
+    dino("train", images, *flags, "-o", tmp_path / "whole")
     part = tmp_path / "part"
-    first = dino(
-        "train", images, "--config", small, "-o", part, "--drop-path", "0.3", "--max-steps", "6"
-    )
+    first = dino("train", images, *flags, "-o", part, "--max-steps", "6")
     told, go_on = first.stdout.splitlines()
     assert told.startswith(f"{part}: 6 of 12 steps, loss ")
     assert go_on == f"go on with: dino train --resume {part} --max-steps 12"
@@ -59,6 +62,8 @@ def test_resuming_in_the_middle_of_an_epoch_changes_no_float(images, small, tmp_
     )
     for key in ("student", "teacher"):
         assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
+    kept = load_file(part / "teacher.safetensors")
+    assert all(torch.equal(a["teacher"][f"backbone.{name}"], kept[name]) for name in kept)
 
 
 @pytest.mark.slow
@@ -94,8 +99,9 @@ def test_a_run_goes_on_from_another_folder(images, small, tmp_path, monkeypatch)
     flags = [*start, "--init-from", "../first"]
     for name, data in (("whole", "q"), ("run", "q"), ("some", "q/*/*.p{ng,nm}")):
         dino("train", data, *flags, "-o", f"../{name}", "--eval-data", "q")
-    kept = json.loads((tmp_path / "some/config.json").read_text())["train"]["data"]
-    assert kept == [f"{tmp_path}/p[[]1]/q/*/*.p{{ng,nm}}"]
+    kept = json.loads((tmp_path / "some/config.json").read_text())["train"]
+    assert kept["init_from"] == f"{tmp_path}/first"
+    assert kept["data"] == [f"{tmp_path}/p[[]1]/q/*/*.p{{ng,nm}}"]
     dino("train", "--resume", "../whole", "--max-steps", "2", "--init-from", "../first")
 
     monkeypatch.chdir(tmp_path / "other")
@@ -133,6 +139,7 @@ def test_batch_norm_that_sees_other_batches_is_told(images, small, tmp_path, fla
     said = " ".join(dino("train", "--resume", run, *words).stderr.split())
     told = "batch norm takes 4 images at a time from here on, not 8"
     assert (told in said) == bool(flags)
+    assert "koleo" not in said
     assert "batch norm" not in dino("train", "--resume", run, "--max-steps", "3").stderr
 
 
@@ -145,6 +152,20 @@ def test_a_damaged_checkpoint_is_not_kept_in_place_of_the_one_before(images, sma
     said = dino("train", "--resume", run).stderr
     assert "checkpoint.pt is damaged; trying the one before it" in " ".join(said.split())
     assert [load_checkpoint(run / f"checkpoint{i}.pt")["step"] for i in ("", ".1")] == [2, 1]
+
+
+def test_the_total_batch_stays_whatever_is_asked_for(images, small, tmp_path):
+    run = tmp_path / "run"
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
+    words = ["train", "--resume", run, "--max-steps", "2"]
+    told = "the total batch stays 8: 8 images × 1 processes × 1 accumulated"
+    result = dino(*words, "--batch-size", "16", "--accumulate", "2")
+    assert told in " ".join(result.stderr.split())
+    said = refusal(1, *words, "--batch-size", "3")
+    assert "the run's total batch of 8 does not divide into batches of 3 on 1 processes; " in said
+    assert load_checkpoint(run / "checkpoint.pt")["total_batch"] == 8
+    kept = json.loads((run / "config.json").read_text())["train"]
+    assert (kept["batch_size"], kept["accumulate"], kept["resume"]) == (8, 1, None)
 
 
 @pytest.mark.slow
@@ -163,19 +184,24 @@ def test_a_run_that_is_at_its_end_says_whether_there_is_more(images, small, tmp_
     dino("train", images, "--config", small, "-o", run, "--epochs", "1", "--max-steps", "1")
     told = "the run is at step 1 of 1 already; --max-steps may raise that"
     assert told in dino("train", "--resume", run).stderr
-    dino("train", "--resume", run, "--max-steps", "4")
+    dino("train", "--resume", run, "--max-steps", "100")
     told = "the run is at step 4 of 4 already; it is complete"
     assert told in dino("train", "--resume", run).stderr
+    for steps in (4, 2):
+        result = answer("train", "--resume", run, "--max-steps", steps)
+        assert (result["steps"], result["epochs"], result["of"]) == (4, 1, 4)
+        assert (result["images_per_second"], result["loss"]) == (0, None)
 
 
 def test_the_way_on_is_a_command_for_a_shell(images, small, tmp_path):
     run = tmp_path / "a run"
     words = ["train", images, "--config", small, "-o", run, "--max-steps", "1", "--epochs", "1"]
+    words += ["--log-every", "2"]
     way = dino(*words).stdout.splitlines()[-1].removeprefix("go on with: dino ")
     resume = shlex.join(["dino", "train", "--resume", str(run)])
     assert f"go on with {resume}, or choose another -o" in dino(*words, code=1).stderr
     dino(*shlex.split(way))
-    assert list(losses(run)) == [0, 1, 2, 3]
+    assert list(losses(run)) == [0, 2, 3]  # every other one, and the last
 
 
 @pytest.mark.slow
@@ -218,9 +244,30 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(images, small, tm
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "2")
     (run / "checkpoint.pt").unlink()
+    (run / ".checkpoint.pt.abcd1234.part").write_bytes(b"half of one")
+    (run / ".teacher-best.safetensors.abcd1234.part").write_bytes(b"half of one")
     result = dino("train", "--resume", run)
     assert "no checkpoint yet" in result.stderr
     assert losses(run) == losses(tmp_path / "whole")
+    assert not list(run.glob(".*"))
+
+
+def test_a_run_killed_before_it_had_a_configuration_leaves_its_folder_free(images, small, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".config.json.abcd1234.part").write_text("{")
+    dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
+    assert not list(run.glob(".*"))
+
+
+def test_the_names_of_images_are_digested_as_by_earlier_versions(tmp_path):
+    """Else their runs would be told that the images have other names."""
+    for name in ("b/a.png", "bc.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    files = find_images([str(tmp_path)])
+    assert digest_of(files) == sha256(b"b/a.png\0bc.png\0").hexdigest()
 
 
 def test_a_run_from_weights_resumes_without_them(images, small, tmp_path):
@@ -270,6 +317,23 @@ def test_fp16_that_always_overflows_stops_the_run(images, small, tmp_path, monke
     said = " ".join(result.stderr.split())
     assert "gradients overflow in fp16, in 20 steps in a row up to step 19" in said
     assert f"go on with: dino train --resume {tmp_path / 'bad'} --precision bf16" in said
+
+
+@pytest.mark.slow
+def test_the_scale_of_fp16_goes_on_too(images, small, tmp_path, monkeypatch):
+    """From one that is far too large and halves at each step."""
+    run = "dino_cli.tasks.train.run"
+    monkeypatch.setattr(f"{run}.choose_precision", lambda *_: "fp16")  # a CPU is refused it else
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda d: scaler(d, init_scale=2.0**60))
+    words = ["train", images, "--config", small, "--drop-path", "0", "-o"]
+    dino(*words, tmp_path / "whole", "--max-steps", "5")
+    dino(*words, tmp_path / "part", "--max-steps", "3")
+    dino("train", "--resume", tmp_path / "part", "--max-steps", "5")
+    a, b = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "part"))
+    assert a["scaler"] == b["scaler"]
+    assert b["scaler"]["scale"] == 2.0**55
+    assert losses(tmp_path / "part") == losses(tmp_path / "whole")
 
 
 def test_a_finished_run_says_so(images, small, tmp_path):

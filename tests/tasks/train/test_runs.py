@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,9 +14,13 @@ from in_process import dino
 from safetensors.torch import load_file
 from small_run import losses
 
+from dino_cli.core.training.step import train_step
 from dino_cli.data.views.batches import crop_batches
 from dino_cli.runtime import StopOverdue
+from dino_cli.store.runs.checkpoints import load_checkpoint
 from dino_cli.store.runs.log import Log
+from dino_cli.tasks.train.feed import Feed
+from dino_cli.tasks.train.pace import Pace, Stretch
 
 
 def test_a_run_leaves_what_spec_says(images, small, tmp_path):
@@ -45,6 +50,7 @@ def test_a_run_leaves_what_spec_says(images, small, tmp_path):
         mean = sum(s["loss"] for s in steps if s["epoch"] == e["epoch"]) / 4
         assert e["epoch_loss"] == pytest.approx(mean, rel=1e-6)
     assert steps[0]["lr"] == 0
+    assert [s["update_ratio"] > 0 for s in steps] == [s["lr"] > 0 for s in steps]
     assert max(s["lr"] for s in steps) == pytest.approx(0.0005 * 8 / 256)
     config = json.loads((run / "config.json").read_text())
     assert config["architecture"]["grid"] == [4, 4]
@@ -155,19 +161,26 @@ def test_a_large_total_batch_may_hold_a_large_share_of_the_first_images(
 
 
 def test_processes_share_the_cores_among_their_workers(images, small, tmp_path, monkeypatch):
+    """Who also learn whether views are made later, and whether photos are turned."""
     asked = []
 
-    def batches(*arguments, workers, **options):
-        asked.append(workers)
-        return crop_batches(*arguments, workers=0, **options)
+    def batches(*arguments, **options):
+        asked.append(options)
+        return crop_batches(*arguments, **{**options, "workers": 0})
 
     monkeypatch.setattr("dino_cli.tasks.train.run.crop_batches", batches)
     monkeypatch.setattr("dino_cli.runtime.devices.available_cores", lambda: 32)
-    for here, workers in {"8": 4, "1": 10, "64": 1}.items():
+    for here, workers, flags in (
+        ("8", 4, []),
+        ("1", 10, ["--views", "gpu"]),
+        ("64", 1, ["--no-exif"]),
+    ):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
         words = ["train", images, "--config", small, "-o", tmp_path / here, "--workers", "10"]
-        dino(*words, "--max-steps", "1")
-        assert asked.pop() == workers
+        dino(*words, "--max-steps", "1", *flags)
+        assert asked[-1]["workers"] == workers
+        assert asked[-1]["photos"] == ("gpu" in flags)
+        assert asked[-1]["exif"] == ("--no-exif" not in flags)
 
 
 def test_knn_during_training_is_in_the_log(images, small, tmp_path):
@@ -211,6 +224,16 @@ def test_knn_that_a_stop_cut_short_says_nothing_of_the_images(images, small, tmp
     assert "knn_top1" not in Log.read(run / "log.jsonl")[-1]
 
 
+def test_rates_are_of_all_images_of_a_step(images, small, tmp_path, monkeypatch):
+    """With four images in each of two micro-batches; waiting is a share of the time."""
+    stretch = Stretch(steps=1, seconds=2.0, waited=0.5)
+    monkeypatch.setattr(Pace, "lap", lambda *_: stretch)
+    flags = ["--config", small, "--max-steps", "1", "--batch-size", "4", "--accumulate", "2"]
+    dino("train", images, *flags, "-o", tmp_path / "run")
+    (line,) = Log.read(tmp_path / "run/log.jsonl")
+    assert (line["images_per_second"], line["data_wait"]) == (4, 0.25)
+
+
 @pytest.mark.slow
 @pytest.mark.alone
 def test_knn_between_epochs_is_not_time_of_training(images, small, tmp_path, monkeypatch):
@@ -223,8 +246,8 @@ def test_knn_between_epochs_is_not_time_of_training(images, small, tmp_path, mon
 
 @pytest.mark.slow
 def test_the_best_teacher_by_knn_is_kept(images, small, tmp_path, monkeypatch):
-    """Also when the run goes on: a worse one does not replace it, the best does."""
-    found = iter([30.0, 50.0, 40.0, None, 45.0, 60.0])
+    """Also when the run goes on: one that is no better does not replace it, the best does."""
+    found = iter([30.0, 50.0, 40.0, None, 50.0, 60.0])
     monkeypatch.setattr("dino_cli.tasks.train.loop.teacher_knn", lambda *_: next(found))
     run = tmp_path / "run"
     fixed = ["--config", small, "-o", run, "--eval-data", images, "--keep-every", "1"]
@@ -247,6 +270,59 @@ def test_the_best_teacher_by_knn_is_kept(images, small, tmp_path, monkeypatch):
     assert is_best(6)
     best = run / "teacher-best.safetensors"
     dino("embed", images / "fish", "--weights", best, "-o", tmp_path / "f.npy", "--device", "cpu")
+
+
+def test_checkpoints_are_written_every_so_many_steps_at_epochs_and_at_the_end(
+    images, small, tmp_path
+):
+    run = tmp_path / "run"
+    words = ["--config", small, "-o", run, "--save-every", "3", "--keep", "9", "--max-steps", "7"]
+    dino("train", images, *words)
+    found = [load_checkpoint(run / f"checkpoint{i}.pt")["step"] for i in ("", ".1", ".2", ".3")]
+    assert found == [7, 6, 4, 3]  # of four steps an epoch
+    assert not (run / "checkpoint.4.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_stop_keeps_the_step_it_came_in_and_says_which(images, small, tmp_path, monkeypatch):
+    """Also where images do not come any more; at the last step nothing is left to stop."""
+
+    def stopped_at(step, words, code, read=None):
+        steps = iter(range(100))
+
+        def step_and_stop(*given, **options):
+            if read is None and next(steps) == step:
+                signal.raise_signal(signal.SIGTERM)
+            return train_step(*given, **options)
+
+        def read_or_not(feed):
+            if read is not None and next(steps) == step:
+                raise StopOverdue
+            return read_next(feed)
+
+        monkeypatch.setattr("dino_cli.tasks.train.loop.train_step", step_and_stop)
+        monkeypatch.setattr(Feed, "read", read_or_not)
+        return dino("train", *words, code=code)
+
+    run, read_next = tmp_path / "run", Feed.read
+    words = [images, "--config", small, "-o", run, "--max-steps", "8"]
+    for step, read, done, given in ((1, None, 2, words), (3, True, 5, ["--resume", run])):
+        said = stopped_at(step, given, 130, read).stderr
+        assert f"stopped after step {done} of 12; go on with: dino train --resume {run}" in said
+        assert load_checkpoint(run / "checkpoint.pt")["step"] == done
+    stopped_at(2, ["--resume", run], 0)
+    assert list(losses(run)) == list(range(8))
+
+
+@pytest.mark.slow
+def test_looking_and_judging_between_epochs_change_no_float(images, small, tmp_path):
+    """Of a network with batch norm, which takes each batch as it comes only while it trains."""
+    words = ["train", images, "--config", small, "--conv-stem", "--use-bn-in-head", "--watch"]
+    dino(*words, "0", "-o", tmp_path / "alone")
+    dino(*words, "2", "-o", tmp_path / "watched")
+    dino(*words, "0", "-o", tmp_path / "judged", "--eval-data", images)
+    for name in ("watched", "judged"):
+        assert losses(tmp_path / name) == losses(tmp_path / "alone"), name
 
 
 @pytest.mark.slow

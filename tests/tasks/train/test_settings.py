@@ -157,6 +157,25 @@ def test_the_job_script_is_of_a_run_that_can_be():
         assert said in dino(*words, *flags, code=2).stderr
 
 
+def test_a_job_has_a_core_for_each_process_that_loads_and_one_for_each_gpu():
+    words = ["train", "photos", "-o", "my run", "--gpus", "4", "--workers", "6", "--print-sbatch"]
+    script = dino(*words).stdout
+    for line in (
+        "#SBATCH --gpus-per-node=4",
+        "#SBATCH --cpus-per-task=28",
+        "#SBATCH --signal=USR1@300 ",
+        "run='my run'\n",
+        '  command=(train --resume "$run")\n',
+        "  command=(train --output 'my run' --gpus 4 --workers 6 -- photos)\n",
+    ):
+        assert line in script
+    (handled,) = (line for line in script.splitlines() if "--signals-to-handle" in line)
+    assert {"SIGTERM", "SIGINT", "SIGUSR1"} <= set(handled.split()[1].split(","))
+    named = dino("train", "photos", "--print-sbatch").stdout
+    assert "run=runs/dino\n" in named
+    assert "  command=(train -o runs/dino -- photos)\n" in named
+
+
 def test_a_job_that_goes_on_with_a_run_keeps_the_flags(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
