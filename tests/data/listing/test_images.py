@@ -5,6 +5,7 @@ import os
 from pathlib import Path, PurePath
 
 import pytest
+from heard import Heard
 from PIL import Image as PillowImage
 from traced_memory import traced_memory
 
@@ -12,15 +13,6 @@ from dino_cli.data.decoding.decode import UnreadableImage, read_image
 from dino_cli.data.listing.globs import expand_braces
 from dino_cli.data.listing.images import absolute_argument, find_images
 from dino_cli.errors import TaskError
-from dino_cli.progress import Reporter
-
-
-class Remarks(Reporter):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def remark(self, text: str) -> None:
-        self.texts.append(text)
 
 
 def touch(root: Path, *names: str) -> None:
@@ -82,11 +74,11 @@ def test_pipes_are_passed_over_and_refused(tmp_path: Path) -> None:
 def test_the_same_file_twice_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a/1.jpg", "a/2.jpg")
     monkeypatch.chdir(tmp_path)
-    remarks = Remarks()
+    heard = Heard()
     arguments = ["a/2.jpg", ".", str(tmp_path / "a" / "1.jpg")]
-    images = find_images(arguments, reporter=remarks)
+    images = find_images(arguments, reporter=heard)
     assert [str(i.path) for i in images] == ["a/2.jpg", "a/1.jpg"]
-    assert remarks.texts == ["2 pictures are named more than once; each is used once"]
+    assert heard.remarks == ["2 pictures are named more than once; each is used once"]
 
 
 def test_lists_are_relative_to_themselves(tmp_path: Path) -> None:

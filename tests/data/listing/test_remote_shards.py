@@ -11,13 +11,13 @@ from pathlib import Path
 
 import filelock
 import pytest
+from heard import Heard
 from in_process import dino
 from small_vit import write_small_vit
 
 from dino_cli.data.listing import remote_shards
 from dino_cli.data.listing.images import find_images
 from dino_cli.errors import TaskError
-from dino_cli.progress import Reporter
 
 gopen = pytest.importorskip("webdataset.gopen")
 
@@ -202,12 +202,10 @@ def test_what_comes_slowly_comes_whole(
             return super().read(size)
 
     monkeypatch.setattr(gopen, "gopen", lambda *_: Slow(content))
-    heard = []
-    reporter = Reporter()
-    monkeypatch.setattr(reporter, "remark", heard.append)
-    (file,) = find_images([url], reporter=reporter)
+    heard = Heard()
+    (file,) = find_images([url], reporter=heard)
     assert Path(str(file.path).removesuffix("/a.png")).read_bytes() == content
-    assert len(heard) == told
+    assert len(heard.remarks) == told
 
 
 def shard(name: str = "a.png") -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from heard import Heard
 
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -29,18 +30,6 @@ def test_a_call_that_hangs_is_given_up() -> None:
         within(5, lambda: 1 // 0)
 
 
-class Notes(Reporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.done = 0
-
-    def remark(self, text: str) -> None:
-        self.said.append(text)
-
-    def advance(self, count: int = 1) -> None:
-        self.done += count
-
-
 @pytest.fixture
 def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -52,14 +41,14 @@ def test_original_files_go_where_torch_hub_keeps_them(hub: Any, torch_home: Path
     url, content = f"{hub.address}/dino/a_pretrain/a.pth", os.urandom(3 << 20)
     hub.files["dino/a_pretrain/a.pth"] = content
     assert cached_download(url) is None
-    notes = Notes()
+    notes = Heard()
     path = download(url, None, notes)
     assert path == torch_home / "hub" / "checkpoints" / "a.pth"
     assert path == Path(torch.hub.get_dir()) / "checkpoints" / "a.pth"
     assert path.read_bytes() == content
     assert cached_download(url) == path
     assert notes.done >= 3
-    assert "(3 MB)" in notes.said[0]
+    assert "(3 MB)" in notes.remarks[0]
 
 
 def test_the_place_is_torch_hubs_whatever_names_it(
@@ -107,10 +96,10 @@ def test_a_broken_download_goes_on_where_it_stopped(hub: Any, torch_home: Path) 
     assert files(torch_home) == [".a.pth.lock", ".a.pth.part", ".a.pth.version"]
     assert cached_download(url) is None
     have = len(content) - len(content) // 32
-    hub.cut, notes = False, Notes()
+    hub.cut, notes = False, Heard()
     assert download(url, None, notes).read_bytes() == content
     assert hub.starts[-1] == have
-    assert f"going on at {have / 1e6:.0f} MB" in notes.said[0]
+    assert f"going on at {have / 1e6:.0f} MB" in notes.remarks[0]
     assert files(torch_home) == ["a.pth", "a.pth.sha256"]
     digest = hashlib.sha256(content).hexdigest()
     recorded = (torch_home / "hub" / "checkpoints" / "a.pth.sha256").read_text()
@@ -201,13 +190,13 @@ def test_a_part_that_is_whole_is_fetched_anew(
 def test_of_two_at_once_one_fetches(hub: Any, torch_home: Path) -> None:
     url, content = f"{hub.address}/a.pth", os.urandom(100_000)
     hub.files["a.pth"], hub.slow = content, 0.5
-    notes = [Notes(), Notes()]
+    notes = [Heard(), Heard()]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda n: download(url, None, n), notes))
     assert found[0] == found[1]
     assert found[0].read_bytes() == content
     assert hub.requests == ["GET a.pth"]
-    assert sum("another process is fetching" in n.said[0] for n in notes) == 1
+    assert sum("another process is fetching" in n.remarks[0] for n in notes) == 1
 
 
 def test_a_full_disk(hub: Any, torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,13 @@
 from pathlib import Path, PurePath
 
 import pytest
+from heard import Heard
 
 from dino_cli.data.decoding.decode import UnreadableImage
 from dino_cli.data.decoding.video import PictureFrames
 from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.errors import TaskError
-from dino_cli.progress import Reporter
 from dino_cli.tasks.photos.frames import EvenFrames, check_frames, find_videos
-
-
-class Told(Reporter):
-    def __init__(self):
-        self.remarks = []
-
-    def remark(self, text):
-        self.remarks.append(text)
 
 
 @pytest.mark.parametrize("most", [1, 4, 8])
@@ -39,7 +31,7 @@ def test_no_frame_is_wanted_without_a_page():
 
 def test_frames_that_could_not_be_read_are_told():
     frames = PictureFrames(Path("in"), [None] * 9, 10.0, True, (50, 70), [])
-    reporter = Told()
+    reporter = Heard()
     check_frames(frames, 9, reporter, strict=True)
     check_frames(frames, 6, reporter, strict=False, whole=False)  # interrupted
     many = PictureFrames(Path("in"), [None] * 20, 10.0, True, (50, 70), [])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from heard import Heard
 from in_process import refusal
 
 from dino_cli.config.train import TrainConfig
@@ -16,14 +17,6 @@ from dino_cli.runtime import Ranks
 from dino_cli.tasks.train.feed import Feed
 
 RATES = [0.0, 0.3, 0.6]
-
-
-class Heard(Reporter):
-    def __init__(self) -> None:
-        self.remarks: list[str] = []
-
-    def remark(self, text: str) -> None:
-        self.remarks.append(text)
 
 
 def feed(config, batches=(), *, rank=0, ranks=1, rates=(), heard=None):

@@ -4,22 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from heard import Heard
 
 from dino_cli.config.train import TrainConfig
 from dino_cli.core.training.step import StepResult
 from dino_cli.errors import TaskError
-from dino_cli.progress import Reporter
 from dino_cli.store.runs.checkpoints import CheckpointWriter
 from dino_cli.store.runs.folder import RunFolder
 from dino_cli.tasks.train.skips import Skips
-
-
-class Heard(Reporter):
-    def __init__(self) -> None:
-        self.remarks: list[str] = []
-
-    def remark(self, text: str) -> None:
-        self.remarks.append(text)
 
 
 def skips(run: Path, *, precision="fp32", **options):
