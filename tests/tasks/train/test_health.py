@@ -1,4 +1,4 @@
-"""What a run says of its health: whole runs, and figures of the log one by one."""
+"""Runs that go wrong on purpose, and what `dino train` says about them."""
 
 import json
 
