@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 __all__ = [
     "StopOverdue",
@@ -81,16 +82,35 @@ def starting_workers() -> Iterator[None]:
     lost. And SIGCHLD stays as it was: torch's handler raises wherever the main thread happens to
     be when a worker dies; without it that is noticed at the next batch, within five seconds.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     child = signal.getsignal(signal.SIGCHLD)
     try:
-        with warnings.catch_warnings():
+        with _held_back(), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, child)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Signals that ask to stop come at the end of the block."""
+    held: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        # Blocked here, a signal goes to another thread, and its handler runs here nevertheless.
+        handlers = {number: signal.getsignal(number) for number in STOPPING}
+        for number in handlers:
+            signal.signal(number, lambda number, _: held.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # which forked processes inherit
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def ignore_signals() -> None:

@@ -90,21 +90,35 @@ def test_another_thread_has_no_signals_to_ask_by():
     assert found == [[]]
 
 
-def test_stops_wait_while_processes_start_and_torch_leaves_no_handler_for_children():
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_stops_wait_while_processes_start_and_torch_leaves_no_handler_for_children(elsewhere):
+    """Also those that another thread gets, such as one that draws the progress."""
+
     def of_torch(*_):
         raise AssertionError
 
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait, daemon=True)
+    thread.start()
     child = signal.getsignal(signal.SIGCHLD)
     with stop_requests() as asked:
         with starting_workers():
             for number in STOPPING:
-                os.kill(os.getpid(), number)
+                signal.pthread_kill(
+                    (thread if elsewhere else threading.main_thread()).ident, number
+                )
+            time.sleep(0.1)
             signal.signal(signal.SIGCHLD, of_torch)
             assert asked == []
+        deadline = time.monotonic() + 10
+        while len(asked) < len(STOPPING) and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert sorted(asked) == sorted(STOPPING)
         assert signal.getsignal(signal.SIGCHLD) is child
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert len(asked) == 4
+    over.set()
+    thread.join()
 
 
 def test_processes_that_load_hear_no_stop():
