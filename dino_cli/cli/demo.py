@@ -6,6 +6,7 @@ from dino_cli.cli.app import app
 from dino_cli.cli.display import Terminal
 from dino_cli.cli.options import command
 from dino_cli.config.demo import DemoConfig
+from dino_cli.config.values import counted
 from dino_cli.errors import UsageError
 
 
@@ -29,7 +30,7 @@ def demo(config: DemoConfig, terminal: Terminal) -> dict[str, Any] | None:
             reporter=terminal,
             workers=config.workers,
         )
-        terminal.line(f"{config.images}: {config.count} images with masks")
+        terminal.line(f"{config.images}: {counted(config.count, 'image')} with masks")
         return {"folder": str(config.images), "count": config.count}
     if config.train:
         from dino_cli.tasks.demo.training import train_demo

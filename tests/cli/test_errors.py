@@ -243,7 +243,7 @@ def test_more_ranks_than_images(place):
         timeout=120,
     )  # fmt: skip
     assert done.returncode != 0
-    assert "1 images are fewer than one total batch of 2" in done.stderr
+    assert "1 image is fewer than one total batch of 2" in done.stderr
     assert not (place / "run").exists()
 
 

@@ -10,6 +10,7 @@ import torch
 from dino_cli.config.setting import Size, flag_of, height_and_width, size_text
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD
 from dino_cli.config.train import TrainConfig
+from dino_cli.config.values import counted
 from dino_cli.core.network.architecture import VIT_SIZES, Architecture, VitArchitecture
 from dino_cli.core.network.backbone import build_empty
 from dino_cli.errors import UsageError
@@ -103,7 +104,8 @@ def _check_warmups(config: TrainConfig) -> None:
         epochs = getattr(config, name)
         if epochs is not None and not 0 <= epochs <= config.epochs:
             raise UsageError(
-                f"{flag_of(name)} {_told(epochs)} is longer than the run of {config.epochs} epochs",
+                f"{flag_of(name)} {_told(epochs)} is longer than the run of "
+                f"{counted(config.epochs, 'epoch')}",
                 "shorten it or raise --epochs",
             )
 

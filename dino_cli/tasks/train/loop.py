@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dino_cli.config.train import TrainConfig
+from dino_cli.config.values import counted
 from dino_cli.core.network.architecture import Architecture
 from dino_cli.core.training.cuda_graph import GraphedPasses, RecordingError
 from dino_cli.core.training.step import (
@@ -186,8 +187,8 @@ class Run:
             )
         except torch.OutOfMemoryError:
             raise TaskError(
-                f"a batch of {self.config.batch_size} images does not fit into the memory of "
-                f"{self.device}",
+                f"a batch of {counted(self.config.batch_size, 'image')} does not fit into the "
+                f"memory of {self.device}",
                 "halve --batch-size and double --accumulate, or use --checkpoint-activations",
             ) from None
         except RecordingError as error:

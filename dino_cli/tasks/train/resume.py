@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dino_cli.config.resolve import RESCUING, read_run
 from dino_cli.config.setting import flag_of, to_json
 from dino_cli.config.train import TrainConfig
+from dino_cli.config.values import counted
 from dino_cli.core.training.step import Networks
 from dino_cli.data.views.batches import BatchPlan
 from dino_cli.errors import TaskError
@@ -107,11 +108,11 @@ def _same_total_batch(
     else:
         raise TaskError(
             f"the run's total batch of {total} does not divide into batches of "
-            f"{config.batch_size} on {ranks.count} processes",
+            f"{config.batch_size} on {counted(ranks.count, 'process')}",
             f"use a number of processes that divides {total}, or a --batch-size that fits",
         )
     reporter.remark(
-        f"the total batch stays {total}: {fitted.batch_size} images × {ranks.count} processes × "
-        f"{fitted.accumulate} accumulated"
+        f"the total batch stays {total}: {counted(fitted.batch_size, 'image')} × "
+        f"{counted(ranks.count, 'process')} × {fitted.accumulate} accumulated"
     )
     return fitted

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dino_cli.config.train import TrainConfig
+from dino_cli.config.values import counted
 from dino_cli.core.network.architecture import Architecture, VitArchitecture
 from dino_cli.core.training.step import Networks
 from dino_cli.data.decoding.pixel_limit import within_pixel_limit
@@ -169,8 +170,9 @@ def _train_on(
 def _check_enough(plan: BatchPlan) -> None:
     if plan.steps_per_epoch == 0:
         raise TaskError(
-            f"{plan.images} images are fewer than one total batch of {plan.total_batch} "
-            f"({plan.batch} × {plan.ranks} processes × {plan.accumulate} accumulated)",
+            f"{counted(plan.images, 'image')} {'is' if plan.images == 1 else 'are'} fewer than one "
+            f"total batch of {plan.total_batch} ({plan.batch} × {counted(plan.ranks, 'process')} × "
+            f"{plan.accumulate} accumulated)",
             "lower --batch-size or give more images",
         )
 

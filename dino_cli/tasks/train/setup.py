@@ -14,6 +14,7 @@ from dino_cli.config.resolve import read_run
 from dino_cli.config.setting import Size, height_and_width
 from dino_cli.config.shared import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dino_cli.config.train import TrainConfig
+from dino_cli.config.values import counted
 from dino_cli.core.network.architecture import (
     VIT_SIZES,
     Architecture,
@@ -245,8 +246,8 @@ def schedules_of(config: TrainConfig, plan: BatchPlan, reporter: Reporter) -> Sc
     warmup = warmup_epochs_of(config)
     if config.warmup_epochs is None and config.epochs < 10:
         reporter.remark(
-            f"a run of {config.epochs} epochs warms up for a tenth of its steps instead of 10 "
-            "epochs; --warmup-epochs changes that"
+            f"a run of {counted(config.epochs, 'epoch')} warms up for a tenth of its steps "
+            "instead of 10 epochs; --warmup-epochs changes that"
         )
     per_epoch, steps = plan.steps_per_epoch, plan.steps
     return Schedules(

@@ -158,11 +158,11 @@ def test_the_total_batch_stays_whatever_is_asked_for(images, small, tmp_path):
     run = tmp_path / "run"
     dino("train", images, "--config", small, "-o", run, "--max-steps", "1")
     words = ["train", "--resume", run, "--max-steps", "2"]
-    told = "the total batch stays 8: 8 images × 1 processes × 1 accumulated"
+    told = "the total batch stays 8: 8 images × 1 process × 1 accumulated"
     result = dino(*words, "--batch-size", "16", "--accumulate", "2")
     assert told in " ".join(result.stderr.split())
     said = refusal(1, *words, "--batch-size", "3")
-    assert "the run's total batch of 8 does not divide into batches of 3 on 1 processes; " in said
+    assert "the run's total batch of 8 does not divide into batches of 3 on 1 process; " in said
     assert load_checkpoint(run / "checkpoint.pt")["total_batch"] == 8
     kept = json.loads((run / "config.json").read_text())["train"]
     assert (kept["batch_size"], kept["accumulate"], kept["resume"]) == (8, 1, None)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dino_cli.config.eval_linear import EvalLinearConfig
 from dino_cli.config.setting import json_ready
-from dino_cli.config.values import difference
+from dino_cli.config.values import counted, difference
 from dino_cli.core.evaluation.linear import LinearClassifiers, cosine_rate, top_hits
 from dino_cli.data.listing.image_list import ImageFile
 from dino_cli.data.preprocess import normalize
@@ -111,7 +111,7 @@ def train_full(
         layer, trained = _resumed(checkpoint, facts, layer)
     first = kept = len(trained.history)
     if first:
-        reporter.remark(f"going on after {first} of {config.epochs} epochs")
+        reporter.remark(f"going on after {first} of {counted(config.epochs, 'epoch')}")
     reporter.stage("training", config.epochs * len(files), "images", done=first * len(files))
     try:
         for epoch in range(first, config.epochs):
@@ -304,6 +304,6 @@ def _interrupted(done: int, config: EvalLinearConfig, checkpoint: Path | None) -
     if checkpoint is None or not done:
         return Interrupted("interrupted; nothing was kept")
     return Interrupted(
-        f"interrupted after {done} of {config.epochs} epochs, which are kept in"
+        f"interrupted after {done} of {counted(config.epochs, 'epoch')}, which are kept in"
         f" {str(checkpoint)!r}; the same command with --resume goes on"
     )

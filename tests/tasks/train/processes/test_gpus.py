@@ -51,7 +51,7 @@ def test_a_run_goes_on_with_fewer(images, config, tmp_path):
     dino("train", images, "--config", config, *flags, "-o", run, "--batch-size", "8",
          "--max-steps", "5")  # fmt: skip
     _, said = dino("train", "--resume", run, "--gpus", "1", "--max-steps", "12")
-    assert "the total batch stays 16: 8 images × 1 processes × 2 accumulated" in said
+    assert "the total batch stays 16: 8 images × 1 process × 2 accumulated" in said
     assert list(losses(run).values()) == pytest.approx(list(losses(whole).values()), rel=1e-3)
     assert any("knn_top1" in entry for entry in Log.read(run / "log.jsonl"))
 

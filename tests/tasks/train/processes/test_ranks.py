@@ -75,7 +75,7 @@ def test_another_number_of_processes_goes_on_with_the_same_total_batch(images, c
         "--gpus", "2", "--batch-size", "8", "--max-steps", "5",
     )  # fmt: skip
     _, said = dino("train", "--resume", run, "--gpus", "1", "--max-steps", "9")
-    assert "the total batch stays 16: 8 images × 1 processes × 2 accumulated" in said
+    assert "the total batch stays 16: 8 images × 1 process × 2 accumulated" in said
     _, said = dino("train", "--resume", run, "--gpus", "4", "--max-steps", "12")
     assert "the total batch stays 16: 4 images × 4 processes × 1 accumulated" in said
     assert "batch norm" not in said
