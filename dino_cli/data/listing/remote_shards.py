@@ -130,8 +130,8 @@ def _pieces(url: str, reporter: Reporter) -> Generator[bytes, None, None]:
 
 
 def _next_piece(stream: "_Stream", url: str, reporter: Reporter) -> bytes:
-    piece = stream.next(min(TOLD_AFTER, GIVEN_UP_AFTER))
-    if piece is None and TOLD_AFTER < GIVEN_UP_AFTER:
+    piece = stream.next(TOLD_AFTER)
+    if piece is None:
         if not stream.told:
             stream.told = True
             reporter.remark(

@@ -147,25 +147,8 @@ def _continue(
 ) -> tuple[int | None, str]:
     """Append to `part` what one connection brings: the whole size, and why it ended early."""
     version = partial_files(path)[2]
-    have = _size(part)
-    known = version.read_text(encoding="utf-8") if have and version.exists() else ""
-    headers = {"Range": f"bytes={have}-", "If-Range": known} if known else {}
-    try:
-        response = _opened(url, headers)
-    except Unanswered as error:
-        if error.status != 416:  # else there is nothing behind what we have: it is another file
-            raise
-        response = None
-    if response is not None and response.status == 206 and not _starts_at(response, have):
-        response.close()  # another part than was asked for
-        response = None
-    if response is None:
-        for left in (part, version):  # and not the lock, which is held
-            left.unlink(missing_ok=True)
-        have, response = 0, _opened(url, {})
+    response, have = _answer(url, part, version)
     with response:
-        going_on = response.status == 206
-        have = have if going_on else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         if first:
@@ -178,7 +161,7 @@ def _continue(
             tag = ""  # it promises no equal bytes; nor may an earlier one stay, of other bytes
         version.write_text(tag, encoding="utf-8")
         progress = Megabytes(reporter, f"fetching {path.name}", total, have)
-        with part.open("ab" if going_on else "wb") as file:
+        with part.open("ab" if have else "wb") as file:
             while True:
                 try:
                     chunk = response.read(CHUNK)
@@ -193,8 +176,24 @@ def _continue(
                 progress.add(len(chunk))
 
 
-def _starts_at(response: Any, have: int) -> bool:
-    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
+def _answer(url: str, part: Path, version: Path) -> tuple[Any, int]:
+    """The server's, and behind how many bytes of `part` it goes on: all of them or none."""
+    have = _size(part)
+    if have and version.exists() and (known := version.read_text(encoding="utf-8")):
+        try:
+            response = _opened(url, {"Range": f"bytes={have}-", "If-Range": known})
+        except Unanswered as error:
+            if error.status != 416:  # else there is nothing behind what we have: it is another file
+                raise
+        else:
+            if response.status != 206:
+                return response, 0
+            if str(response.headers.get("Content-Range", "")).startswith(f"bytes {have}-"):
+                return response, have
+            response.close()  # another part than was asked for
+        for left in (part, version):  # and not the lock, which is held
+            left.unlink(missing_ok=True)
+    return _opened(url, {}), 0
 
 
 def _forget(path: Path) -> None:

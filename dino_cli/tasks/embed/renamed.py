@@ -19,33 +19,27 @@ def block_as_found(
     """One that is done, its pictures named as they are found now: `photos/a.png` from one folder is
     `../photos/a.png` from another, and `/home/me/photos/a.png` as well."""
     given = blocks.block(number)
-    found = _Renamed(given.file, [files[i].path for i in blocks.span(number)], config)
-    # Making names takes longer than reading them, and those of the same command are right.
-    same = found.rows == given.rows and found.skipped == given.skipped
-    return given if same else found
+    folder, rows, skipped = given.folder, given.rows, given.skipped
+    found = {os.path.abspath(files[i].path): files[i].path for i in blocks.span(number)}
+
+    def now(name: str) -> Path:
+        return found.get(os.path.abspath(os.path.join(folder, name)), Path(name))
+
+    renamed = [replace(row, path=row_path(now(row.path), config)) for row in rows]
+    missed = [(now(path).as_posix(), reason) for path, reason in skipped]
+    same = renamed == rows and missed == skipped  # as where the same command goes on
+    return given if same else _Renamed(given.file, renamed, missed)
 
 
 @dataclass(frozen=True)
 class _Renamed(FeatureBlock):
-    paths: Sequence[Path]
-    config: EmbedConfig
+    named: list[Row]
+    missed: list[tuple[str, str]]
 
     @property
     def rows(self) -> list[Row]:
-        given = super().rows
-        paths = self._found([row.path for row in given])
-        names = [row_path(path, self.config) for path in paths]
-        return [replace(row, path=name) for row, name in zip(given, names, strict=True)]
+        return self.named
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
-        given = super().skipped
-        paths = self._found([path for path, _ in given])
-        return [(p.as_posix(), reason) for p, (_, reason) in zip(paths, given, strict=True)]
-
-    def _found(self, names: Sequence[str]) -> list[Path]:
-        """The paths of today, of names that the block has."""
-        folder = self.folder
-        found = {os.path.abspath(path): path for path in self.paths}
-        keys = [os.path.abspath(os.path.join(folder, name)) for name in names]
-        return [found.get(key, Path(name)) for key, name in zip(keys, names, strict=True)]
+        return self.missed

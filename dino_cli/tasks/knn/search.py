@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dino_cli.config.knn import KnnConfig
+from dino_cli.config.values import counted
 from dino_cli.core.evaluation.faiss_index import ApproximateIndex
 from dino_cli.core.evaluation.neighbors import nearest, votes
 from dino_cli.errors import TaskError
@@ -91,8 +92,7 @@ def clamp(ks: Sequence[int], available: int, own: bool, reporter: Reporter) -> l
 
 
 def _images(available: int, own: bool) -> str:
-    images = "image" if available == 1 else "images"
-    return f"the index has {available}{' other' if own else ''} {images}"
+    return f"the index has {counted(available, 'other image' if own else 'image')}"
 
 
 def search(

@@ -53,7 +53,8 @@ class Diagnosis:
         self.spreads: list[float] = []  # of the last lines
         images = min(config.batch_size, FEW_IMAGES)
         self.least_spread = COLLAPSED_SPREAD * math.log(images) / math.log(FEW_IMAGES)
-        self.collapsed: list[Mapping[str, Any]] = []  # in a row: the first, some last
+        self.collapsed_lines = self.collapsed_since = self.collapsed_until = 0  # lines in a row
+        self.entropy_share = 0.0  # of the last of them
         self.was_sound = False
         # Until then the rank falls in every run: that of random features says nothing.
         self.warm = round(warmup_epochs_of(config) * plan.steps_per_epoch)
@@ -90,18 +91,15 @@ class Diagnosis:
     def end(self) -> None:
         """The last line was seen. A collapse too short to be told before is told now, unless it was
         there from the start: so begins a slow run, too."""
-        lines = self.collapsed
-        if not self.was_sound or len(lines) < LAST_LINES:
-            return
-        if lines[-1]["step"] - lines[0]["step"] >= LAST_SHARE * self.patience:
-            self._tell_collapse()
+        if self.was_sound and self.collapsed_lines >= LAST_LINES:
+            self._tell_collapse(after=LAST_SHARE * self.patience)
 
     def _see_collapse(self, entry: Mapping[str, Any]) -> None:
         if self.config.batch_size < 2:  # the figures are of one process's micro-batch
             return
         spread, share = entry["target_spread"], entry["entropy_share"]
         if spread is None or share is None:
-            self.spreads, self.collapsed = [], []
+            self.spreads, self.collapsed_lines = [], 0
             return
         if self.config.batch_size < FEW_IMAGES:
             self.spreads = [*self.spreads[1 - LINES :], spread]
@@ -109,15 +107,19 @@ class Diagnosis:
         low = entry["loss"] is not None and entry["loss"] < UNIFORM_LOSS * self.most
         learning = share > UNIFORM_SHARE and low and spread > SAME_SPREAD
         if spread > self.least_spread or learning:
-            self.collapsed, self.was_sound = [], True
+            self.collapsed_lines, self.was_sound = 0, True
             return
-        self.collapsed = [*self.collapsed[:1], *self.collapsed[1:][-LAST_LINES:], entry]
-        if entry["step"] - self.collapsed[0]["step"] >= self.patience:
-            self._tell_collapse()
+        self.collapsed_until, self.entropy_share = entry["step"], share
+        if not self.collapsed_lines:
+            self.collapsed_since = entry["step"]
+        self.collapsed_lines += 1
+        self._tell_collapse(after=self.patience)
 
-    def _tell_collapse(self) -> None:
-        share = self.collapsed[-1]["entropy_share"]
-        steps = self.collapsed[-1]["step"] - self.collapsed[0]["step"]
+    def _tell_collapse(self, *, after: float) -> None:
+        """If it has lasted so many steps."""
+        steps, share = self.collapsed_until - self.collapsed_since, self.entropy_share
+        if steps < after:
+            return
         if share > UNIFORM_SHARE:
             self._say(
                 "uniform",

@@ -3,6 +3,7 @@
 import torch
 
 from dino_cli.config.train import TrainConfig
+from dino_cli.config.values import counted
 from dino_cli.core.training.step import StepResult
 from dino_cli.errors import TaskError
 from dino_cli.progress import Reporter
@@ -56,11 +57,10 @@ class Skips:
                 f"go on with: {self._again()} {' or '.join(self._ways())}",
             )
         if count:
-            steps, were = ("step", "was") if count == 1 else ("steps", "were")
             self.reporter.remark(
-                f"up to step {step}, {count} {steps} with a loss or gradient that was not finite "
-                f"{were} skipped; if this repeats, lower --lr, or use --precision fp32 or a "
-                "smaller --clip-grad"
+                f"up to step {step}, {counted(count, 'step')} with a loss or gradient that was not "
+                f"finite {'was' if count == 1 else 'were'} skipped; if this repeats, lower --lr, "
+                "or use --precision fp32 or a smaller --clip-grad"
             )
 
     def tell_overflows(self, scale: float, step: int) -> None:
